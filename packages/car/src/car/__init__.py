@@ -1,0 +1,1 @@
+"""CaR, CLIP as RNN (Sun et al., CVPR 2024)."""

@@ -1,0 +1,1 @@
+"""OVSeg: open-vocabulary segmentation with mask-adapted CLIP (Liang et al., CVPR 2023)."""

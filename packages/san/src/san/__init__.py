@@ -1,0 +1,1 @@
+"""SAN, Side Adapter Network (Xu et al., CVPR 2023)."""
