@@ -19,7 +19,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         argv: the arguments to hand over.
 
     Returns:
-        What `main` returns; 2 after an `InputError` (its sentence goes to stderr); 130 after Ctrl-C.
+        What `main` returns; 2 after an `InputError` (printed to stderr); 130 after Ctrl-C.
     """
     try:
         return main(argv)

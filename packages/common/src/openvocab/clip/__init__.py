@@ -1,0 +1,1 @@
+"""One small CLIP with block-level access, its weights, tokenizer and prompts."""
