@@ -1,0 +1,377 @@
+"""CLIP from top to bottom: two transformers whose blocks can be called one by one.
+
+State-dict names are OpenAI's. Everything is batch first, `(B, T, D)`. Library CLIPs hide what the
+three methods need: SAN adds an attention bias, OVSeg replaces patch tokens between blocks, CaR
+reads attention maps and differentiates the last block.
+
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+Supervision", section 2; Dosovitskiy et al. 2021 for the image tower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openvocab.weights import fingerprint
+
+Activation = Literal["quick_gelu", "gelu"]
+
+# What every OpenAI, LAION, DFN and MetaCLIP model was trained with, on the 0..1 scale.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image tower: `image_size` is the side in pixels of the native, square input."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+
+    @property
+    def grid_size(self) -> int:
+        """Patches on a side of the native input."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text tower."""
+
+    context_length: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """The architecture of a CLIP, with the activation that its weights were trained with."""
+
+    embed_dim: int
+    vision: VisionConfig
+    text: TextConfig
+    activation: Activation
+
+
+class QuickGELU(nn.Module):
+    """OpenAI's approximation x * sigmoid(1.702 x); weights trained with it need it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation to a tensor of any shape."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return x * torch.sigmoid(1.702 * x)
+        return torch.mul(x, 1.702).sigmoid_().mul_(x)  # one buffer instead of three
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose queries, keys and values can be had one by one."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Reshape (B, T, D) to (B, heads, T, D / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of (B, T, D) tokens, each (B, heads, T, D / heads)."""
+        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
+
+    def merge(self, values: Tensor) -> Tensor:
+        """Join heads, (B, heads, T, D / heads) to (B, T, D), and apply the output projection."""
+        out: Tensor = self.out_proj(values.transpose(1, 2).flatten(2))
+        return out
+
+    def forward(
+        self,
+        query: Tensor,
+        key_value: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Let `query` (B, Tq, D) attend to `key_value` (B, T, D), or to itself.
+
+        Args:
+            query: normalised tokens.
+            key_value: normalised tokens to attend to; None for self-attention.
+            bias: added to the scaled scores, broadcastable to (B, heads, Tq, T).
+            causal: each token sees itself and the tokens before it.
+        """
+        if key_value is None:
+            q, k, v = self.qkv(query)
+        else:
+            width = query.shape[-1]
+            weight, offset = self.in_proj_weight, self.in_proj_bias
+            q = self.split_heads(F.linear(query, weight[:width], offset[:width]))
+            k, v = F.linear(key_value, weight[width:], offset[width:]).chunk(2, dim=-1)
+            k, v = self.split_heads(k), self.split_heads(v)
+        return self.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal))
+
+    def with_weights(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Self-attention that also returns its probabilities (B, heads, T, T)."""
+        q, k, v = self.qkv(x)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        weights = (scores if bias is None else scores + bias).softmax(dim=-1)
+        return self.merge(weights @ v), weights
+
+
+class MLP(nn.Module):
+    """The feed-forward half of a block."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.gelu = QuickGELU() if activation == "quick_gelu" else nn.GELU()
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        out: Tensor = self.c_proj(self.gelu(self.c_fc(x)))
+        return out
+
+
+class Block(nn.Module):
+    """A pre-norm residual block; its four parts are public for models that recompose them."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, activation: Activation) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = MLP(width, mlp_width, activation)
+        self.ln_2 = nn.LayerNorm(width)
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None = ...,
+        *,
+        causal: bool = ...,
+        need_weights: Literal[False] = ...,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None = ...,
+        *,
+        causal: bool = ...,
+        need_weights: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        *,
+        causal: bool = False,
+        need_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Update (B, T, D) tokens.
+
+        Args:
+            x: tokens.
+            bias: added to the attention scores, broadcastable to (B, heads, T, T).
+            causal: each token sees itself and the tokens before it.
+            need_weights: also return the attention probabilities (B, heads, T, T).
+        """
+        if need_weights:
+            update, weights = self.attn.with_weights(self.ln_1(x), bias)
+            return self.feed_forward(x + update), weights
+        return self.feed_forward(x + self.attn(self.ln_1(x), bias=bias, causal=causal))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Run the second half of the block on (B, T, D) tokens."""
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+    def class_token(self, x: Tensor) -> Tensor:
+        """Update only the first of (B, T, D) tokens, which sees all of them: (B, 1, D).
+
+        In the last block of a tower that is read at the class token, the other rows are waste.
+        """
+        normed = self.ln_1(x)
+        return self.feed_forward(x[:, :1] + self.attn(normed[:, :1], normed))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks, `resblocks`."""
+
+    def __init__(
+        self, width: int, layers: int, heads: int, mlp_width: int, activation: Activation
+    ) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(
+            Block(width, heads, mlp_width, activation) for _ in range(layers)
+        )
+
+
+class VisionTransformer(nn.Module):
+    """The image tower: patches and a class token through a ViT, for any input size."""
+
+    def __init__(self, config: VisionConfig, embed_dim: int, activation: Activation) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.positional_embedding = nn.Parameter(
+            torch.randn(1 + config.grid_size**2, width) * width**-0.5
+        )
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(
+            width, config.layers, config.heads, config.mlp_width, activation
+        )
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The residual blocks, first to last."""
+        return list(self.transformer.resblocks)  # type: ignore[arg-type]
+
+    def patchify(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Embed the patches of (B, 3, H, W) normalised images; no positions yet.
+
+        Rows and columns of pixels that do not fill a patch are dropped.
+
+        Returns:
+            Patch tokens (B, h * w, D) in raster order, and their grid (h, w).
+        """
+        features = self.conv1(images)  # (B, D, h, w)
+        return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Return the position embedding (1 + h * w, D) for a grid (h, w).
+
+        The class token's row is kept; the others are resized bicubically, without antialiasing,
+        only when the grid is not the native one.
+        """
+        return resize_positions(self.positional_embedding, grid)
+
+    def add_positions(
+        self, patches: Tensor, grid: tuple[int, int], position: Tensor | None = None
+    ) -> Tensor:
+        """Prepend the class token to patches (B, h * w, D), add positions, normalise.
+
+        Args:
+            patches: patch tokens.
+            grid: their (h, w).
+            position: (1 + h * w, D) to add instead of the tower's own.
+
+        Returns:
+            Tokens (B, 1 + h * w, D), the input of the first block.
+        """
+        position = self.positions(grid) if position is None else position
+        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
+        tokens: Tensor = self.ln_pre(torch.cat([class_token, patches], dim=1) + position)
+        return tokens
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the first block's input (B, 1 + h * w, D) and the grid (h, w)."""
+        patches, grid = self.patchify(images)
+        return self.add_positions(patches, grid), grid
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Map tokens (..., D) behind the last block into the joint space (..., E)."""
+        out: Tensor = self.ln_post(tokens) @ self.proj
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode normalised images (B, 3, H, W) of any size to (B, E), not unit length."""
+        x, _ = self.embed(images)
+        *trunk, last = self.blocks
+        for block in trunk:
+            x = block(x)
+        return self.project(last.class_token(x)[:, 0])
+
+    def encode_dense(self, images: Tensor) -> Tensor:
+        """Return the projected patch tokens (B, E, h, w) of normalised images (B, 3, H, W)."""
+        x, grid = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.project(x[:, 1:]).transpose(1, 2).unflatten(2, grid)
+
+
+class CLIP(nn.Module):
+    """An image tower and a text tower that meet in one space."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        text = config.text
+        self.config = config
+        self.visual = VisionTransformer(config.vision, config.embed_dim, config.activation)
+        self.transformer = Transformer(
+            text.width, text.layers, text.heads, text.mlp_width, config.activation
+        )
+        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        self.positional_embedding = nn.Parameter(
+            torch.randn(text.context_length, text.width) * 0.01
+        )
+        self.ln_final = nn.LayerNorm(text.width)
+        self.text_projection = nn.Parameter(
+            torch.randn(text.width, config.embed_dim) * text.width**-0.5
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1 / 0.07)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Encode normalised images (B, 3, H, W) of any size to (B, E), not unit length."""
+        out: Tensor = self.visual(images)
+        return out
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Encode token ids (N, context length) to (N, E), not unit length.
+
+        The text is read at its end-of-text token, which has the highest id. No token sees the ones
+        behind it, so nothing behind the longest text of the batch is computed.
+        """
+        end = tokens.argmax(dim=-1)  # (N,)
+        length = int(end.max()) + 1 if len(tokens) else 1
+        x = self.token_embedding(tokens[:, :length]) + self.positional_embedding[:length]
+        for block in self.transformer.resblocks:
+            x = block(x, causal=True)
+        x = x[torch.arange(len(x), device=x.device), end]  # (N, width)
+        out: Tensor = self.ln_final(x) @ self.text_projection
+        return out
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of architecture and weights, independent of device and file."""
+        text = f"{self.config} {fingerprint(self.state_dict())}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resize a position table (1 + n * n, D) to (1 + h * w, D); the first row is kept.
+
+    Bicubic, align_corners False, no antialiasing; the table itself where the grid is native.
+
+    Source: SPEC san 3.
+    """
+    side = round((len(table) - 1) ** 0.5)
+    if grid == (side, side):
+        return table
+    patches = table[1:].T.unflatten(1, (side, side))[None]  # (1, D, n, n)
+    resized = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([table[:1], resized[0].flatten(1).T.to(table.dtype)])

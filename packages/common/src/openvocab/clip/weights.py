@@ -1,0 +1,275 @@
+"""Finds CLIP weights, in every form in which the field passes them round, and builds the model.
+
+The activation is part of the weights: a model run with the other one answers, and answers wrong.
+So it is taken from where the weights come from, and asked for where they do not say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from openvocab.clip._torchscript import is_torchscript, read_torchscript
+from openvocab.clip.model import (
+    CLIP,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    Activation,
+    CLIPConfig,
+    TextConfig,
+    VisionConfig,
+)
+from openvocab.errors import InputError
+from openvocab.weights import (
+    load_strict,
+    read_metadata,
+    read_state_dict,
+    unwrap_state_dict,
+)
+
+Source = str | Path | tuple[str, str] | Mapping[str, Tensor] | nn.Module
+
+_ACTIVATIONS = ("quick_gelu", "gelu")
+# Not weights: scalars of OpenAI's archives, and the causal mask that old open_clip models stored.
+_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+
+
+def load_clip(
+    source: Source,
+    *,
+    activation: Activation | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> CLIP:
+    """Load a CLIP, frozen and in evaluation mode.
+
+    Args:
+        source: a name and tag that open_clip knows, `("ViT-B-16", "openai")` or
+            `"ViT-B-16:openai"`; a path (safetensors, open_clip checkpoint, OpenAI's TorchScript
+            archive); a state dict; or a model object of `openai/CLIP` or open_clip.
+        activation: "quick_gelu" or "gelu", for weights that do not say it themselves.
+        device: where to put the model.
+        dtype: of its parameters.
+
+    Raises:
+        InputError: unknown name, unreadable or foreign weights, weights that could only be read by
+            running their code, an activation that is not known or contradicts the weights.
+    """
+    if activation not in (None, *_ACTIVATIONS):
+        raise InputError(f"activation {activation!r} is unknown; use 'quick_gelu' or 'gelu'")
+    if isinstance(source, nn.Module):
+        clip = _from_module(source, activation)
+    elif isinstance(source, Mapping):
+        clip = build_clip(source, activation, origin="the state dict")
+    else:
+        clip = _from_name_or_path(source, activation)
+    return clip.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def build_clip(
+    state_dict: Mapping[str, Tensor],
+    activation: Activation | None,
+    *,
+    heads: tuple[int, int] | None = None,
+    origin: str,
+) -> CLIP:
+    """Build the CLIP whose shapes a state dict tells, and load it strictly.
+
+    Args:
+        state_dict: OpenAI's or open_clip's names.
+        activation: which one the weights were trained with.
+        heads: of the image and text tower; None for one head per 64 channels.
+        origin: where the weights come from, for errors.
+    """
+    tensors = _openai_names(state_dict)
+    config = config_from_state_dict(tensors, activation, heads=heads, origin=origin)
+    with torch.device("meta"):
+        clip = CLIP(config)
+    clip = clip.to_empty(device="cpu").float()
+    load_strict(clip, tensors, source=origin)
+    return clip
+
+
+def config_from_state_dict(
+    state_dict: Mapping[str, Tensor],
+    activation: Activation | None,
+    *,
+    heads: tuple[int, int] | None = None,
+    origin: str = "the state dict",
+) -> CLIPConfig:
+    """Read the architecture off the shapes of a state dict with OpenAI's names.
+
+    Raises:
+        InputError: not a CLIP with a ViT, or the activation is not known.
+    """
+    if "visual.conv1.weight" not in state_dict or "visual.proj" not in state_dict:
+        raise InputError(
+            f"{origin} is no CLIP with a plain ViT image tower (no visual.conv1.weight and "
+            "visual.proj among its tensors); ResNet CLIPs, SigLIP and CoCa are not supported"
+        )
+    if activation is None:
+        raise InputError(
+            f"{origin} does not say which activation it was trained with; pass "
+            "activation='quick_gelu' (OpenAI, DFN, MetaCLIP) or activation='gelu' (LAION)"
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    width, _, patch, _ = shapes["visual.conv1.weight"]
+    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
+    vocab_size, text_width = shapes["token_embedding.weight"]
+    vision_heads, text_heads = heads or (max(width // 64, 1), max(text_width // 64, 1))
+    mlp = "transformer.resblocks.0.mlp.c_fc.bias"
+    return CLIPConfig(
+        embed_dim=shapes["visual.proj"][1],
+        vision=VisionConfig(
+            image_size=grid * patch,
+            patch_size=patch,
+            width=width,
+            layers=_layers(state_dict, "visual.transformer.resblocks"),
+            heads=vision_heads,
+            mlp_width=shapes[f"visual.{mlp}"][0],
+        ),
+        text=TextConfig(
+            context_length=shapes["positional_embedding"][0],
+            vocab_size=vocab_size,
+            width=text_width,
+            layers=_layers(state_dict, "transformer.resblocks"),
+            heads=text_heads,
+            mlp_width=shapes[mlp][0],
+        ),
+        activation=activation,
+    )
+
+
+def open_clip_config(name: str, *, activation: Activation) -> CLIPConfig:
+    """Return the architecture that open_clip knows by a name, with a given activation.
+
+    Raises:
+        InputError: unknown to open_clip, or not a plain ViT with a plain text transformer.
+    """
+    known = open_clip.get_model_config(name.replace("/", "-"))
+    if known is None:
+        raise InputError(
+            f"CLIP model {name!r} is unknown to open_clip; known are for example ViT-B-32, "
+            "ViT-B-16, ViT-L-14, ViT-L-14-336 (all: open_clip.list_models())"
+        )
+    vision, text = known["vision_cfg"], known["text_cfg"]
+    if not isinstance(vision.get("layers"), int) or "hf_model_name" in text:
+        raise InputError(f"CLIP model {name!r} has no plain ViT and text transformer; use a ViT")
+    width = vision["width"]
+    return CLIPConfig(
+        embed_dim=known["embed_dim"],
+        vision=VisionConfig(
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            width=width,
+            layers=vision["layers"],
+            heads=width // vision.get("head_width", 64),
+            mlp_width=int(width * vision.get("mlp_ratio", 4.0)),
+        ),
+        text=TextConfig(
+            context_length=text.get("context_length", 77),
+            vocab_size=text.get("vocab_size", 49408),
+            width=text["width"],
+            layers=text["layers"],
+            heads=text["heads"],
+            mlp_width=int(text["width"] * text.get("mlp_ratio", 4.0)),
+        ),
+        activation=activation,
+    )
+
+
+def _from_name_or_path(source: str | Path | tuple[str, str], activation: Activation | None) -> CLIP:
+    if isinstance(source, (str, Path)) and Path(source).exists():
+        return _from_file(Path(source), activation)
+    text = ":".join(source) if isinstance(source, tuple) else str(source)
+    if match := re.fullmatch(r"([\w/.-]+):([\w.-]+)", text):
+        return _from_hub(match[1].replace("/", "-"), match[2], activation)
+    raise InputError(
+        f"{text!r} is neither a file nor a CLIP name with its tag; give a path or, for example, "
+        "ViT-B-16:openai"
+    )
+
+
+def _from_file(path: Path, activation: Activation | None) -> CLIP:
+    if is_torchscript(path):  # only OpenAI's own models come so, and all of them use QuickGELU
+        told = _agree(activation, "quick_gelu", str(path))
+        return build_clip(read_torchscript(path), told, origin=str(path))
+    metadata = read_metadata(path)
+    stored = json.loads(metadata["activation"]) if "activation" in metadata else None
+    heads = tuple(json.loads(metadata["heads"])) if "heads" in metadata else None
+    told = _agree(activation, stored, str(path))
+    return build_clip(read_state_dict(path), told, heads=heads, origin=str(path))
+
+
+def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
+    weights = open_clip.get_pretrained_cfg(name, tag)
+    if not weights:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise InputError(f"open_clip knows no weights {tag!r} for {name!r}; known tags: {tags}")
+    if tuple(weights.get("mean", PIXEL_MEAN)) != PIXEL_MEAN or weights.get("std") not in (
+        None,
+        PIXEL_STD,
+    ):
+        raise InputError(f"{name}:{tag} expects pixels normalised in its own way; not supported")
+    stored: Activation = "quick_gelu" if weights.get("quick_gelu") else "gelu"
+    config = open_clip_config(name, activation=_agree(activation, stored, f"{name}:{tag}"))
+    try:
+        path = open_clip.download_pretrained(weights)
+    except Exception as error:  # the hub client raises a dozen unrelated types when offline
+        raise InputError(
+            f"the weights of {name}:{tag} are not in the cache and could not be fetched "
+            f"({type(error).__name__}); fetch them where there is a network "
+            f"(from {weights.get('hf_hub') or weights.get('url')}) and give the file's path instead"
+        ) from error
+    tensors = read_torchscript(path) if is_torchscript(path) else read_state_dict(path)
+    heads = (config.vision.heads, config.text.heads)
+    return build_clip(tensors, config.activation, heads=heads, origin=f"{name}:{tag}")
+
+
+def _from_module(module: nn.Module, activation: Activation | None) -> CLIP:
+    """Copy a model object of openai/CLIP or open_clip; its classes tell activation and heads."""
+    origin = f"the {type(module).__name__} object"
+    found = {
+        "quick_gelu" if type(part).__name__ == "QuickGELU" else "gelu"
+        for part in module.modules()
+        if type(part).__name__ in ("QuickGELU", "GELU")
+    }
+    if len(found) > 1:
+        raise InputError(f"{origin} mixes QuickGELU and GELU; its towers must use the same")
+    stored = cast("Activation | None", next(iter(found), None))
+    blocks = dict(module.named_modules())
+    text = "text." if "text.transformer.resblocks.0.attn" in blocks else ""
+    towers = [blocks.get(f"{name}transformer.resblocks.0.attn") for name in ("visual.", text)]
+    heads: Any = tuple(getattr(a, "num_heads", getattr(a, "heads", None)) for a in towers)
+    told = _agree(activation, stored, origin)
+    return build_clip(
+        module.state_dict(), told, heads=heads if None not in heads else None, origin=origin
+    )
+
+
+def _agree(asked: Activation | None, stored: Any, origin: str) -> Activation | None:
+    """Return the activation that the weights name, or the asked one; they must not differ."""
+    if stored is not None and stored not in _ACTIVATIONS:
+        raise InputError(f"{origin} names an unknown activation {stored!r}")
+    if asked and stored and asked != stored:
+        raise InputError(f"{origin} was trained with {stored}, not with {asked}; leave it out")
+    return cast("Activation | None", stored or asked)
+
+
+def _openai_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off wrappers and the `text.` of open_clip's custom text towers."""
+    tensors = unwrap_state_dict(state_dict, source="the state dict")
+    tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
+    return {name: value for name, value in tensors.items() if name not in _NOT_WEIGHTS}
+
+
+def _layers(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return 1 + max((int(m[1]) for name in state_dict if (m := pattern.match(name))), default=-1)

@@ -1,0 +1,178 @@
+"""Files of weights, read without running anything in them, loaded strictly, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from openvocab.errors import InputError
+from openvocab.files import atomic_path
+
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_SHOWN = 4  # names of tensors in one error
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors` file or of a `torch.save`d `.pt`, `.pth` or `.bin`.
+
+    Wrappers such as `{"model": ...}` and a `module.` in front of every name are taken off.
+
+    Raises:
+        InputError: no such file, not a file of weights, or one that would have to be executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weights file {path} does not exist; check the path")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} was refused because it holds more than tensors and loading it would run code "
+            f"({_first_line(error)}); save its state dict alone, best as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a readable file of weights; fetch it again") from error
+    return unwrap_state_dict(content, source=str(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the text metadata of a safetensors file; empty where there is none."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def unwrap_state_dict(content: object, *, source: str) -> dict[str, Tensor]:
+    """Find the name-to-tensor mapping in what a training program saved.
+
+    Raises:
+        InputError: there is none.
+    """
+    while isinstance(content, Mapping):
+        inner = next(
+            (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None
+        )
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{source} holds no state dict (names with tensors)")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if all(name.startswith("module.") for name in tensors):  # written by DistributedDataParallel
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors
+
+
+def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a state dict whose names and shapes must be exactly the module's.
+
+    Args:
+        module: takes the tensors.
+        state_dict: names with tensors; floats are cast to the module's dtype.
+        source: where the tensors come from, for the error.
+
+    Raises:
+        InputError: names the missing, unexpected and mis-shaped tensors; nothing was loaded.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in own]
+    misshaped = [
+        f"{name} is {_shape(state_dict[name])} instead of {_shape(own[name])}"
+        for name in own
+        if name in state_dict and state_dict[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {label} ({_some(names)})"
+        for label, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("mis-shaped", misshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"{source} does not fit {type(module).__name__}: tensors {'; '.join(problems)}; "
+            "use the checkpoint of this variant, or the variant of this checkpoint"
+        )
+    module.load_state_dict(dict(state_dict), strict=True)
+
+
+def save_state_dict(
+    path: str | Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors atomically: `.safetensors` with metadata, or `{"model": ...}` as `.pth`/`.pt`.
+
+    Args:
+        path: the suffix decides the format; detectron2 reads the second.
+        state_dict: names with tensors.
+        metadata: small values stored as JSON text beside the tensors (safetensors only).
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    with atomic_path(path) as temporary:
+        if Path(path).suffix == ".safetensors":
+            text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+            save_file(_unshared(tensors), temporary, metadata=text)
+        elif Path(path).suffix in (".pth", ".pt"):
+            torch.save({"model": tensors}, temporary)
+        else:
+            raise InputError(f"cannot write weights to {path}: use .safetensors, .pth or .pt")
+
+
+def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all names, shapes, types and values, independent of file and device."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share memory with an earlier one, which safetensors refuses."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    return result
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
