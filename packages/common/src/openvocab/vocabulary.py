@@ -1,0 +1,279 @@
+"""What is asked for: class names in order, and what becomes of pixels that show none of them.
+
+Published numbers on the same data differ because the treatment of "background" was implicit; here
+it is a value. The names are kept to the letter: "window " is not "window" in a fingerprint.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvocab.errors import InputError
+
+NOTHING = -1
+BACKGROUND_NAME = "background"
+
+BackgroundKind = Literal["none", "threshold", "names", "learned", "remap"]
+Augmentation = Literal["coco-stuff", "coco-all"]
+
+
+@dataclass(frozen=True)
+class Background:
+    """What becomes of pixels that show none of the classes; made by its class methods.
+
+    They get the label of the class called "background" where a vocabulary has one, else -1.
+    """
+
+    kind: BackgroundKind
+    value: float | None = None
+    words: tuple[str, ...] = ()
+    index: int | None = None
+
+    @classmethod
+    def none(cls) -> Background:
+        """Every pixel gets one of the names."""
+        return cls("none")
+
+    @classmethod
+    def threshold(cls, value: float) -> Background:
+        """Pixels whose best score is below `value` are background."""
+        return cls("threshold", value=float(value))
+
+    @classmethod
+    def names(cls, words: Sequence[str]) -> Background:
+        """Words such as "sky" and "wall" compete with the classes; what they win is background."""
+        if isinstance(words, str) or not words:
+            raise InputError(f"background names are {words!r}; give a list of at least one word")
+        return cls("names", words=tuple(words))
+
+    @classmethod
+    def learned(cls) -> Background:
+        """The model's own no-object class decides."""
+        return cls("learned")
+
+    @classmethod
+    def remap(cls, index: int) -> Background:
+        """Labels of `index` and above are background, as in CAT-Seg's VOC-20b."""
+        if index < 1:
+            raise InputError(f"background starts at label {index}; leave it at least one class")
+        return cls("remap", index=index)
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "threshold":
+                return f"threshold {self.value:g}"
+            case "names":
+                return f"names {', '.join(self.words)}"
+            case "remap":
+                return f"labels from {self.index}"
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Class names in order, with everything that decides what a label means.
+
+    A method encodes `words`, and gives a pixel that word `w` wins the label `word_labels[w]`: an
+    index into `names`, or -1 where the pixel shows none of them.
+
+    Attributes:
+        names: the classes; a label is an index into them.
+        templates: the prompt template set, a file in `openvocab/clip/templates`.
+        background: what becomes of pixels that show none of the names.
+        things: whether each class is countable (a thing) or not (stuff); None where not known.
+        synonyms: for each class, words that also stand for it.
+        others: words that compete for pixels and whose pixels are nothing; see `augmented`.
+        key: what `load` knows the vocabulary by; None for a user's own.
+    """
+
+    names: tuple[str, ...]
+    templates: str = "vild"
+    background: Background = field(default_factory=Background.none)
+    things: tuple[bool, ...] | None = None
+    synonyms: tuple[tuple[str, ...], ...] | None = None
+    others: tuple[str, ...] = ()
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise InputError("the vocabulary has no class names; give at least one")
+        for name in self.names:
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"class name {name!r} is not a word; leave it out")
+        for what, values in (("things", self.things), ("synonyms", self.synonyms)):
+            if values is not None and len(values) != len(self.names):
+                raise InputError(
+                    f"the vocabulary has {len(self.names)} names but {len(values)} {what}; "
+                    "give one for each name"
+                )
+
+    @classmethod
+    def load(cls, key: str) -> Vocabulary:
+        """Return a published vocabulary such as "ade20k-150"; see `available_vocabularies`.
+
+        Raises:
+            InputError: if there is none of this name.
+        """
+        return _load(key)
+
+    @classmethod
+    def from_names(cls, names: str | Iterable[str], *, templates: str = "vild") -> Vocabulary:
+        """Make a vocabulary of a user's words, a list or one string with commas.
+
+        White space around names and empty names are dropped. Of names that differ only in case,
+        which CLIP's tokenizer does not see, the first is kept. The order stays.
+
+        Raises:
+            InputError: if no name is left.
+        """
+        parts = names.split(",") if isinstance(names, str) else list(names)
+        return cls(_without_repeats(part.strip() for part in parts), templates=templates)
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, templates: str = "vild") -> Vocabulary:
+        """Read names from a text file with one on each line, or from a JSON list.
+
+        The names are kept to the letter, since their places are the labels; blank lines at the end
+        of a text file are no names.
+
+        Raises:
+            InputError: if the file is missing or holds no list of names.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            names = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
+        except OSError as error:
+            raise InputError(f"cannot read the names file {path}: {error.strerror}") from None
+        except ValueError as error:  # neither UTF-8 nor JSON
+            raise InputError(f"{path} is not a list of names: {error}") from None
+        if not isinstance(names, list):
+            raise InputError(f"{path} holds a {type(names).__name__}; expected a list of names")
+        return cls(tuple(names), templates=templates)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def background_label(self) -> int:
+        """The index of the class called "background", or -1."""
+        return self.names.index(BACKGROUND_NAME) if BACKGROUND_NAME in self.names else NOTHING
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Everything a method encodes and scores: names, synonyms, background words, others."""
+        return tuple(word for word, _ in self._labelled_words)
+
+    @property
+    def word_labels(self) -> NDArray[np.int32]:
+        """The label of each of `words`: an index into `names`, or -1."""
+        return np.array([label for _, label in self._labelled_words], dtype=np.int32)
+
+    @cached_property
+    def _labelled_words(self) -> tuple[tuple[str, int], ...]:
+        background, policy = self.background_label, self.background
+        # Under these policies the class "background" is won without being a word of its own.
+        wordless = background if policy.kind in ("threshold", "names", "learned") else None
+        labelled = [(name, label) for label, name in enumerate(self.names) if label != wordless]
+        if policy.index is not None:
+            labelled = [(name, i if i < policy.index else background) for name, i in labelled]
+        labelled += [(word, background) for word in policy.words]
+        labelled += [(word, NOTHING) for word in self.others]
+        for label, synonyms in enumerate(self.synonyms or ()):
+            labelled += [(word, label) for word in synonyms]
+        return tuple(labelled)
+
+    def augmented(self, by: Augmentation) -> Vocabulary:
+        """Let COCO-Stuff's names compete too, so that the user's need not fill the image.
+
+        Pixels that an added name wins have label -1. Names that are already there are not added;
+        the order is COCO's.
+
+        Args:
+            by: "coco-stuff" adds the 91 stuff names, "coco-all" all 171.
+
+        Raises:
+            InputError: if `by` is neither.
+
+        Source: SPEC san 10.
+        """
+        if by not in ("coco-stuff", "coco-all"):
+            raise InputError(f"augmentation {by!r} is not known; use 'coco-stuff' or 'coco-all'")
+        coco = _load("coco-stuff-171")
+        assert coco.things is not None
+        added = [
+            name
+            for name, thing in zip(coco.names, coco.things, strict=True)
+            if by == "coco-all" or not thing
+        ]
+        there = _without_repeats([*self.words, *self.names])
+        return self.with_(others=self.others + _without_repeats([*there, *added])[len(there) :])
+
+    def with_(self, **changes: Any) -> Vocabulary:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    def sha256(self) -> str:
+        """Return a fingerprint of all words and what label each stands for, in hexadecimal.
+
+        Templates and background policy have lines of their own in a protocol card; words that the
+        policy adds are not part of this.
+        """
+        content: dict[str, Any] = {"names": self.names}
+        if self.synonyms is not None:
+            content["synonyms"] = self.synonyms
+        if self.others:
+            content["others"] = self.others
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def available_vocabularies() -> tuple[str, ...]:
+    """Return the names that `Vocabulary.load` knows, sorted."""
+    files = resources.files("openvocab.datasets").joinpath("vocabularies").iterdir()
+    return tuple(sorted(Path(f.name).stem for f in files if f.name.endswith(".json")))
+
+
+@cache
+def _load(key: str) -> Vocabulary:
+    known = available_vocabularies()
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known
+        raise InputError(f"vocabulary {key!r} is not known; did you mean {' or '.join(near)}?")
+    folder = resources.files("openvocab.datasets").joinpath("vocabularies")
+    data = json.loads(folder.joinpath(f"{key}.json").read_text(encoding="utf-8"))
+    if "background_before" in data:
+        return _with_background(_load(data["background_before"]), key, data["templates"])
+    stuff = data.get("stuff")
+    things = None if stuff is None else tuple(i not in stuff for i in range(len(data["names"])))
+    return Vocabulary(tuple(data["names"]), data["templates"], things=things, key=key)
+
+
+def _with_background(vocabulary: Vocabulary, key: str, templates: str) -> Vocabulary:
+    """Put the class "background", which its own name stands for, before the others."""
+    return vocabulary.with_(
+        names=(BACKGROUND_NAME, *vocabulary.names),
+        templates=templates,
+        things=None if vocabulary.things is None else (False, *vocabulary.things),
+        background=Background.names((BACKGROUND_NAME,)),
+        key=key,
+    )
+
+
+def _without_repeats(names: Iterable[str]) -> tuple[str, ...]:
+    """Drop empty names, and those that differ from an earlier one only in case and white space."""
+    kept: dict[str, str] = {}
+    for name in names:
+        kept.setdefault(" ".join(name.lower().split()), name)
+    kept.pop("", None)
+    return tuple(kept.values())
