@@ -19,6 +19,11 @@ from openvocab.errors import InputError
 from openvocab.files import atomic_path
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
+# What torch's restricted unpickler raises on bytes that are no pickle of its own.
+_NOT_WEIGHTS = (
+    AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 _SHOWN = 4  # names of tensors in one error
 
 
@@ -42,7 +47,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"{path} was refused because it holds more than tensors and loading it would run code "
             f"({_first_line(error)}); save its state dict alone, best as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except _NOT_WEIGHTS as error:
         raise InputError(f"{path} is not a readable file of weights; fetch it again") from error
     return unwrap_state_dict(content, source=str(path))
 
@@ -149,7 +154,7 @@ def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); fetch it again") from error
 

@@ -91,7 +91,7 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """Reshape (B, T, D) to (B, heads, T, D / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values of (B, T, D) tokens, each (B, heads, T, D / heads)."""
@@ -311,7 +311,7 @@ class VisionTransformer(nn.Module):
         x, grid = self.embed(images)
         for block in self.blocks:
             x = block(x)
-        return self.project(x[:, 1:]).transpose(1, 2).unflatten(2, grid)
+        return torch.unflatten(self.project(x[:, 1:]).transpose(1, 2), 2, grid)
 
 
 class CLIP(nn.Module):
@@ -372,6 +372,6 @@ def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     side = round((len(table) - 1) ** 0.5)
     if grid == (side, side):
         return table
-    patches = table[1:].T.unflatten(1, (side, side))[None]  # (1, D, n, n)
+    patches = torch.unflatten(table[1:].T, 1, (side, side))[None]  # (1, D, n, n)
     resized = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False)
     return torch.cat([table[:1], resized[0].flatten(1).T.to(table.dtype)])

@@ -90,11 +90,7 @@ def build_clip(
     """
     tensors = _openai_names(state_dict)
     config = config_from_state_dict(tensors, activation, heads=heads, origin=origin)
-    with torch.device("meta"):
-        clip = CLIP(config)
-    clip = clip.to_empty(device="cpu").float()
-    load_strict(clip, tensors, source=origin)
-    return clip
+    return _build(config, tensors, origin=origin)
 
 
 def config_from_state_dict(
@@ -147,7 +143,7 @@ def config_from_state_dict(
     )
 
 
-def open_clip_config(name: str, *, activation: Activation) -> CLIPConfig:
+def open_clip_config(name: str, activation: Activation) -> CLIPConfig:
     """Return the architecture that open_clip knows by a name, with a given activation.
 
     Raises:
@@ -219,7 +215,7 @@ def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
     ):
         raise InputError(f"{name}:{tag} expects pixels normalised in its own way; not supported")
     stored: Activation = "quick_gelu" if weights.get("quick_gelu") else "gelu"
-    config = open_clip_config(name, activation=_agree(activation, stored, f"{name}:{tag}"))
+    config = open_clip_config(name, _agree(activation, stored, f"{name}:{tag}") or stored)
     try:
         path = open_clip.download_pretrained(weights)
     except Exception as error:  # the hub client raises a dozen unrelated types when offline
@@ -229,8 +225,15 @@ def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
             f"(from {weights.get('hf_hub') or weights.get('url')}) and give the file's path instead"
         ) from error
     tensors = read_torchscript(path) if is_torchscript(path) else read_state_dict(path)
-    heads = (config.vision.heads, config.text.heads)
-    return build_clip(tensors, config.activation, heads=heads, origin=f"{name}:{tag}")
+    return _build(config, _openai_names(tensors), origin=f"{name}:{tag}")
+
+
+def _build(config: CLIPConfig, tensors: Mapping[str, Tensor], *, origin: str) -> CLIP:
+    with torch.device("meta"):  # random initial weights would be thrown away
+        clip = CLIP(config)
+    clip = clip.to_empty(device="cpu").float()
+    load_strict(clip, tensors, source=origin)
+    return clip
 
 
 def _from_module(module: nn.Module, activation: Activation | None) -> CLIP:
