@@ -372,6 +372,13 @@ def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     side = round((len(table) - 1) ** 0.5)
     if grid == (side, side):
         return table
-    patches = torch.unflatten(table[1:].T, 1, (side, side))[None]  # (1, D, n, n)
-    resized = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([table[:1], resized[0].flatten(1).T.to(table.dtype)])
+    return torch.cat([table[:1], resize_patch_positions(table[1:], (side, side), grid)])
+
+
+def resize_patch_positions(
+    table: Tensor, native: tuple[int, int], grid: tuple[int, int], mode: str = "bicubic"
+) -> Tensor:
+    """Resize positions (n * m, D) of a native grid (n, m) to (h * w, D), without antialiasing."""
+    image = torch.unflatten(table.float().T, 1, native)[None]  # (1, D, n, m)
+    resized = F.interpolate(image, size=grid, mode=mode, align_corners=False)
+    return resized[0].flatten(1).T.to(table.dtype)

@@ -1,0 +1,181 @@
+"""What a SAN is made of, and the two published ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openvocab.clip import CLIPConfig
+from openvocab.clip.weights import open_clip_config
+from openvocab.errors import InputError
+
+
+@dataclass(frozen=True)
+class SANConfig:
+    """The architecture and the inference rules of a Side Adapter Network.
+
+    Attributes:
+        clip: the CLIP beside which the adapter runs.
+        clip_resolution: side of CLIP's input as a fraction of the adapter's.
+        split: CLIP blocks 1..split give features to the adapter, the rest recognises.
+        fusion: pairs (CLIP block, side block) whose outputs are fused; 0 is the input.
+        side_width: channels of the side ViT.
+        side_depth: its blocks.
+        side_heads: its attention heads.
+        side_patch: its patch size in pixels.
+        side_image_size: side in pixels for which its positions are stored.
+        num_queries: mask proposals.
+        supervised: side blocks (from 1) whose outputs are decoded in training; the last one is
+            decoded at inference.
+        bias_heads: attention biases per layer: CLIP's number of heads, or 1 for all.
+        bias_layers: one bias for all recognition blocks, or one for each.
+        embed_channels: of the decoder's common space.
+        mlp_channels: of the decoder's hidden layers.
+        mlp_layers: of each of the decoder's perceptrons.
+        rescale_bias: learn a scale and an offset of the attention bias.
+        num_classes: of the training vocabulary.
+        no_object_weight: of unmatched queries in the classification loss.
+        templates: with which names become sentences.
+        asymmetric_input: False gives CLIP the adapter's resolution.
+        size_divisibility: images are padded to a multiple of it.
+        resize_masks_first: resize mask logits to the output size before scoring, not the scores.
+        short_side: images are resized to this short side,
+        max_side: unless the long side would pass this.
+    """
+
+    clip: CLIPConfig
+    clip_resolution: float = 0.5
+    split: int = 9
+    fusion: tuple[tuple[int, int], ...] = ((0, 0), (3, 1), (6, 2), (9, 3))
+    side_width: int = 240
+    side_depth: int = 8
+    side_heads: int = 6
+    side_patch: int = 16
+    side_image_size: int = 640
+    num_queries: int = 100
+    supervised: tuple[int, ...] = (7, 8)
+    bias_heads: int = 12
+    bias_layers: int = 1
+    embed_channels: int = 256
+    mlp_channels: int = 256
+    mlp_layers: int = 3
+    rescale_bias: bool = True
+    num_classes: int = 171
+    no_object_weight: float = 0.1
+    templates: str = "vild"
+    asymmetric_input: bool = True
+    size_divisibility: int = 32
+    resize_masks_first: bool = True
+    short_side: int = 640
+    max_side: int = 2560
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit each other."""
+        blocks, heads = self.clip.vision.layers, self.clip.vision.heads
+        if not 0 < self.split < blocks:
+            raise InputError(f"split is {self.split}, but this CLIP has blocks 1..{blocks}")
+        if self.bias_heads not in (1, heads):
+            raise InputError(f"bias_heads is {self.bias_heads}; this CLIP needs {heads}, or 1")
+        if self.bias_layers not in (1, blocks - self.split):
+            raise InputError(f"bias_layers is {self.bias_layers}; use 1 or {blocks - self.split}")
+        if any(clip > self.split or side > self.side_depth for clip, side in self.fusion):
+            raise InputError(f"fusion {self.fusion} names blocks that the towers do not have")
+        if not self.supervised or max(self.supervised) > self.side_depth:
+            raise InputError(f"supervised is {self.supervised}, of {self.side_depth} side blocks")
+
+
+def san_vit_b_16() -> SANConfig:
+    """SAN with CLIP ViT-B/16, as published (`san_vit_b_16.pth`)."""
+    return SANConfig(clip=open_clip_config("ViT-B-16", "quick_gelu"))
+
+
+def san_vit_large_14() -> SANConfig:
+    """SAN with CLIP ViT-L/14 at 336 pixels, as published (`san_vit_large_14.pth`)."""
+    return SANConfig(
+        clip=open_clip_config("ViT-L-14-336", "quick_gelu"),
+        clip_resolution=0.7,
+        split=18,
+        fusion=((0, 0), (6, 1), (12, 2), (18, 3)),
+        bias_heads=16,
+    )
+
+
+VARIANTS = {"san_vit_b_16": san_vit_b_16, "san_vit_large_14": san_vit_large_14}
+
+
+def from_detectron2(config: Mapping[str, Any], clip: CLIPConfig | None = None) -> SANConfig:
+    """Translate a configuration of the original release, as nested mappings.
+
+    Args:
+        config: `MODEL`, `INPUT` and so on; what it leaves out keeps the ViT-B/16 value.
+        clip: the CLIP's architecture; None looks `MODEL.SAN.CLIP_MODEL_NAME` up.
+
+    Raises:
+        InputError: an option that the published models do not use and this one does not have.
+    """
+    model = config.get("MODEL", {})
+    san, side = model.get("SAN", {}), model.get("SIDE_ADAPTER", {})
+    bias, test_input = side.get("ATTN_BIAS", {}), config.get("INPUT", {})
+    _refuse_unused(san)
+    values: dict[str, Any] = {
+        "clip_resolution": san.get("CLIP_RESOLUTION"),
+        "split": san.get("FEATURE_LAST_LAYER_IDX"),
+        "fusion": _pairs(side.get("FUSION_MAP")),
+        "side_image_size": side.get("IMAGE_SIZE"),
+        "num_queries": side.get("NUM_QUERIES"),
+        "supervised": _ints(side.get("DEEP_SUPERVISION_IDXS")),
+        "bias_heads": bias.get("NUM_HEADS"),
+        "bias_layers": bias.get("NUM_LAYERS"),
+        "embed_channels": bias.get("EMBED_CHANNELS"),
+        "mlp_channels": bias.get("MLP_CHANNELS"),
+        "mlp_layers": bias.get("MLP_NUM_LAYERS"),
+        "rescale_bias": bias.get("RESCALE_ATTN_BIAS"),
+        "num_classes": san.get("NUM_CLASSES"),
+        "no_object_weight": san.get("NO_OBJECT_WEIGHT"),
+        "templates": san.get("CLIP_TEMPLATE_SET"),
+        "asymmetric_input": san.get("ASYMETRIC_INPUT"),
+        "size_divisibility": san.get("SIZE_DIVISIBILITY"),
+        "resize_masks_first": san.get("SEM_SEG_POSTPROCESS_BEFORE_INFERENCE"),
+        "short_side": test_input.get("MIN_SIZE_TEST"),
+        "max_side": test_input.get("MAX_SIZE_TEST"),
+        **_side_vit(side.get("VIT_NAME")),
+    }
+    if clip is None:
+        name = san.get("CLIP_MODEL_NAME", "ViT-B/16")
+        tag = san.get("CLIP_PRETRAINED_NAME", "openai")
+        clip = open_clip_config(name, "quick_gelu" if tag == "openai" else "gelu")
+    return SANConfig(clip=clip, **{k: v for k, v in values.items() if v is not None})
+
+
+def _refuse_unused(san: Mapping[str, Any]) -> None:
+    known = {"SOS_TOKEN_FORMAT": "cls_token", "REC_DOWNSAMPLE_METHOD": "max"}
+    for key, value in known.items():
+        if san.get(key, value) != value:
+            raise InputError(f"MODEL.SAN.{key} {san[key]!r} is not supported; use {value!r}")
+
+
+def _pairs(fusion: list[str] | None) -> tuple[tuple[int, int], ...] | None:
+    """Parse ["3->1", ...] into ((3, 1), ...)."""
+    if fusion is None:
+        return None
+    found = [re.fullmatch(r"\s*(\d+)\s*->\s*(\d+)\s*", text) for text in fusion]
+    if None in found:
+        raise InputError(f"FUSION_MAP {fusion} must be a list of 'clip block->side block'")
+    return tuple((int(m[1]), int(m[2])) for m in found if m)
+
+
+def _ints(values: list[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _side_vit(name: str | None) -> dict[str, int]:
+    """Parse the original's name of a side ViT, such as vit_w240n6d8_patch16."""
+    if name is None:
+        return {}
+    found = re.fullmatch(r"vit_w(\d+)n(\d+)d(\d+)_patch(\d+)", name)
+    if not found:
+        raise InputError(f"VIT_NAME {name!r} must look like vit_w240n6d8_patch16")
+    keys = ("side_width", "side_heads", "side_depth", "side_patch")
+    return dict(zip(keys, map(int, found.groups()), strict=True))

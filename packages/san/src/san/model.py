@@ -1,0 +1,160 @@
+"""SAN from top to bottom: a side adapter proposes masks and tells a frozen CLIP where to look.
+
+    image ──► side ViT ◄── shallow CLIP features
+                 │
+                 ├─► mask logits ───────────────────────────┐
+                 └─► attention bias ─► deep CLIP blocks ─► class logits ─► scores
+
+Source: Xu et al., "Side Adapter Network for Open-Vocabulary Semantic Segmentation", CVPR 2023,
+section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openvocab.clip import CLIP, PIXEL_MEAN, PIXEL_STD
+from openvocab.clip.model import Block
+from san.config import SANConfig
+from san.recognition import recognise
+from san.side_adapter import SideAdapter
+
+
+@dataclass(frozen=True)
+class SANPrediction:
+    """What one decoded side block predicts.
+
+    Attributes:
+        class_logits: (B, Q, K + 1), the last column is "no object".
+        mask_logits: (B, Q, hs, ws) on the side adapter's grid, one cell for 16 x 16 pixels.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+
+
+class SAN(nn.Module):
+    """The network: normalised pixels and class embeddings in, mask and class logits out."""
+
+    def __init__(self, config: SANConfig, clip: CLIP | None = None) -> None:
+        """Build with random weights, or around a given CLIP.
+
+        Args:
+            config: the architecture.
+            clip: shared, not copied; None builds one with random weights.
+        """
+        super().__init__()
+        self.config = config
+        self.clip = clip or CLIP(config.clip)
+        self.side_adapter = SideAdapter(config)
+        # As in the original its size is the text tower's width, which equals the joint space's in
+        # the published models; the joint space is what it lives in.
+        width = config.clip.embed_dim
+        self.bg_embed = nn.Parameter(torch.randn(1, width) * width**-0.5)
+        mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+        self.register_buffer("pixel_mean", 255 * mean[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", 255 * std[:, None, None], persistent=False)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+
+    def forward(
+        self, images: Tensor, class_embeddings: Tensor, *, all_layers: bool = False
+    ) -> list[SANPrediction]:
+        """Predict masks and their classes.
+
+        Args:
+            images: normalised and padded, (B, 3, H, W); see `preprocess`.
+            class_embeddings: (K + 1, E) of `classifier`.
+            all_layers: also the auxiliary predictions of the earlier supervised side blocks.
+
+        Returns:
+            One prediction for each decoded side block, in order; the last is the result.
+        """
+        images = images.to(self.side_adapter.query_embed.dtype)
+        shallow, tokens, clip_grid = self.clip_features(images)
+        proposals = self.side_adapter(images, shallow, clip_grid, all_layers=all_layers)
+        predictions = []
+        for mask_logits, biases in proposals:
+            mask_embeddings = recognise(
+                self.clip.visual,
+                self.deep_blocks,
+                tokens,
+                clip_grid,
+                biases,
+                self.config.num_queries,
+            )  # (B, Q, E)
+            class_logits = mask_embeddings.float() @ class_embeddings.T
+            predictions.append(SANPrediction(class_logits, mask_logits.float()))
+        return predictions
+
+    def clip_features(self, images: Tensor) -> tuple[dict[int, Tensor], Tensor, tuple[int, int]]:
+        """Run the shallow CLIP blocks on a smaller copy of (B, 3, H, W) images.
+
+        Returns:
+            Patch tokens (B, h * w, D) behind each fused block (0: before the first), all tokens
+            (B, 1 + h * w, D) behind the last shallow block, and the grid (h, w).
+        """
+        visual = self.clip.visual
+        fused = {clip for clip, _ in self.config.fusion}
+        x, grid = visual.embed(self.clip_input(images))
+        features = {0: x[:, 1:]} if 0 in fused else {}
+        for index, block in enumerate(visual.blocks[: self.config.split], start=1):
+            x = block(x)
+            if index in fused:
+                features[index] = x[:, 1:]
+        return features, x, grid
+
+    def clip_input(self, images: Tensor) -> Tensor:
+        """Shrink images (B, 3, H, W) to CLIP's resolution, (B, 3, floor(r H), floor(r W)).
+
+        The factor itself, not the ratio of the sizes, sets the sampling positions (SPEC san 2.4).
+        """
+        if not self.config.asymmetric_input:
+            return images
+        ratio = self.config.clip_resolution
+        return F.interpolate(images, scale_factor=ratio, mode="bilinear", align_corners=False)
+
+    @property
+    def deep_blocks(self) -> list[Block]:
+        """CLIP's blocks behind the split, which recognise."""
+        return self.clip.visual.blocks[self.config.split :]
+
+    def classifier(self, text_embeddings: Tensor) -> Tensor:
+        """Turn unit-length embeddings (K, E) of the names into class embeddings (K + 1, E).
+
+        The learned "no object" is the last row, and all rows carry CLIP's temperature.
+        """
+        weights = torch.cat([text_embeddings.to(self.bg_embed), self.bg_embed])
+        scaled: Tensor = self.clip.logit_scale.exp() * F.normalize(weights, dim=-1)
+        return scaled.float()
+
+    def preprocess(self, images: Sequence[Tensor]) -> Tensor:
+        """Normalise and pad to one size.
+
+        Args:
+            images: (3, h, w) RGB, 0..255, uint8 or float; sizes may differ.
+
+        Returns:
+            (B, 3, H, W), padded with zeros at the right and the bottom to a common multiple of
+            `size_divisibility`. Padding takes part in attention, as in the original.
+        """
+        unit = self.config.size_divisibility
+        sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
+        height, width = (math.ceil(side / unit) * unit for side in sides)
+        device = self.pixel_mean.device
+        batch = torch.zeros(len(images), 3, height, width, device=device)
+        for target, image in zip(batch, images, strict=True):
+            h, w = image.shape[1:]
+            target[:, :h, :w] = (image.to(device).float() - self.pixel_mean) / self.pixel_std
+        return batch
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what SAN trains: side adapter, "no object", CLIP's positions (SPEC san 8)."""
+        trained = ("side_adapter.", "bg_embed", "clip.visual.positional_embedding")
+        return {name: p for name, p in self.named_parameters() if name.startswith(trained)}
