@@ -1,0 +1,216 @@
+"""From masks and their classes to a score, or a label, for every pixel.
+
+All three methods end in `score[k, y, x] = sum over q of p[q, k] * s[q, y, x]` with non-negative
+class probabilities p and soft masks s. Labels never need the full (K, H, W) volume: they are found
+tile by tile, and in each tile only among the names that can win there. That is exact: bilinear
+resizing averages, so in a tile every mask lies between the smallest and largest of the few grid
+cells that reach into it, and a name whose best case is below another's worst case cannot win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Pixels of a tile's side: small enough for tight bounds, large enough for efficient products.
+TILE = 32
+# Sums of rounded products differ by parts in a million between orders of summation; a name this
+# close to the best (relative to the best) is still compared pixel by pixel.
+_SLACK = 1e-4
+# Scores of one tile at a time stay below this many numbers.
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class MaskGeometry:
+    """How mask logits on a grid become masks on the output image.
+
+    Attributes:
+        padded: (H, W) of the network's input, to which the grid is resized,
+        valid: (h, w) of it that are image, the rest is cut off,
+        output: (H0, W0) of the result, to which that is resized.
+        resize_logits: resize logits to the output and take their sigmoid last (SAN), or take the
+            sigmoid at the network's size and resize the result (OVSeg).
+    """
+
+    padded: tuple[int, int]
+    valid: tuple[int, int]
+    output: tuple[int, int]
+    resize_logits: bool = True
+
+
+def semantic_scores(class_prob: Tensor, mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:
+    """Compute the score of every name at every pixel, by the originals' operations.
+
+    Args:
+        class_prob: (Q, K), not negative.
+        mask_logits: (Q, hs, ws).
+        geometry: sizes on the way to the output.
+
+    Returns:
+        (K, H0, W0) float32.
+    """
+    height, width = geometry.valid
+    masks = _resize(mask_logits[None].float(), geometry.padded)[..., :height, :width]
+    if geometry.resize_logits:
+        masks = _resize(masks, geometry.output).sigmoid()
+        return torch.einsum("qk,qhw->khw", class_prob.float(), masks[0])
+    scores = torch.einsum("qk,qhw->khw", class_prob.float(), masks[0].sigmoid())
+    return _resize(scores[None], geometry.output)[0]
+
+
+def semantic_labels(
+    class_prob: Tensor, mask_logits: Tensor, geometry: MaskGeometry, *, tile: int = TILE
+) -> Tensor:
+    """Find the name with the highest score at every pixel; ties go to the lowest index.
+
+    Args:
+        class_prob: (Q, K), not negative.
+        mask_logits: (Q, hs, ws).
+        geometry: sizes on the way to the output.
+        tile: side in pixels of the pieces that are handled one by one.
+
+    Returns:
+        (H0, W0) int64; memory is bounded for any number of names and pixels.
+    """
+    class_prob, mask_logits = class_prob.float().contiguous(), mask_logits.float()
+    grid = (mask_logits.shape[1], mask_logits.shape[2])
+    rows = _axis(grid[0], 0, geometry, tile)
+    columns = _axis(grid[1], 1, geometry, tile)
+    labels = torch.empty(geometry.output, dtype=torch.int64, device=mask_logits.device)
+    for row in rows:
+        lowest, highest = _bounds(mask_logits, row, columns)  # (Q, tiles) each
+        winners, contested = _candidates(class_prob, lowest, highest)
+        for index, column in enumerate(columns):
+            target = labels[row.output, column.output]
+            names = contested[index]
+            if names is None:
+                target.fill_(winners[index])
+            else:
+                masks = _tile_masks(mask_logits, row, column, geometry.resize_logits)
+                target.copy_(_best(class_prob, names, masks).view_as(target))
+    return labels
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """A run of output rows (or columns), and how to compute it from rows of the grid.
+
+    Attributes:
+        output: the run.
+        grid: the rows of the grid that reach into it.
+        first: (n, grid rows) resizes them to the network's rows that are needed.
+        second: (output rows, n) resizes those to the run.
+    """
+
+    output: slice
+    grid: slice
+    first: Tensor
+    second: Tensor
+
+
+def _axis(cells: int, axis: int, geometry: MaskGeometry, tile: int) -> list[_Interval]:
+    """Cut one axis of the output into runs of at most `tile` pixels."""
+    size, valid = geometry.output[axis], geometry.valid[axis]
+    to_network = bilinear_matrix(cells, geometry.padded[axis])[:valid]
+    to_output = bilinear_matrix(valid, size)
+    intervals = []
+    for start in range(0, size, tile):
+        output = slice(start, min(start + tile, size))
+        network = _support(to_output[output])
+        grid = _support(to_network[network])
+        intervals.append(
+            _Interval(output, grid, to_network[network, grid], to_output[output, network])
+        )
+    return intervals
+
+
+def bilinear_matrix(source: int, target: int) -> Tensor:
+    """Return the weights (target, source) of bilinear resizing along one axis.
+
+    As `F.interpolate(mode="bilinear", align_corners=False)` without antialiasing.
+    """
+    identity = torch.eye(source)[:, :, None]  # each unit vector is resized
+    weights = F.interpolate(identity[None], size=(target, 1), mode="bilinear", align_corners=False)
+    return weights[0, :, :, 0].T.contiguous()
+
+
+def _support(weights: Tensor) -> slice:
+    """Return the run of columns in which any of the rows (n, source) has weight."""
+    used = (weights != 0).any(dim=0).nonzero()
+    return slice(int(used[0]), int(used[-1]) + 1)
+
+
+def _bounds(mask_logits: Tensor, row: _Interval, columns: list[_Interval]) -> tuple[Tensor, Tensor]:
+    """Bound the masks (Q) in each tile of a row of tiles: lowest and highest, (Q, tiles)."""
+    band = mask_logits[:, row.grid]
+    low, high = band.amin(dim=1), band.amax(dim=1)  # (Q, ws)
+    lowest = torch.stack([low[:, column.grid].amin(dim=1) for column in columns], dim=1)
+    highest = torch.stack([high[:, column.grid].amax(dim=1) for column in columns], dim=1)
+    return lowest.sigmoid(), highest.sigmoid()
+
+
+def _candidates(
+    class_prob: Tensor, lowest: Tensor, highest: Tensor
+) -> tuple[list[int], list[Tensor | None]]:
+    """Find the names that can win in each tile.
+
+    Returns:
+        A possible winner of every tile, and the names in question; None where it is the only one.
+    """
+    best_case = class_prob.T @ highest  # (K, tiles)
+    floor, winners = (class_prob.T @ lowest).max(dim=0)
+    possible = best_case >= floor * (1 - _SLACK)
+    counts = possible.sum(dim=0).tolist()
+    names = [
+        possible[:, index].nonzero()[:, 0] if count > 1 else None
+        for index, count in enumerate(counts)
+    ]
+    return winners.tolist(), names
+
+
+def _tile_masks(
+    mask_logits: Tensor, row: _Interval, column: _Interval, resize_logits: bool
+) -> Tensor:
+    """Compute the soft masks (Q, y * x) of one tile."""
+    patch = mask_logits[:, row.grid, column.grid]
+    first_rows, first_columns = row.first.to(patch), column.first.to(patch)
+    second_rows, second_columns = row.second.to(patch), column.second.to(patch)
+    if resize_logits:
+        first_rows, first_columns = second_rows @ first_rows, second_columns @ first_columns
+        return (first_rows @ patch @ first_columns.T).sigmoid_().flatten(1)
+    masks = (first_rows @ patch @ first_columns.T).sigmoid_()
+    return (second_rows @ masks @ second_columns.T).flatten(1)
+
+
+def _best(class_prob: Tensor, names: Tensor, masks: Tensor) -> Tensor:
+    """Return the best of the candidate names at each pixel of a tile, in the tile's order."""
+    best_score = torch.full((masks.shape[1],), -1.0, device=masks.device)
+    best_name = torch.zeros(masks.shape[1], dtype=torch.int64, device=masks.device)
+    for chunk in _chunks(names, masks.shape[1]):
+        scores = masks.T @ class_prob[:, chunk]  # (pixels, names)
+        index = _argmax(scores)
+        score = scores.gather(1, index[:, None])[:, 0]
+        better = score > best_score  # earlier names win ties
+        best_score = torch.where(better, score, best_score)
+        best_name = torch.where(better, chunk[index], best_name)
+    return best_name
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """Return the first maximum of every row (pixels, names); NumPy's is the fast one on a CPU."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(scores.numpy().argmax(axis=1))
+    return scores.argmax(dim=1)
+
+
+def _chunks(names: Tensor, pixels: int) -> Iterator[Tensor]:
+    return iter(names.split(max(1, _BLOCK // pixels)))
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
