@@ -1,0 +1,216 @@
+"""OVSeg, read along figure 2 of the paper.
+
+    image -> MaskFormer -> class-agnostic masks, and embeddings in CLIP's space
+          -> each mask cuts a region out of the image
+          -> mask-adapted CLIP names the regions
+          -> both opinions are combined, and the masks painted with them
+
+Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted CLIP" (CVPR 2023);
+SPEC ovseg 1 to 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovseg.config import InferenceConfig, OVSegConfig, SwinConfig
+from ovseg.ensemble import Branches, Votes, best_proposals, ensemble, maskformer_only, only_valid
+from ovseg.mask_clip import LOGIT_SCALE, CLIPAdapter
+from ovseg.pixel_decoder import PixelDecoder
+from ovseg.resnet import ResNet
+from ovseg.swin import SwinTransformer
+from ovseg.transformer_decoder import Predictions, TransformerPredictor
+
+
+class Proposals(NamedTuple):
+    """MaskFormer's output after each of L decoder layers, the last layer last."""
+
+    class_embeddings: Tensor
+    """In CLIP's space, not normalised (L, B, Q, D)."""
+    class_logits: Tensor
+    """Against the classifier, "no object" last (L, B, Q, K + 1)."""
+    mask_logits: Tensor
+    """At a quarter of the padded size (L, B, Q, H/4, W/4)."""
+
+
+class MaskFormerHead(nn.Module):
+    """Pixel decoder and transformer predictor.
+
+    Source: SPEC ovseg 3.3 and 3.4.
+    """
+
+    def __init__(self, config: OVSegConfig) -> None:
+        super().__init__()
+        channels = config.backbone.channels
+        self.pixel_decoder = PixelDecoder(
+            channels, convs_dim=config.convs_dim, mask_dim=config.mask_dim
+        )
+        self.predictor = TransformerPredictor(
+            in_channels=channels[-1],
+            hidden_dim=config.hidden_dim,
+            mask_dim=config.mask_dim,
+            embedding_dim=config.clip.embed_dim,
+            num_queries=config.num_queries,
+            heads=config.heads,
+            feedforward=config.feedforward,
+            layers=config.decoder_layers,
+            dropout=config.dropout,
+            embed_hidden_dim=config.embed_hidden_dim,
+            embed_layers=config.embed_layers,
+        )
+
+    def forward(self, features: Sequence[Tensor], *, all_layers: bool = False) -> Predictions:
+        """Predict from the backbone's `[res2, ..., res5]`."""
+        predictions: Predictions = self.predictor(
+            features[-1], self.pixel_decoder(features), all_layers=all_layers
+        )
+        return predictions
+
+
+class ClassWeights(nn.Module):
+    """The loss weight of each training class; official checkpoints carry it."""
+
+    empty_weight: Tensor
+
+    def __init__(self, num_classes: int, no_object_weight: float) -> None:
+        super().__init__()
+        weight = torch.ones(num_classes + 1)
+        weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", weight)
+
+
+class OVSeg(nn.Module):
+    """MaskFormer proposals named by a mask-adapted CLIP. State-dict names are the official ones."""
+
+    def __init__(self, config: OVSegConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: SwinTransformer | ResNet
+        if isinstance(config.backbone, SwinConfig):
+            self.backbone = SwinTransformer(config.backbone)
+        else:
+            self.backbone = ResNet(config.backbone)
+        self.sem_seg_head = MaskFormerHead(config)
+        self.criterion = ClassWeights(config.num_training_classes, config.no_object_weight)
+        self.clip_adapter = CLIPAdapter(config.clip, config.mask_prompt_depth)
+
+    def forward(
+        self, images: Sequence[Tensor], classifier: Tensor, *, all_layers: bool | None = None
+    ) -> Proposals:
+        """Run MaskFormer on a batch.
+
+        Args:
+            images: RGB images (3, h, w) in 0..255, of any sizes; padded to a common one.
+            classifier: text classifier with "no object" last (K + 1, D), from
+                `clip_adapter.classifier`.
+            all_layers: also predict after the earlier decoder layers; None: when training.
+        """
+        if all_layers is None:
+            all_layers = self.training
+        features = self.backbone(self.preprocess(images))
+        predictions = self.sem_seg_head(features, all_layers=all_layers)
+        embeddings = predictions.class_embeddings.to(classifier.dtype)
+        unit = embeddings / embeddings.norm(dim=-1, keepdim=True)
+        logits = LOGIT_SCALE * unit @ classifier.T  # (L, B, Q, K + 1)
+        return Proposals(embeddings, logits, predictions.mask_logits)
+
+    def preprocess(self, images: Sequence[Tensor]) -> Tensor:
+        """Normalise images, and zero-pad them right and below to one size (B, 3, H, W)."""
+        weight = next(self.backbone.parameters())
+        mean = torch.tensor(self.config.pixel_mean, device=weight.device).view(3, 1, 1)
+        std = torch.tensor(self.config.pixel_std, device=weight.device).view(3, 1, 1)
+        step = self.config.size_divisibility
+        height, width = (-(-max(i.shape[d] for i in images) // step) * step for d in (1, 2))
+        batch = weight.new_zeros(len(images), 3, height, width)
+        for row, image in zip(batch, images, strict=True):
+            normalised = (image.to(weight.device).float() - mean) / std
+            row[:, : image.shape[1], : image.shape[2]] = normalised.to(weight.dtype)
+        return batch
+
+    @torch.no_grad()
+    def branches(
+        self, image: Tensor, class_logits: Tensor, mask_prob: Tensor, classifier: Tensor
+    ) -> Branches:
+        """Ask both branches about the proposals of one image.
+
+        Args:
+            image: RGB (3, h, w), 0..255.
+            class_logits: MaskFormer's (Q, K + 1).
+            mask_prob: mask probabilities (Q, h, w).
+            classifier: (K + 1, D).
+        """
+        class_prob = class_logits.softmax(-1)[:, :-1]  # "no object" takes part, then is dropped
+        keep = self._best_scored(class_prob)
+        features, valid = self.clip_adapter.encode_proposals(image, mask_prob, keep)
+        clip_logits = LOGIT_SCALE * features @ classifier[:-1].T  # (V, K)
+        return Branches(class_prob, clip_logits.softmax(-1), valid)
+
+    def _best_scored(self, class_prob: Tensor) -> Tensor | None:
+        """Return which proposals CLIP may look at (Q,), where `max_regions` limits them."""
+        limit = self.clip_adapter.region.max_regions
+        if limit is None or limit >= len(class_prob):
+            return None
+        score = class_prob.amax(1)
+        keep = torch.zeros_like(score, dtype=torch.bool)
+        keep[score.topk(limit).indices] = True
+        print(
+            f"max_regions {limit}: {len(score) - limit} of {len(score)} proposals are not shown to "
+            f"CLIP; the best of them scores {score[~keep].max():.3f}"
+        )
+        return keep
+
+
+def mask_probability(mask_logits: Tensor, padded: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Bring mask logits of one image to the image's size.
+
+    Args:
+        mask_logits: (Q, H/4, W/4).
+        padded: the padded size H, W.
+        size: the image's size h, w.
+
+    Returns:
+        Probabilities (Q, h, w).
+
+    Source: SPEC ovseg 7, "mask path"; the logits are upsampled before the padding is cut off.
+    """
+    resized = F.interpolate(mask_logits[None].float(), size=tuple(padded), mode="bilinear")[0]
+    return resized[:, : size[0], : size[1]].sigmoid()
+
+
+def vote(branches: Branches, inference: InferenceConfig, names: Sequence[str]) -> Votes:
+    """Combine the branches the way a configuration says.
+
+    Source: SPEC ovseg 7 and 8, and the recommendations of 16.1.
+    """
+    if inference.clip_ensemble:
+        votes = ensemble(branches, inference.ensemble_weight)
+        if inference.mode == "demo":
+            votes = only_valid(votes, branches.valid)
+    else:
+        votes = maskformer_only(branches)
+    return best_proposals(votes, names) if inference.mode == "demo" else votes
+
+
+def paint(votes: Votes, mask_prob: Tensor, inference: InferenceConfig) -> tuple[Tensor, Tensor]:
+    """Return the class weights (R, K) and the masks (R, h, w) they are painted with.
+
+    Masks are soft in the evaluation and thresholded in the demo.
+    """
+    masks = mask_prob[votes.rows]
+    if inference.mode == "demo":
+        masks = (masks > inference.region.mask_threshold).to(mask_prob.dtype)
+    return votes.weights, masks
+
+
+def semantic_scores(weights: Tensor, masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Paint and resize: (R, K) weights and (R, h, w) masks to scores (K, H, W).
+
+    No mask at all gives zeros.
+    """
+    scores = torch.einsum("rk,rhw->khw", weights, masks)
+    return F.interpolate(scores[None], size=tuple(size), mode="bilinear")[0]
