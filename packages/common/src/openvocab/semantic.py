@@ -12,9 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from openvocab.vocabulary import Vocabulary
 
 # Pixels of a tile's side: small enough for tight bounds, large enough for efficient products.
 TILE = 32
@@ -64,7 +68,12 @@ def semantic_scores(class_prob: Tensor, mask_logits: Tensor, geometry: MaskGeome
 
 
 def semantic_labels(
-    class_prob: Tensor, mask_logits: Tensor, geometry: MaskGeometry, *, tile: int = TILE
+    class_prob: Tensor,
+    mask_logits: Tensor,
+    geometry: MaskGeometry,
+    *,
+    threshold: float | None = None,
+    tile: int = TILE,
 ) -> Tensor:
     """Find the name with the highest score at every pixel; ties go to the lowest index.
 
@@ -72,6 +81,7 @@ def semantic_labels(
         class_prob: (Q, K), not negative.
         mask_logits: (Q, hs, ws).
         geometry: sizes on the way to the output.
+        threshold: pixels whose best score is below it get -1.
         tile: side in pixels of the pieces that are handled one by one.
 
     Returns:
@@ -84,7 +94,7 @@ def semantic_labels(
     labels = torch.empty(geometry.output, dtype=torch.int64, device=mask_logits.device)
     for row in rows:
         lowest, highest = _bounds(mask_logits, row, columns)  # (Q, tiles) each
-        winners, contested = _candidates(class_prob, lowest, highest)
+        winners, contested = _candidates(class_prob, lowest, highest, threshold)
         for index, column in enumerate(columns):
             target = labels[row.output, column.output]
             names = contested[index]
@@ -92,8 +102,53 @@ def semantic_labels(
                 target.fill_(winners[index])
             else:
                 masks = _tile_masks(mask_logits, row, column, geometry.resize_logits)
-                target.copy_(_best(class_prob, names, masks).view_as(target))
+                target.copy_(_best(class_prob, names, masks, threshold).view_as(target))
     return labels
+
+
+def vocabulary_labels(
+    class_prob: Tensor,
+    no_object: Tensor,
+    mask_logits: Tensor,
+    geometry: MaskGeometry,
+    vocabulary: Vocabulary,
+) -> NDArray[np.int32]:
+    """Label pixels with the names of a vocabulary, by its background policy.
+
+    Args:
+        class_prob: (Q, W) of the vocabulary's words.
+        no_object: (Q,) of the learned "no object", used only where the policy says "learned".
+        mask_logits: (Q, hs, ws).
+        geometry: sizes on the way to the output.
+        vocabulary: tells what each word stands for.
+
+    Returns:
+        (H0, W0), indices into `vocabulary.names`, or -1 for nothing.
+    """
+    policy, labels = vocabulary.background, vocabulary.word_labels
+    nothing = vocabulary.background_label
+    if policy.kind == "learned":
+        class_prob = torch.cat([class_prob, no_object[:, None].to(class_prob)], dim=1)
+        labels = np.append(labels, np.int32(nothing))
+    winners = semantic_labels(class_prob, mask_logits, geometry, threshold=policy.value)
+    labels = np.append(labels, np.int32(nothing))  # where a winner of -1 points
+    found: NDArray[np.int32] = labels[winners.cpu().numpy()]
+    return found
+
+
+def vocabulary_scores(scores: Tensor, vocabulary: Vocabulary) -> NDArray[np.float32]:
+    """Reduce scores of words (W, H, W) to those of names (K, H, W): a name's best word counts.
+
+    A class "background" that is won by a threshold scores that threshold everywhere.
+    """
+    result = torch.zeros(len(vocabulary), *scores.shape[1:], device=scores.device)
+    for score, label in zip(scores, vocabulary.word_labels.tolist(), strict=True):
+        if label >= 0:
+            torch.maximum(result[label], score, out=result[label])
+    if vocabulary.background.value is not None and vocabulary.background_label >= 0:
+        result[vocabulary.background_label] = vocabulary.background.value
+    array: NDArray[np.float32] = result.cpu().numpy()
+    return array
 
 
 @dataclass(frozen=True)
@@ -155,7 +210,7 @@ def _bounds(mask_logits: Tensor, row: _Interval, columns: list[_Interval]) -> tu
 
 
 def _candidates(
-    class_prob: Tensor, lowest: Tensor, highest: Tensor
+    class_prob: Tensor, lowest: Tensor, highest: Tensor, threshold: float | None
 ) -> tuple[list[int], list[Tensor | None]]:
     """Find the names that can win in each tile.
 
@@ -165,10 +220,12 @@ def _candidates(
     best_case = class_prob.T @ highest  # (K, tiles)
     floor, winners = (class_prob.T @ lowest).max(dim=0)
     possible = best_case >= floor * (1 - _SLACK)
-    counts = possible.sum(dim=0).tolist()
+    unclear = possible.sum(dim=0) > 1
+    if threshold is not None:
+        unclear |= floor < threshold * (1 + _SLACK)
     names = [
-        possible[:, index].nonzero()[:, 0] if count > 1 else None
-        for index, count in enumerate(counts)
+        possible[:, index].nonzero()[:, 0] if contested else None
+        for index, contested in enumerate(unclear.tolist())
     ]
     return winners.tolist(), names
 
@@ -187,7 +244,7 @@ def _tile_masks(
     return (second_rows @ masks @ second_columns.T).flatten(1)
 
 
-def _best(class_prob: Tensor, names: Tensor, masks: Tensor) -> Tensor:
+def _best(class_prob: Tensor, names: Tensor, masks: Tensor, threshold: float | None) -> Tensor:
     """Return the best of the candidate names at each pixel of a tile, in the tile's order."""
     best_score = torch.full((masks.shape[1],), -1.0, device=masks.device)
     best_name = torch.zeros(masks.shape[1], dtype=torch.int64, device=masks.device)
@@ -198,7 +255,7 @@ def _best(class_prob: Tensor, names: Tensor, masks: Tensor) -> Tensor:
         better = score > best_score  # earlier names win ties
         best_score = torch.where(better, score, best_score)
         best_name = torch.where(better, chunk[index], best_name)
-    return best_name
+    return best_name if threshold is None else best_name.where(best_score >= threshold, -1)
 
 
 def _argmax(scores: Tensor) -> Tensor:
@@ -209,7 +266,7 @@ def _argmax(scores: Tensor) -> Tensor:
 
 
 def _chunks(names: Tensor, pixels: int) -> Iterator[Tensor]:
-    return iter(names.split(max(1, _BLOCK // pixels)))
+    return iter(torch.split(names, max(1, _BLOCK // pixels)))
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
