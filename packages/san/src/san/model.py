@@ -57,11 +57,15 @@ class SAN(nn.Module):
         # the published models; the joint space is what it lives in.
         width = config.clip.embed_dim
         self.bg_embed = nn.Parameter(torch.randn(1, width) * width**-0.5)
-        mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
-        self.register_buffer("pixel_mean", 255 * mean[:, None, None], persistent=False)
-        self.register_buffer("pixel_std", 255 * std[:, None, None], persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
+        self.reset_buffers()
+
+    def reset_buffers(self) -> None:
+        """Fill the buffers that no checkpoint holds: CLIP's pixel statistics, (3, 1, 1)."""
+        for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
+            value = 255 * torch.tensor(values, device="cpu")[:, None, None]
+            self.register_buffer(name, value, persistent=False)
 
     def forward(
         self, images: Tensor, class_embeddings: Tensor, *, all_layers: bool = False
@@ -76,7 +80,6 @@ class SAN(nn.Module):
         Returns:
             One prediction for each decoded side block, in order; the last is the result.
         """
-        images = images.to(self.side_adapter.query_embed.dtype)
         shallow, tokens, clip_grid = self.clip_features(images)
         proposals = self.side_adapter(images, shallow, clip_grid, all_layers=all_layers)
         predictions = []
@@ -102,7 +105,7 @@ class SAN(nn.Module):
         """
         visual = self.clip.visual
         fused = {clip for clip, _ in self.config.fusion}
-        x, grid = visual.embed(self.clip_input(images))
+        x, grid = visual.embed(self.clip_input(images).to(visual.proj.dtype))
         features = {0: x[:, 1:]} if 0 in fused else {}
         for index, block in enumerate(visual.blocks[: self.config.split], start=1):
             x = block(x)

@@ -236,6 +236,7 @@ class SideAdapter(nn.Module):
         self, images: Tensor, features: dict[int, Tensor], clip_grid: Grid, *, all_layers: bool
     ) -> list[tuple[Tensor, Tensor, Grid]]:
         """Return queries (B, Q, D), patches (B, hs * ws, D) and (hs, ws) behind decoded blocks."""
+        images = images.to(self.query_embed.dtype)
         patches = self.vit_model.patch_embed.proj(images)  # (B, D, hs, ws)
         grid = (patches.shape[2], patches.shape[3])
         position = torch.cat([self.query_pos_embed, self.vit_model.positions(grid)], dim=1)

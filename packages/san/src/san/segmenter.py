@@ -1,0 +1,239 @@
+"""SAN as a segmenter: images and names in, label maps out."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from openvocab.segmenter import Segmentation
+
+from openvocab.clip.prompts import TextEncoder
+from openvocab.files import sha256_of
+from openvocab.image import ImageArray, ImageSource, read_image, resize_shortest_edge
+from openvocab.precision import Precision, dtype_of
+from openvocab.semantic import (
+    MaskGeometry,
+    semantic_scores,
+    vocabulary_labels,
+    vocabulary_scores,
+)
+from openvocab.vocabulary import Vocabulary
+from san.config import SANConfig
+from san.model import SAN, SANPrediction
+from san.weights import find_checkpoint, load_network
+
+_BATCH = 4  # images of one size that go through the network together
+
+
+def load_san(
+    weights: str | Path = "san_vit_b_16",
+    *,
+    config: SANConfig | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    compile: bool = False,
+) -> SANSegmenter:
+    """Load SAN, ready to segment.
+
+    Args:
+        weights: "san_vit_b_16" or "san_vit_large_14" (fetched on first use), a checkpoint of the
+            original or of ours, or `huggingface:<file>`.
+        config: the architecture of a checkpoint that is neither published nor tells it.
+        device: "cpu", "cuda", "cuda:1", ...
+        precision: of the two image towers: "fp32", "bf16" or "fp16".
+        compile: compile the network with torch.compile; needs a C++ compiler on a CPU.
+
+    Raises:
+        InputError: the weights are not here, unreadable, or do not fit.
+    """
+    path = find_checkpoint(weights)
+    network = load_network(path, config)
+    return SANSegmenter(
+        network,
+        device=device,
+        precision=precision,
+        compile=compile,
+        weights_sha256=sha256_of(path),
+    )
+
+
+class SANSegmenter:
+    """Segments images of any size with any names; implements `openvocab.segmenter.Segmenter`."""
+
+    def __init__(
+        self,
+        network: SAN,
+        *,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        compile: bool = False,
+        weights_sha256: str | None = None,
+        cache_dir: str | Path | Literal[False] | None = None,
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            network: is moved to the device and its image towers to the precision, in place.
+            device: where to run.
+            precision: of the two image towers; names are always encoded in fp32.
+            compile: see `load_san`.
+            weights_sha256: of the checkpoint, for the protocol card.
+            cache_dir: of text embeddings, see `TextEncoder`.
+        """
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.config, self.precision = network.config, precision
+        self.text = TextEncoder(network.clip, cache_dir)
+        self.weights_sha256 = weights_sha256 or "unsaved"
+        network.clip.visual.to(dtype_of(precision))
+        network.side_adapter.to(dtype_of(precision))
+        self._forward = torch.compile(network) if compile else network
+
+    @overload
+    def segment(
+        self,
+        image: ImageSource,
+        vocabulary: Vocabulary | Sequence[str] | str,
+        *,
+        return_scores: bool = ...,
+    ) -> Segmentation: ...
+    @overload
+    def segment(
+        self,
+        image: list[ImageSource],
+        vocabulary: Vocabulary | Sequence[str] | str,
+        *,
+        return_scores: bool = ...,
+    ) -> list[Segmentation]: ...
+    def segment(
+        self,
+        image: ImageSource | list[ImageSource],
+        vocabulary: Vocabulary | Sequence[str] | str,
+        *,
+        return_scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Name every pixel.
+
+        Args:
+            image: a path, bytes, a Pillow image or an RGB array; or a list of them. A list gives
+                the same results as its images one by one.
+            vocabulary: the names.
+            return_scores: also keep the score of every name at every pixel, (K, H, W).
+
+        Returns:
+            A label map at the image's own size, or a list of them.
+
+        Raises:
+            InputError: an image cannot be read, or no name is given.
+        """
+        vocabulary = self._vocabulary(vocabulary)
+        if not isinstance(image, list):
+            return self._segment([read_image(image)], vocabulary, return_scores)[0]
+        return self._segment([read_image(one) for one in image], vocabulary, return_scores)
+
+    def scores_at(
+        self, image: ImageArray, vocabulary: Vocabulary, output_size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Score an image as it is, without resizing: (K, *output_size), for augmentation."""
+        prediction, padded = self._predict([image], vocabulary)
+        height, width = image.shape[:2]
+        geometry = MaskGeometry(
+            padded, (height, width), output_size, self.config.resize_masks_first
+        )
+        return self._scores(prediction, 0, geometry, vocabulary)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a protocol card says about this segmenter."""
+        config = self.config
+        return {
+            "method": "SAN",
+            "variant": f"CLIP ViT, width {config.clip.vision.width}, patch "
+            f"{config.clip.vision.patch_size}, {config.num_queries} queries",
+            "weights_sha256": self.weights_sha256,
+            "templates": config.templates,
+            "resize_rule": f"short side {config.short_side}, long side <= {config.max_side}, "
+            "Pillow bilinear on uint8, halves round up",
+            "post_processing": "mask logits resized to the image, then sigmoid x class probability"
+            if config.resize_masks_first
+            else "scores at network size, then resized",
+            "precision": self.precision,
+            "device": str(next(self.network.parameters()).device),
+        }
+
+    def _vocabulary(self, names: Vocabulary | Sequence[str] | str) -> Vocabulary:
+        if isinstance(names, Vocabulary):
+            return names
+        return Vocabulary.from_names(names, templates=self.config.templates)
+
+    def _segment(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
+        """Resize, predict in batches of one padded size, label at the original size."""
+        config = self.config
+        resized = [resize_shortest_edge(im, config.short_side, config.max_side) for im in images]
+        results: dict[int, Segmentation] = {}
+        for batch in self._batches(resized):
+            prediction, padded = self._predict([resized[index] for index in batch], vocabulary)
+            for row, index in enumerate(batch):
+                geometry = MaskGeometry(
+                    padded,
+                    _size(resized[index]),
+                    _size(images[index]),
+                    config.resize_masks_first,
+                )
+                results[index] = self._label(prediction, row, geometry, vocabulary, return_scores)
+        return [results[index] for index in range(len(images))]
+
+    def _batches(self, images: list[ImageArray]) -> Iterator[list[int]]:
+        """Group images whose padded sizes are equal, so that no result depends on its company."""
+        unit = self.config.size_divisibility
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            groups[tuple(math.ceil(side / unit) for side in _size(image))].append(index)
+        for members in groups.values():
+            yield from (members[i : i + _BATCH] for i in range(0, len(members), _BATCH))
+
+    @torch.inference_mode()
+    def _predict(
+        self, images: list[ImageArray], vocabulary: Vocabulary
+    ) -> tuple[SANPrediction, tuple[int, int]]:
+        """Run the network on resized images; also return the padded size (H, W)."""
+        text = self.text.encode_names(vocabulary.words, vocabulary.templates)
+        batch = self.network.preprocess([torch.from_numpy(im).permute(2, 0, 1) for im in images])
+        prediction = self._forward(batch, self.network.classifier(text))[-1]
+        return prediction, (batch.shape[2], batch.shape[3])
+
+    @torch.inference_mode()
+    def _label(
+        self,
+        prediction: SANPrediction,
+        row: int,
+        geometry: MaskGeometry,
+        vocabulary: Vocabulary,
+        return_scores: bool,
+    ) -> Segmentation:
+        """Turn one image's prediction into labels, and scores if they are asked for."""
+        prob = prediction.class_logits[row].softmax(-1)  # (Q, W + 1)
+        labels = vocabulary_labels(
+            prob[:, :-1], prob[:, -1], prediction.mask_logits[row], geometry, vocabulary
+        )
+        scores = self._scores(prediction, row, geometry, vocabulary) if return_scores else None
+        return Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
+
+    @torch.inference_mode()
+    def _scores(
+        self, prediction: SANPrediction, row: int, geometry: MaskGeometry, vocabulary: Vocabulary
+    ) -> NDArray[np.float32]:
+        """Return the full score volume (K, H0, W0)."""
+        prob = prediction.class_logits[row].softmax(-1)[:, :-1]
+        words = semantic_scores(prob, prediction.mask_logits[row], geometry)
+        return vocabulary_scores(words, vocabulary)
+
+
+def _size(image: ImageArray) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]

@@ -1,0 +1,102 @@
+"""Finds a SAN checkpoint, tells which variant it is, and writes one back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
+from openvocab.errors import InputError
+from openvocab.hub import fetch
+from openvocab.weights import load_strict, read_metadata, read_state_dict, save_state_dict
+from san import _convert
+from san.config import VARIANTS, SANConfig
+from san.model import SAN
+
+REPOSITORY = "Mendel192/san"
+FILES = {name: f"{name}.pth" for name in VARIANTS}
+
+
+def find_checkpoint(weights: str | Path) -> Path:
+    """Return the file behind a path, a variant's name, or `huggingface:<file>`.
+
+    The last two are fetched on first use, from the authors' repository `Mendel192/san`.
+
+    Raises:
+        InputError: no such file, or it is not here and there is no network.
+    """
+    text = str(weights)
+    if text in FILES:
+        return fetch(REPOSITORY, FILES[text])
+    if text.startswith("huggingface:"):
+        return fetch(REPOSITORY, text.removeprefix("huggingface:"))
+    if not Path(weights).is_file():
+        raise InputError(
+            f"there are no SAN weights at {text!r}; give a file, huggingface:<file>, or one of "
+            + ", ".join(FILES)
+        )
+    return Path(weights)
+
+
+def load_network(path: Path, config: SANConfig | None = None) -> SAN:
+    """Build the network of a checkpoint, the original's or ours, and load it strictly.
+
+    Args:
+        path: `.pth`, `.pt` or `.safetensors`.
+        config: the architecture; None reads it from the file, or tells it from the shapes.
+
+    Raises:
+        InputError: unreadable, or tensors are missing, unexpected or of another shape.
+    """
+    tensors = read_state_dict(path)
+    if config is None:
+        config = _stored_config(read_metadata(path)) or _published_config(tensors, path)
+    with torch.device("meta"):
+        network = SAN(config)
+    network = network.to_empty(device="cpu")
+    network.reset_buffers()
+    load_network_state(network, tensors, source=str(path))
+    return network.eval()
+
+
+def load_network_state(network: SAN, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a state dict with the original's names, or with ours, strictly."""
+    if _convert.is_official(tensors):
+        tensors = _convert.from_official(tensors, list(network.state_dict()), network.config)
+    load_strict(network, tensors, source=source)
+
+
+def save_network(network: SAN, path: str | Path) -> None:
+    """Write a checkpoint with the original's names, which the original and we can load."""
+    state = _convert.to_official(network.state_dict(), network.config)
+    save_state_dict(path, state, {"san_config": asdict(network.config)})
+
+
+def _stored_config(metadata: Mapping[str, str]) -> SANConfig | None:
+    if "san_config" not in metadata:
+        return None
+    values: dict[str, Any] = json.loads(metadata["san_config"])
+    clip = values.pop("clip")
+    towers = {"vision": VisionConfig(**clip["vision"]), "text": TextConfig(**clip["text"])}
+    values["fusion"] = tuple(tuple(pair) for pair in values["fusion"])
+    values["supervised"] = tuple(values["supervised"])
+    return SANConfig(clip=CLIPConfig(**{**clip, **towers}), **values)
+
+
+def _published_config(tensors: Mapping[str, Tensor], path: Path) -> SANConfig:
+    """Tell the published variants apart by the width of their CLIP."""
+    patches = tensors.get("clip_visual_extractor.conv1.weight")
+    for variant in VARIANTS.values():
+        config = variant()
+        if patches is not None and len(patches) == config.clip.vision.width:
+            return config
+    raise InputError(
+        f"{path} is no checkpoint of {' or '.join(VARIANTS)}, and does not store its configuration;"
+        " pass the configuration (--config-file)"
+    )
