@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from openvocab.cli import run
 from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.prompts import TextEncoder, load_templates
 from openvocab.clip.tokenizer import tokenize
 from openvocab.files import write_text
 from openvocab.vocabulary import Vocabulary
-from torch import Tensor
 
 FULL_LENGTH_BATCH = 64
 

@@ -29,7 +29,7 @@ Templates = str | Sequence[str]
 
 _FORMAT = 1  # of the cache; raise it when the same key should give other values
 _TOKENS_PER_BATCH = 4096
-_PADDING_PER_BATCH = 128
+_PADDING_PER_BATCH = 32
 _NAMES_AT_ONCE = 128
 _TEXT_ALONE = ("{}",)
 
@@ -169,7 +169,8 @@ class TextEncoder:
         """Embed K names in each of T templates: (T, K, E), unit length, on the model's device."""
         templates = resolve_templates(templates)
         prompts = [template.replace("{}", name) for template in templates for name in names]
-        return self.encode_texts(prompts).reshape(len(templates), len(names), -1)
+        shape = (len(templates), len(names), self.clip.config.embed_dim)
+        return self.encode_texts(prompts).reshape(shape)
 
     def _ensemble(self, names: Sequence[str], templates: tuple[str, ...]) -> Tensor:
         prompts = [template.replace("{}", name) for template in templates for name in names]
