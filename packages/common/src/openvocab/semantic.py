@@ -9,6 +9,7 @@ cells that reach into it, and a name whose best case is below another's worst ca
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +26,8 @@ TILE = 32
 # Sums of rounded products differ by parts in a million between orders of summation; a name this
 # close to the best (relative to the best) is still compared pixel by pixel.
 _SLACK = 1e-4
-# Scores of one tile at a time stay below this many numbers.
-_BLOCK = 1 << 24
+# Masks and scores of the tiles in work stay below this many numbers.
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,24 @@ def semantic_labels(
         (H0, W0) int64; memory is bounded for any number of names and pixels.
     """
     class_prob, mask_logits = class_prob.float().contiguous(), mask_logits.float()
-    grid = (mask_logits.shape[1], mask_logits.shape[2])
-    rows = _axis(grid[0], 0, geometry, tile)
-    columns = _axis(grid[1], 1, geometry, tile)
+    rows = _axis(mask_logits.shape[1], 0, geometry, tile)
+    columns = _axis(mask_logits.shape[2], 1, geometry, tile)
     labels = torch.empty(geometry.output, dtype=torch.int64, device=mask_logits.device)
+    contested: list[_Tile] = []
     for row in rows:
         lowest, highest = _bounds(mask_logits, row, columns)  # (Q, tiles) each
-        winners, contested = _candidates(class_prob, lowest, highest, threshold)
-        for index, column in enumerate(columns):
-            target = labels[row.output, column.output]
-            names = contested[index]
+        winners, candidates = _candidates(class_prob, lowest, highest, threshold)
+        for column, winner, names in zip(columns, winners, candidates, strict=True):
             if names is None:
-                target.fill_(winners[index])
+                labels[row.output, column.output] = winner
             else:
-                masks = _tile_masks(mask_logits, row, column, geometry.resize_logits)
-                target.copy_(_best(class_prob, names, masks, threshold).view_as(target))
+                contested.append(_Tile(row, column, names))
+    for group in _groups(contested, len(mask_logits)):
+        masks = _tile_masks(mask_logits, group)
+        best = _best_names(class_prob, [tile.names for tile in group], masks, threshold)
+        for tile_labels, member in zip(best, group, strict=True):
+            target = labels[member.row.output, member.column.output]
+            target.copy_(tile_labels.view_as(target))
     return labels
 
 
@@ -158,14 +162,56 @@ class _Interval:
     Attributes:
         output: the run.
         grid: the rows of the grid that reach into it.
-        first: (n, grid rows) resizes them to the network's rows that are needed.
-        second: (output rows, n) resizes those to the run.
+        first: (n, grid rows) resizes them to what the sigmoid is taken of: the run itself, or the
+            rows of the network's input that are needed for it.
+        second: (output rows, n) resizes those to the run; (output rows, 0) if they are the run.
     """
 
     output: slice
     grid: slice
     first: Tensor
     second: Tensor
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile in which more than one name may win; `names` (n,) are those."""
+
+    row: _Interval
+    column: _Interval
+    names: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes that tiles must share to be computed together."""
+        return (
+            *self.row.second.shape,
+            *self.row.first.shape,
+            *self.column.second.shape,
+            *self.column.first.shape,
+        )
+
+    @property
+    def pixels(self) -> int:
+        """Numbers that one mask of this tile takes, at the largest stage."""
+        return max(
+            len(self.row.first) * len(self.column.first),
+            len(self.row.second) * len(self.column.second),
+        )
+
+
+def _groups(tiles: list[_Tile], queries: int) -> Iterator[list[_Tile]]:
+    """Group tiles of one shape and similar numbers of names, within a bound on memory."""
+    tiles = sorted(tiles, key=lambda tile: (tile.shape, len(tile.names)))
+    for _, same in itertools.groupby(tiles, key=lambda tile: tile.shape):
+        group: list[_Tile] = []
+        for tile in same:
+            depth = max(queries, len(tile.names))  # the longest list of names so far
+            if group and (len(group) + 1) * tile.pixels * depth > _BLOCK:
+                yield group
+                group = []
+            group.append(tile)
+        yield group
 
 
 def _axis(cells: int, axis: int, geometry: MaskGeometry, tile: int) -> list[_Interval]:
@@ -178,9 +224,10 @@ def _axis(cells: int, axis: int, geometry: MaskGeometry, tile: int) -> list[_Int
         output = slice(start, min(start + tile, size))
         network = _support(to_output[output])
         grid = _support(to_network[network])
-        intervals.append(
-            _Interval(output, grid, to_network[network, grid], to_output[output, network])
-        )
+        first, second = to_network[network, grid], to_output[output, network]
+        if geometry.resize_logits:
+            first, second = second @ first, second[:, :0]
+        intervals.append(_Interval(output, grid, first, second))
     return intervals
 
 
@@ -230,43 +277,51 @@ def _candidates(
     return winners.tolist(), names
 
 
-def _tile_masks(
-    mask_logits: Tensor, row: _Interval, column: _Interval, resize_logits: bool
+def _tile_masks(mask_logits: Tensor, group: list[_Tile]) -> Tensor:
+    """Compute the soft masks (tiles, Q, y * x) of tiles of one shape."""
+    patches = torch.stack(
+        [mask_logits[:, tile.row.grid, tile.column.grid].flatten(1) for tile in group]
+    )  # (tiles, Q, gy * gx)
+    rows = torch.stack([tile.row.first for tile in group]).to(patches)
+    columns = torch.stack([tile.column.first for tile in group]).to(patches)
+    weights = torch.einsum("tyi,txj->tijyx", rows, columns).flatten(3).flatten(1, 2)
+    masks = (patches @ weights).sigmoid_()  # (tiles, Q, ny * nx)
+    if group[0].row.second.shape[1] == 0:
+        return masks
+    masks = torch.unflatten(masks, 2, (rows.shape[1], columns.shape[1]))
+    second_rows = torch.stack([tile.row.second for tile in group]).to(masks)
+    second_columns = torch.stack([tile.column.second for tile in group]).to(masks)
+    masks = masks @ second_columns.transpose(1, 2)[:, None]
+    return (second_rows[:, None] @ masks).flatten(2)
+
+
+def _best_names(
+    class_prob: Tensor, names: list[Tensor], masks: Tensor, threshold: float | None
 ) -> Tensor:
-    """Compute the soft masks (Q, y * x) of one tile."""
-    patch = mask_logits[:, row.grid, column.grid]
-    first_rows, first_columns = row.first.to(patch), column.first.to(patch)
-    second_rows, second_columns = row.second.to(patch), column.second.to(patch)
-    if resize_logits:
-        first_rows, first_columns = second_rows @ first_rows, second_columns @ first_columns
-        return (first_rows @ patch @ first_columns.T).sigmoid_().flatten(1)
-    masks = (first_rows @ patch @ first_columns.T).sigmoid_()
-    return (second_rows @ masks @ second_columns.T).flatten(1)
+    """Return the best of each tile's candidates at its pixels: (tiles, y * x).
 
-
-def _best(class_prob: Tensor, names: Tensor, masks: Tensor, threshold: float | None) -> Tensor:
-    """Return the best of the candidate names at each pixel of a tile, in the tile's order."""
-    best_score = torch.full((masks.shape[1],), -1.0, device=masks.device)
-    best_name = torch.zeros(masks.shape[1], dtype=torch.int64, device=masks.device)
-    for chunk in _chunks(names, masks.shape[1]):
-        scores = masks.T @ class_prob[:, chunk]  # (pixels, names)
+    Shorter lists are filled with their own first name: of equal scores the first wins.
+    """
+    most = max(len(own) for own in names)
+    padded = torch.stack([torch.cat([own, own[:1].expand(most - len(own))]) for own in names])
+    best_score = torch.full((len(names), masks.shape[2]), -1.0, device=masks.device)
+    best_name = torch.zeros_like(best_score, dtype=torch.int64)
+    for chunk in torch.split(padded, max(1, _BLOCK // best_score.numel()), dim=1):
+        prob = class_prob[:, chunk].transpose(0, 1)  # (tiles, Q, names)
+        scores = masks.transpose(1, 2) @ prob  # (tiles, pixels, names)
         index = _argmax(scores)
-        score = scores.gather(1, index[:, None])[:, 0]
+        score = scores.gather(2, index[..., None])[..., 0]
         better = score > best_score  # earlier names win ties
         best_score = torch.where(better, score, best_score)
-        best_name = torch.where(better, chunk[index], best_name)
+        best_name = torch.where(better, chunk.gather(1, index), best_name)
     return best_name if threshold is None else best_name.where(best_score >= threshold, -1)
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """Return the first maximum of every row (pixels, names); NumPy's is the fast one on a CPU."""
+    """Return the first maximum along the last axis; NumPy's is the fast one on a CPU."""
     if scores.device.type == "cpu":
-        return torch.from_numpy(scores.numpy().argmax(axis=1))
-    return scores.argmax(dim=1)
-
-
-def _chunks(names: Tensor, pixels: int) -> Iterator[Tensor]:
-    return iter(torch.split(names, max(1, _BLOCK // pixels)))
+        return torch.from_numpy(scores.numpy().argmax(axis=-1))
+    return scores.argmax(dim=-1)
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
