@@ -1,0 +1,351 @@
+"""Reading photographs and label maps whatever their file looks like, and the papers' resize rules.
+
+Source: SPEC san 7, SPEC ovseg 9 (resize rules and where they differ).
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from openvocab.errors import InputError
+
+ImageArray: TypeAlias = npt.NDArray[np.uint8]
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image
+Resample: TypeAlias = Literal["nearest", "bilinear", "bicubic"]
+
+DEFAULT_MAX_PIXELS = 200_000_000
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .jp2 .avif .tga".split()
+)
+# EPS is left out on purpose: Pillow would start Ghostscript on it.
+_FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM"),
+    *("JPEG2000", "AVIF", "TGA", "ICO", "PCX", "SGI", "QOI"),
+)
+# What Pillow's decoders raise on damaged data.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError),
+    *(struct.error, zlib.error, OverflowError, Image.DecompressionBombError),
+)
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_open_lock = threading.Lock()
+
+
+def read_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageArray:
+    """Read an image as 8-bit RGB, the way a viewer would show it.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit values are scaled down,
+    and of an animation the first frame is taken.
+
+    Args:
+        source: a file, its bytes, a Pillow image, or an array: (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4) as uint8, uint16, bool, or float in 0..1.
+        max_pixels: larger images are refused before they are decoded.
+
+    Returns:
+        (H, W, 3) uint8, RGB, contiguous, owned by the caller.
+
+    Raises:
+        InputError: the source is missing, empty, damaged, no image, or too large.
+    """
+    if isinstance(source, np.ndarray):
+        return _array_to_rgb(source, max_pixels)
+    image, label = _open(source, max_pixels)
+    try:
+        image.load()
+        return np.array(_to_rgb(_upright(image)), order="C")
+    except _DAMAGE as error:
+        raise InputError(_damaged(label, error)) from error
+
+
+def read_label_map(
+    path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> npt.NDArray[np.int32]:
+    """Read a label map: the numbers stored for the pixels, palettes not applied.
+
+    Returns:
+        (H, W) int32, from 1-, 8-, 16- or 32-bit single-channel files.
+
+    Raises:
+        InputError: the file cannot be read, or has more than one channel.
+    """
+    image, label = _open(path, max_pixels)
+    try:
+        image.load()
+    except _DAMAGE as error:
+        raise InputError(_damaged(label, error)) from error
+    if len(image.getbands()) != 1 or image.mode == "F":
+        raise InputError(
+            f"{label} is no label map: its pixels are {image.mode!r}, expected one integer each "
+            "(a grey or palette PNG or TIFF)."
+        )
+    return np.asarray(image).astype(np.int32)
+
+
+def output_size_shortest_edge(height: int, width: int, short: int, max_size: int) -> tuple[int, int]:
+    """Return the (height, width) to which the evaluation rule resizes an image.
+
+    The shorter side becomes `short`; if the longer would pass `max_size`, both shrink until it
+    fits; halves round up. No side falls below one pixel (where the originals crash).
+
+    Source: SPEC san 7, SPEC ovseg 9.
+    """
+    scale = short / min(height, width)
+    if height < width:
+        new_height, new_width = float(short), scale * width
+    else:
+        new_height, new_width = scale * height, float(short)
+    longest = max(new_height, new_width)
+    if longest > max_size:
+        shrink = max_size / longest
+        new_height, new_width = new_height * shrink, new_width * shrink
+    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+def resize_shortest_edge(
+    image: ImageArray, short: int, max_size: int, *, resample: Resample = "bilinear"
+) -> ImageArray:
+    """Resize for evaluation, equal to the originals' input to the pixel.
+
+    Args:
+        image: (H, W, 3) or (H, W) uint8.
+        short: the length that the shorter side gets.
+        max_size: the longest that the longer side may get.
+        resample: Pillow's filter, antialiased when it shrinks.
+
+    Returns:
+        (h, w, 3) or (h, w) uint8 with the size of `output_size_shortest_edge`.
+    """
+    size = output_size_shortest_edge(*image.shape[:2], short, max_size)
+    return _resize(image, size, resample)
+
+
+def resize_short_side(
+    image: ImageArray, short: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> ImageArray:
+    """Resize as the original SAN's predict.py does: bicubic, longer side cut to an integer.
+
+    Args:
+        image: (H, W, 3) or (H, W) uint8.
+        short: the length that the shorter side gets.
+        max_pixels: the rule knows no longest side, so that thin images can become huge.
+
+    Raises:
+        InputError: the result would have more than `max_pixels` pixels.
+
+    Source: SPEC san 7, "predict.py / app.py input".
+    """
+    height, width = image.shape[:2]
+    if width < height:
+        size = int(height * short / width), short
+    else:
+        size = short, int(width * short / height)
+    if size[0] * size[1] > max_pixels:
+        raise InputError(
+            f"an image of {width}x{height} would become {size[1]}x{size[0]} when its short side is "
+            f"resized to {short}, more than the limit of {max_pixels} pixels; crop it first."
+        )
+    return _resize(image, size, "bicubic")
+
+
+def list_images(patterns: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Find the images that files, folders (searched recursively) and globs name.
+
+    Files are taken whatever their suffix; in folders and globs, only visible image files count.
+
+    Returns:
+        Paths in the order of the patterns, sorted within each, every file once.
+
+    Raises:
+        InputError: a pattern names nothing, or a folder holds no image.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        for path in _images_of(pattern):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def walk_images(folder: Path) -> Iterator[Path]:
+    """Yield the visible image files below a folder, sorted, without following folder links."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(root, name)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield path
+
+
+def _images_of(pattern: str | os.PathLike[str]) -> list[Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        images = list(walk_images(path))
+        if not images:
+            raise InputError(f"the folder '{path}' holds no image ({_suffixes()}).")
+        return images
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
+    images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise InputError(
+            f"no image at '{pattern}': give an existing file, a folder, or a quoted glob like "
+            "'photos/**/*.jpg'."
+        )
+    return [image for image in images if image.is_file()]
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
+
+
+def _open(
+    source: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int
+) -> tuple[Image.Image, str]:
+    """Open without decoding; return the image and the words that name it in messages."""
+    if isinstance(source, Image.Image):
+        image, label = source, "the image"
+    else:
+        if isinstance(source, bytes):
+            data, label = source, "the image data"
+        else:
+            data, label = _read_bytes(Path(source)), f"'{os.fspath(source)}'"
+        if not data:
+            raise InputError(f"{label} is empty (0 bytes), expected an image; get the file again.")
+        image = _identify(data, label)
+    _check_size(image.width, image.height, label, max_pixels)
+    return image, label
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file '{path}'; check the path.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"'{path}' is a folder, expected an image file.") from error
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def _identify(data: bytes, label: str) -> Image.Image:
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    with _open_lock:  # Pillow's own limit is a global; ours is checked right after.
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=formats)
+        except _DAMAGE as error:
+            raise InputError(
+                f"{label} is not an image that can be read; expected PNG, JPEG, WebP, TIFF, BMP, "
+                "GIF or similar, so convert it first."
+            ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(width: int, height: int, label: str, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise InputError(f"{label} has no pixels ({width}x{height}), expected at least 1x1.")
+    if width * height > max_pixels:
+        raise InputError(
+            f"{label} has {width}x{height} = {width * height} pixels, more than the limit of "
+            f"{max_pixels}; shrink it or raise the limit (max_pixels, --max-pixels)."
+        )
+
+
+def _damaged(label: str, error: BaseException) -> str:
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"{label} is damaged or cut short ({reason}); get the file again."
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except _DAMAGE:  # a broken EXIF block says nothing about the pixels
+        return image
+    turn = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        deep = image.mode.startswith("I;16") or image.format == "PNG"
+        return Image.fromarray(_grey_to_8bit(np.asarray(image), deep)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_8bit(values: npt.NDArray[Any], deep: bool) -> ImageArray:
+    """Scale grey values: 16-bit by 257, floats from 0..1, integers up to 255 as they are."""
+    top = float(values.max())
+    if not np.isfinite(top) or values.min() < 0 or top > 65535:
+        raise ValueError(f"grey values {values.min()}..{top} fit no known range")
+    if deep or top > 255:
+        return np.asarray(values / 257.0 + 0.5).astype(np.uint8)
+    if values.dtype.kind == "f" and top <= 1:
+        return np.asarray(values * 255 + 0.5).astype(np.uint8)
+    return values.astype(np.uint8)
+
+
+def _array_to_rgb(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
+    pixels = array[..., None] if array.ndim == 2 else array  # (H, W, C)
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise InputError(
+            f"the image array has shape {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or "
+            "(H, W, 4) with RGB channels last."
+        )
+    _check_size(pixels.shape[1], pixels.shape[0], "the image array", max_pixels)
+    pixels = _array_to_8bit(pixels)
+    if pixels.shape[2] == 4:
+        return np.array(_to_rgb(Image.fromarray(pixels, "RGBA")))
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _array_to_8bit(pixels: npt.NDArray[Any]) -> ImageArray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype == np.uint16:
+        return (pixels / 257.0 + 0.5).astype(np.uint8)
+    if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
+        return (pixels * 255 + 0.5).astype(np.uint8)
+    raise InputError(
+        f"the image array holds {pixels.dtype} in {pixels.min()}..{pixels.max()}, expected uint8, "
+        "uint16, bool, or float in 0..1."
+    )
+
+
+def _resize(image: ImageArray, size: tuple[int, int], resample: Resample) -> ImageArray:
+    height, width = size
+    return np.array(Image.fromarray(image).resize((width, height), _RESAMPLING[resample]))
