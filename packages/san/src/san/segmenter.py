@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from openvocab.segmenter import Segmentation
+from torch import Tensor
 
 from openvocab.clip.prompts import TextEncoder
 from openvocab.files import sha256_of
 from openvocab.image import ImageArray, ImageSource, read_image, resize_shortest_edge
 from openvocab.precision import Precision, dtype_of
+from openvocab.segmenter import Segmentation
 from openvocab.semantic import (
     MaskGeometry,
     semantic_scores,
@@ -136,16 +135,23 @@ class SANSegmenter:
             return self._segment([read_image(image)], vocabulary, return_scores)[0]
         return self._segment([read_image(one) for one in image], vocabulary, return_scores)
 
+    @torch.inference_mode()
     def scores_at(
         self, image: ImageArray, vocabulary: Vocabulary, output_size: tuple[int, int]
-    ) -> NDArray[np.float32]:
-        """Score an image as it is, without resizing: (K, *output_size), for augmentation."""
+    ) -> Tensor:
+        """Score the vocabulary's words on an image as it is, without resizing it first.
+
+        Args:
+            image: (h, w, 3) uint8 RGB, of the size that the network shall see.
+            vocabulary: the W words.
+            output_size: (H, W) of the result.
+
+        Returns:
+            (W, *output_size) float32, not negative.
+        """
         prediction, padded = self._predict([image], vocabulary)
-        height, width = image.shape[:2]
-        geometry = MaskGeometry(
-            padded, (height, width), output_size, self.config.resize_masks_first
-        )
-        return self._scores(prediction, 0, geometry, vocabulary)
+        geometry = MaskGeometry(padded, _size(image), output_size, self.config.resize_masks_first)
+        return _scores(prediction, 0, geometry)
 
     def describe(self) -> dict[str, Any]:
         """Return what a protocol card says about this segmenter."""
@@ -222,17 +228,16 @@ class SANSegmenter:
         labels = vocabulary_labels(
             prob[:, :-1], prob[:, -1], prediction.mask_logits[row], geometry, vocabulary
         )
-        scores = self._scores(prediction, row, geometry, vocabulary) if return_scores else None
+        scores = None
+        if return_scores:
+            scores = vocabulary_scores(_scores(prediction, row, geometry), vocabulary)
         return Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
 
-    @torch.inference_mode()
-    def _scores(
-        self, prediction: SANPrediction, row: int, geometry: MaskGeometry, vocabulary: Vocabulary
-    ) -> NDArray[np.float32]:
-        """Return the full score volume (K, H0, W0)."""
-        prob = prediction.class_logits[row].softmax(-1)[:, :-1]
-        words = semantic_scores(prob, prediction.mask_logits[row], geometry)
-        return vocabulary_scores(words, vocabulary)
+
+def _scores(prediction: SANPrediction, row: int, geometry: MaskGeometry) -> Tensor:
+    """Return the full volume of word scores (W, H0, W0)."""
+    prob = prediction.class_logits[row].softmax(-1)[:, :-1]
+    return semantic_scores(prob, prediction.mask_logits[row], geometry)
 
 
 def _size(image: ImageArray) -> tuple[int, int]:
