@@ -432,6 +432,13 @@ def test_embeddings_made_in_inference_mode_may_meet_gradients(clip: CLIP) -> Non
     assert weight.grad is not None
 
 
+def test_weights_made_in_inference_mode_are_read(clip: CLIP) -> None:
+    with torch.inference_mode():
+        made_there = build_clip()
+    expected = TextEncoder(clip, cache_dir=False).encode_names(NAMES)
+    assert torch.equal(TextEncoder(made_there, cache_dir=False).encode_names(NAMES), expected)
+
+
 def test_autocast_does_not_reach_the_entries(clip: CLIP) -> None:
     expected = TextEncoder(clip, cache_dir=False).encode_names(NAMES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
