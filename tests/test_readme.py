@@ -1,0 +1,88 @@
+"""Every command in the documentation is one that works.
+
+`bash` blocks hold two kinds of lines: those that `.ci/run` runs in fresh environments, and
+`python -m ...` commands, whose arguments are parsed here by the commands' own parsers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("packages/*/README.md")]
+)
+_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        for block in _BLOCK.findall(document.read_text(encoding="utf-8")):
+            joined = block.replace("\\\n", " ")
+            lines = (line.split(" #")[0].strip() for line in joined.splitlines())
+            found += [(str(document.relative_to(ROOT)), x) for x in lines if x and x[0] != "#"]
+    return found
+
+
+COMMANDS = commands()
+RUN_BY_CI = {
+    "pip install . && python benchmarks/run_all.py",
+    'pip install -e ".[test]" && pytest',
+    "hatch run test:run",
+    "pip install ./packages/san",
+    "pip install ./packages/ovseg",
+    "pip install ./packages/car",
+}
+
+
+def test_the_two_commands_are_in_the_readme_and_run_by_ci() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for mark in ("run", "test"):
+        assert f"<!-- ci: {mark} -->" in readme and f"readme_command {mark}" in script
+    for member in ("san", "ovseg", "car"):
+        assert f"./packages/{member}" in script
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS, ids=[c for _, c in COMMANDS])
+def test_documented_command(document: str, command: str) -> None:
+    if command in RUN_BY_CI:
+        return
+    words = shlex.split(command)
+    while "=" in words[0]:  # VARIABLE=value in front
+        words = words[1:]
+    if words[0] == "torchrun":
+        words = ["python", *words[words.index("-m") :]]
+    if words[:2] == ["python", "-m"]:
+        module = importlib.import_module(words[2])
+        arguments = words[3:]
+    elif words[0] == "python":
+        module = _load_script(ROOT / words[1])
+        arguments = words[2:]
+    else:
+        pytest.fail(f"{document}: no test knows how to check {command!r}")
+    try:
+        module.build_parser().parse_args(arguments)
+    except SystemExit as stop:
+        assert stop.code in (0, None), f"{document}: {command!r} is refused"
+
+
+def _load_script(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pictures_and_links_of_the_documents_exist() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            if not target.startswith(("http:", "https:", "mailto:")):
+                assert (document.parent / target).exists(), f"{document}: {target}"
