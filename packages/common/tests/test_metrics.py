@@ -20,6 +20,7 @@ from openvocab.metrics import (
     scores,
     seen_unseen,
     void_values,
+    without_background,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -133,6 +134,15 @@ def test_harmonic_mean_of_two_failures_is_zero():
 def test_seen_id_that_is_no_class_is_refused(seen):
     with pytest.raises(InputError, match=str(seen[0])):
         seen_unseen(np.eye(2), seen)
+
+
+def test_without_background_a_pixel_lost_to_it_is_no_miss():
+    matrix = np.array([[4, 1, 0], [3, 5, 0], [2, 0, 0]])
+    dropped = np.pad(matrix, ((0, 0), (0, 1)))
+    np.testing.assert_array_equal(without_background(dropped, 0), [[5, 0, 0], [0, 0, 0]])
+    nothing = np.array([[1, 0, 9], [0, 2, 9]])
+    np.testing.assert_array_equal(without_background(nothing), [[1, 0], [0, 2]])
+    assert scores(without_background(nothing)).miou == 100
 
 
 # --- the proof that conventions matter ----------------------------------------------------------

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from openvocab.masks import boundary_of_mask, boundary_width
 from openvocab.metrics import FloatArray, Ignore, IntArray, void_values
 
-BOUNDARY_RATIO = 0.02  # width of the boundary as a share of the image's diagonal
-
-
-def boundary_width(height: int, width: int, ratio: float = BOUNDARY_RATIO) -> int:
-    """Return the width of the boundary in pixels: at least 1."""
-    return max(1, round(ratio * float(np.hypot(height, width))))
+BOUNDARY_RATIO = 0.02  # width of the boundary as a share of the diagonal
 
 
 def boundary_counts(
@@ -72,17 +67,10 @@ def boundary_iou(totals: NDArray[Any]) -> FloatArray:
 
 
 def _inner_boundary(mask: NDArray[np.bool], reach: int) -> NDArray[np.bool]:
-    """Return the pixels of a mask `(H, W)` within `reach` of what is not mask, or of the border."""
+    """Return the boundary of a mask `(H, W)`, computed inside its box only."""
     boundary = np.zeros_like(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return boundary
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    inside = mask[box].view(np.uint8)
-    kernel = np.ones((3, 3), dtype=np.uint8)
-    # Outside the box there is no mask: a constant border of 0 says so.
-    core = cv2.erode(
-        inside, kernel, iterations=reach, borderType=cv2.BORDER_CONSTANT, borderValue=(0.0,)
-    )
-    boundary[box] = inside != core
+    if len(rows):
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        boundary[box] = boundary_of_mask(mask[box], reach)
     return boundary
