@@ -116,7 +116,7 @@ class RegionConfig:
     matting: bool = False
     mask_prompts: bool = True
     max_regions: int | None = None
-    memory_mb: int = 256
+    memory_mb: int = 96
 
     def __post_init__(self) -> None:
         if not 0 <= self.mask_threshold <= 1:
@@ -143,7 +143,8 @@ class InferenceConfig:
         region: see `RegionConfig`.
         clip_ensemble: let CLIP name the regions at all.
         ensemble_weight: exponent w of CLIP in p^(1-w) c^w; 0 and below: CLIP alone.
-        templates: prompt templates by the name of their file.
+        templates: name of a template set; None: the vocabulary's own.
+        own_templates: templates with one "{}" each, instead of a set.
         min_size: the shorter side is resized to this.
         max_size: unless the longer side would be longer than this.
         precision: of the two branches: "fp32", "bf16" or "fp16".
@@ -153,7 +154,8 @@ class InferenceConfig:
     region: RegionConfig = field(default_factory=RegionConfig)
     clip_ensemble: bool = True
     ensemble_weight: float = 0.7
-    templates: str = "vild"
+    templates: str | None = None
+    own_templates: tuple[str, ...] = ()
     min_size: int = 640
     max_size: int = 2560
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

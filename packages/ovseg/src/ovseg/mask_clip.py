@@ -240,7 +240,7 @@ class MaskCLIP(nn.Module):
         normalised = self.normalise(image)
         features = [
             self.encode_regions(self.cut(normalised, probability[chunk], binary[chunk]))
-            for chunk in indices.split(self.regions_per_batch)
+            for chunk in torch.split(indices, self.regions_per_batch)
         ]
         width = self.clip_model.config.embed_dim
         return torch.cat(features) if len(indices) else image.new_zeros(0, width).float(), valid

@@ -31,7 +31,7 @@ class PixelDecoder(nn.Module):
         _xavier(self.mask_features)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Turn `[res2, ..., res5]`, each (B, C_i, h_i, w_i), into mask features (B, M, H/4, W/4)."""
+        """Turn `[res2, ..., res5]`, each (B, C_i, h_i, w_i), into mask features (B, M, h, w)."""
         y: Tensor = self.get_submodule(f"layer_{self.levels}")(features[-1])
         for index in range(self.levels - 1, 0, -1):
             lateral = self.get_submodule(f"adapter_{index}")(features[index - 1])

@@ -2,8 +2,8 @@
 
 A proposal is thresholded, boxed, cut out of the image with its background painted over, and
 stretched to CLIP's square input; the same is done to its mask. Every proposal has another box, and
-still all of them are resized in one operation: each output pixel gathers the four by four pixels
-that torch's bicubic kernel would read within that crop.
+still all of them are resized in one operation: resizing is linear along each axis, so a crop and its
+bicubic kernel are one matrix for the rows and one for the columns.
 
 Source: OVSeg paper section 3.2; SPEC ovseg 6 and 17.6-8.
 """
@@ -91,25 +91,16 @@ def extract_regions(
         size: side S of the result.
         background: normalised colour of the background (3,).
     """
-    width = image.shape[-1]
+    height, width = image.shape[-2:]
     x1, y1, x2, y2 = boxes.unbind(1)
-    columns, column_weights = _cubic_taps(x1, x2, size)  # (V, 4, S)
-    rows, row_weights = _cubic_taps(y1, y2, size)
+    columns, rows = _cubic_matrix(x1, x2, size, width), _cubic_matrix(y1, y2, size, height)
     # Blending and resizing are linear: resize mask·(image - background), then add the background.
-    pixels = (image - background[:, None, None]).flatten(1)  # (3, h·w)
-    flat_masks = masks.flatten(1)  # (V, h·w)
-    regions = image.new_zeros(3, len(boxes), size, size)
-    for i in range(4):
-        for j in range(4):
-            index = rows[:, i, :, None] * width + columns[:, j, None, :]  # (V, S, S)
-            weight = row_weights[:, i, :, None] * column_weights[:, j, None, :]
-            weight = weight * flat_masks.gather(1, index.flatten(1)).view_as(index)
-            for channel in range(3):
-                regions[channel].addcmul_(pixels[channel][index], weight)
-    regions += background[:, None, None, None]
+    colour = background[:, None, None]
+    blended = (image - colour) * masks[:, None]  # (V, 3, h, w)
+    regions = rows[:, None] @ (blended @ columns[:, None].transpose(-2, -1)) + colour
     nearest = _nearest(y1, y2, size)[:, :, None] * width + _nearest(x1, x2, size)[:, None]
-    region_masks = flat_masks.gather(1, nearest.flatten(1)).view(-1, 1, size, size)
-    return Regions(regions.transpose(0, 1).contiguous(), region_masks.to(image.dtype))
+    region_masks = masks.flatten(1).gather(1, nearest.flatten(1)).view(-1, 1, size, size)
+    return Regions(regions, region_masks.to(image.dtype))
 
 
 def _ends(hit: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,26 +111,28 @@ def _ends(hit: Tensor) -> tuple[Tensor, Tensor]:
     return first, last
 
 
-def _cubic_taps(start: Tensor, end: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the positions and weights of the 4 taps of every output pixel along one axis.
+def _cubic_matrix(start: Tensor, end: Tensor, size: int, limit: int) -> Tensor:
+    """Return the matrices that resize crops bicubically along one axis of the whole image.
 
     Args:
         start: first position of each crop (V,).
         end: one past its last (V,).
         size: number of output pixels S.
+        limit: length of the image's axis.
 
     Returns:
-        Positions in the whole image (V, 4, S) int64, and weights (V, 4, S) float32.
+        (V, S, limit) float32, four taps in each row, all within the crop.
     """
-    length = (end - start)[:, None]
+    length = (end - start)[:, None]  # (V, 1)
     scale = length.float() / size
     source = scale * (torch.arange(size, device=start.device) + 0.5) - 0.5  # (V, S)
     base = source.floor()
     t = source - base
-    taps = torch.arange(-1, 3, device=start.device)[:, None]
-    inside = (base.long()[:, None] + taps).clamp(min=0).minimum(length[:, None] - 1)
-    weights = [_far(t + 1), _near(t), _near(1 - t), _far(2 - t)]
-    return start[:, None, None] + inside, torch.stack(weights, 1)
+    taps = torch.arange(-1, 3, device=start.device)
+    inside = (base.long()[..., None] + taps).clamp(min=0).minimum(length[..., None] - 1)
+    weights = torch.stack([_far(t + 1), _near(t), _near(1 - t), _far(2 - t)], -1)  # (V, S, 4)
+    matrix = weights.new_zeros(len(start), size, limit)
+    return matrix.scatter_add_(2, start[:, None, None] + inside, weights)
 
 
 def _near(x: Tensor) -> Tensor:

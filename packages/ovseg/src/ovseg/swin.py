@@ -29,7 +29,8 @@ class SwinTransformer(nn.Module):
         super().__init__()
         self.channels = config.channels
         self.patch_embed = PatchEmbed(config.embed_dim)
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        blocks = sum(config.depths)
+        rates = [config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)]
         last = len(config.depths) - 1
         self.layers = nn.ModuleList()
         for index, (depth, heads, dim) in enumerate(

@@ -1,0 +1,328 @@
+"""OVSeg as a segmenter: images and names in, label maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from openvocab.clip.prompts import TextEncoder
+from openvocab.image import ImageArray, ImageSource, read_image, resize_shortest_edge
+from openvocab.precision import dtype_of
+from openvocab.segmenter import Segmentation
+from openvocab.semantic import (
+    MaskGeometry,
+    semantic_scores,
+    vocabulary_labels,
+    vocabulary_scores,
+)
+from openvocab.vocabulary import Vocabulary
+from ovseg.config import InferenceConfig, SwinConfig
+from ovseg.ensemble import Branches, Votes, demo_names, ensemble
+from ovseg.mask_clip import LOGIT_SCALE
+from ovseg.model import OVSeg, mask_probability, vote
+
+ProposalSource = Callable[[ImageArray], NDArray[Any] | Tensor]
+"""Gives masks (Q, H, W), bool or 0..1, of any size, for an RGB image (h, w, 3) uint8."""
+
+_CERTAIN = 200.0  # a logit whose sigmoid is exactly 0 or 1 in float32
+
+
+@dataclass(frozen=True)
+class ImageBranches:
+    """What the network found in one resized image, before a weight or a label is chosen.
+
+    Attributes:
+        branches: both opinions on the proposals.
+        no_object: MaskFormer's probability of "no object" (Q,).
+        mask_logits: on a grid that is resized to `padded` (Q, hs, ws).
+        padded: size of the network's input (H, W).
+        size: of the resized image (h, w).
+    """
+
+    branches: Branches
+    no_object: Tensor
+    mask_logits: Tensor
+    padded: tuple[int, int]
+    size: tuple[int, int]
+
+    def mask_prob(self) -> Tensor:
+        """Return mask probabilities at the resized image's size (Q, h, w)."""
+        return mask_probability(self.mask_logits, self.padded, self.size)
+
+
+@dataclass(frozen=True)
+class Painting:
+    """Class weights (R, W) and masks (R, hs, ws) that are summed to scores."""
+
+    weights: Tensor
+    no_object: Tensor
+    mask_logits: Tensor
+    padded: tuple[int, int]
+    size: tuple[int, int]
+
+    def geometry(self, output: tuple[int, int]) -> MaskGeometry:
+        """Tell how the masks become masks of an output size."""
+        return MaskGeometry(self.padded, self.size, output, resize_logits=False)
+
+
+class OVSegSegmenter:
+    """Segments images of any size with any names; implements `openvocab.segmenter.Segmenter`."""
+
+    def __init__(
+        self,
+        model: OVSeg,
+        inference: InferenceConfig | None = None,
+        *,
+        device: str = "cpu",
+        weights_sha256: str | None = None,
+        variant: str | None = None,
+        proposals: ProposalSource | None = None,
+        cache_dir: str | Path | Literal[False] | None = None,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: is moved to the device, and all but the text tower to the precision, in place.
+            inference: how it is run.
+            device: where to run.
+            weights_sha256: of the checkpoint, for the protocol card.
+            variant: name of the configuration, for the protocol card.
+            proposals: makes masks instead of MaskFormer; CLIP alone names them then.
+            cache_dir: of text embeddings, see `TextEncoder`.
+        """
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.inference = inference or InferenceConfig()
+        self.weights_sha256 = weights_sha256 or "unsaved"
+        self.variant = variant or _variant(model)
+        self.proposals = proposals
+        model.clip_adapter.text_encoder = TextEncoder(model.clip_adapter.clip_model, cache_dir)
+        for part in (model.backbone, model.sem_seg_head, model.clip_adapter.clip_model.visual):
+            part.to(dtype_of(self.inference.precision))
+
+    @overload
+    def segment(
+        self,
+        image: ImageSource,
+        vocabulary: Vocabulary | Sequence[str] | str,
+        *,
+        return_scores: bool = ...,
+    ) -> Segmentation: ...
+    @overload
+    def segment(
+        self,
+        image: list[ImageSource],
+        vocabulary: Vocabulary | Sequence[str] | str,
+        *,
+        return_scores: bool = ...,
+    ) -> list[Segmentation]: ...
+    def segment(
+        self,
+        image: ImageSource | list[ImageSource],
+        vocabulary: Vocabulary | Sequence[str] | str,
+        *,
+        return_scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Name every pixel.
+
+        Args:
+            image: a path, bytes, a Pillow image or an RGB array; or a list of them.
+            vocabulary: the names. In demo mode a single name gets "others" beside it.
+            return_scores: also keep the score of every name at every pixel, (K, H, W).
+
+        Returns:
+            A label map at the image's own size, or a list of them. In demo mode pixels that no
+            chosen proposal covers are -1.
+
+        Raises:
+            InputError: an image cannot be read, or no name is given.
+        """
+        vocabulary = self.vocabulary(vocabulary)
+        if isinstance(image, list):
+            return [self._segment(read_image(one), vocabulary, return_scores) for one in image]
+        return self._segment(read_image(image), vocabulary, return_scores)
+
+    @torch.inference_mode()
+    def scores_at(
+        self, image: ImageArray, vocabulary: Vocabulary, output_size: tuple[int, int]
+    ) -> Tensor:
+        """Score an image as it is, without resizing; for augmentation.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            vocabulary: its W words are scored.
+            output_size: (H, W) of the scores.
+
+        Returns:
+            (W, H, W) float32.
+        """
+        painting = self.paint(self.look(image, vocabulary), vocabulary)
+        geometry = painting.geometry(output_size)
+        return semantic_scores(painting.weights, painting.mask_logits, geometry)
+
+    def resize(self, image: ImageArray) -> ImageArray:
+        """Resize an image (H, W, 3) the way the configuration says."""
+        return resize_shortest_edge(image, self.inference.min_size, self.inference.max_size)
+
+    @torch.inference_mode()
+    def look(self, image: ImageArray, vocabulary: Vocabulary) -> ImageBranches:
+        """Run both branches on a resized image (h, w, 3)."""
+        adapter = self.model.clip_adapter
+        adapter.region = self.inference.region
+        size = (image.shape[0], image.shape[1])
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        tensor = tensor.to(adapter.pixel_mean.device)
+        classifier = adapter.classifier(vocabulary.words, self._templates(vocabulary))
+        if self.proposals is not None:
+            return self._look_at(size, tensor, self.proposals(image), classifier)
+        out = self.model([tensor], classifier)
+        mask_logits = out.mask_logits[-1, 0].float()  # (Q, H/4, W/4)
+        step = self.model.config.size_divisibility
+        padded = (-(-size[0] // step) * step, -(-size[1] // step) * step)
+        class_logits = out.class_logits[-1, 0].float()
+        if self.inference.clip_ensemble:
+            mask_prob = mask_probability(mask_logits, padded, size)
+            branches = self.model.branches(tensor, class_logits, mask_prob, classifier)
+        else:
+            branches = _without_clip(class_logits)
+        no_object = class_logits.softmax(-1)[:, -1]
+        return ImageBranches(branches, no_object, mask_logits, padded, size)
+
+    def _look_at(
+        self,
+        size: tuple[int, int],
+        tensor: Tensor,
+        masks: NDArray[Any] | Tensor,
+        classifier: Tensor,
+    ) -> ImageBranches:
+        """Let CLIP name masks that came from elsewhere."""
+        mask_prob = _fit(torch.as_tensor(masks).to(tensor.device), size)
+        features, valid = self.model.clip_adapter.encode_proposals(tensor, mask_prob)
+        clip_prob = (LOGIT_SCALE * features @ classifier[:-1].T).softmax(-1)
+        everything = clip_prob.new_ones(len(valid), classifier.shape[0] - 1)
+        branches = Branches(everything, clip_prob, valid)
+        logits = mask_prob.logit().clamp(-_CERTAIN, _CERTAIN)
+        return ImageBranches(branches, clip_prob.new_zeros(len(valid)), logits, size, size)
+
+    @torch.inference_mode()
+    def paint(self, found: ImageBranches, vocabulary: Vocabulary) -> Painting:
+        """Decide what each proposal counts for which word, and where."""
+        if self.proposals is not None:
+            votes = ensemble(found.branches, 0.0)
+        else:
+            votes = vote(found.branches, self.inference, vocabulary.words)
+        no_object = found.no_object[votes.rows]
+        if self.inference.mode == "eval" or self.proposals is not None:
+            logits = found.mask_logits[votes.rows]
+            return Painting(votes.weights, no_object, logits, found.padded, found.size)
+        covered = self._covered(found, votes)
+        logits = torch.where(covered, _CERTAIN, -_CERTAIN)  # the sigmoid gives back 1 and 0
+        return Painting(votes.weights, no_object, logits, found.size, found.size)
+
+    def _covered(self, found: ImageBranches, votes: Votes) -> Tensor:
+        """Return the binary masks (R, h, w) of the proposals that vote."""
+        chosen = replace(found, mask_logits=found.mask_logits[votes.rows])
+        return chosen.mask_prob() > self.inference.region.mask_threshold
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a protocol card says about this segmenter."""
+        inference, region = self.inference, self.inference.region
+        lines: dict[str, Any] = {
+            "method": "OVSeg",
+            "variant": self.variant,
+            "weights_sha256": self.weights_sha256,
+            "resize_rule": f"short side {inference.min_size}, long side <= {inference.max_size}, "
+            "Pillow bilinear on uint8, halves round up",
+            "thresholds": {
+                "mask_threshold": region.mask_threshold,
+                "ensemble_weight": inference.ensemble_weight,
+            },
+            "post_processing": "best proposal of each class, thresholded, then resized"
+            if inference.mode == "demo"
+            else "soft masks weighted by class, then resized",
+            "precision": inference.precision,
+            "device": str(self.model.clip_adapter.pixel_mean.device),
+            "mode": inference.mode,
+            "clip_ensemble": inference.clip_ensemble,
+            "mask_prompts": region.mask_prompts,
+            "mask_fill": region.mask_fill,
+            "expand_ratio": region.expand_ratio,
+            "matting": region.matting,
+            "max_regions": region.max_regions,
+            "proposals": "MaskFormer" if self.proposals is None else type(self.proposals).__name__,
+        }
+        if inference.own_templates or inference.templates:
+            lines["model_templates"] = inference.own_templates or inference.templates
+        return lines
+
+    def vocabulary(self, names: Vocabulary | Sequence[str] | str) -> Vocabulary:
+        """Return the vocabulary that is segmented: in demo mode one name gets "others" too."""
+        if not isinstance(names, Vocabulary):
+            names = Vocabulary.from_names(names)
+        if self.inference.mode == "demo" and len(names.words) == 1:
+            return Vocabulary(demo_names(names.names), names.templates)
+        return names
+
+    def _templates(self, vocabulary: Vocabulary) -> str | tuple[str, ...]:
+        return self.inference.own_templates or self.inference.templates or vocabulary.templates
+
+    @torch.inference_mode()
+    def _segment(
+        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
+    ) -> Segmentation:
+        painting = self.paint(self.look(self.resize(image), vocabulary), vocabulary)
+        size = (image.shape[0], image.shape[1])
+        labels = vocabulary_labels(
+            painting.weights,
+            painting.no_object,
+            painting.mask_logits,
+            painting.geometry(size),
+            vocabulary,
+        )
+        if self.inference.mode == "demo":
+            labels[_blank(painting, size)] = -1
+        scores = None
+        if return_scores:
+            words = semantic_scores(painting.weights, painting.mask_logits, painting.geometry(size))
+            scores = vocabulary_scores(words, vocabulary)
+        return Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
+
+
+def _blank(painting: Painting, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) whose first score is exactly zero.
+
+    A chosen proposal says something about every class, so the first one is enough.
+
+    Source: SPEC ovseg 8.
+    """
+    first = semantic_scores(painting.weights[:, :1], painting.mask_logits, painting.geometry(size))
+    blank: NDArray[np.bool_] = (first[0] == 0).cpu().numpy()
+    return blank
+
+
+def _without_clip(class_logits: Tensor) -> Branches:
+    """Return what MaskFormer says alone."""
+    prob = class_logits.softmax(-1)[:, :-1]
+    return Branches(prob, prob[:0], torch.zeros(len(prob), dtype=torch.bool, device=prob.device))
+
+
+def _fit(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring masks (Q, H, W) to another size: binary ones by nearest, soft ones bilinearly."""
+    if tuple(masks.shape[1:]) == size:
+        return masks.float()
+    if masks.dtype == torch.bool:
+        return F.interpolate(masks[None].float(), size=size, mode="nearest")[0]
+    return F.interpolate(masks[None].float(), size=size, mode="bilinear")[0]
+
+
+def _variant(model: OVSeg) -> str:
+    backbone = "Swin" if isinstance(model.config.backbone, SwinConfig) else "ResNet"
+    vision = model.config.clip.vision
+    return f"{backbone}, CLIP ViT of width {vision.width} and patch {vision.patch_size}"

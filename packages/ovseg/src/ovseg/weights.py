@@ -1,0 +1,152 @@
+"""Finds out what a checkpoint needs, builds that model, and writes it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openvocab.config import config_to_dict, load_config
+from openvocab.detectron2 import read_checkpoint, read_yaml
+from openvocab.errors import InputError
+from openvocab.files import sha256_of
+from openvocab.weights import load_strict, read_metadata, save_state_dict
+from ovseg._convert import (
+    CLIP_PREFIX,
+    PROMPTS,
+    clip_config_of,
+    config_from_detectron2,
+    expand_prompts,
+    override,
+)
+from ovseg.config import (
+    InferenceConfig,
+    OVSegConfig,
+    available_configs,
+    from_dict,
+    load_published,
+    to_dict,
+)
+from ovseg.model import ClassWeights, OVSeg
+from ovseg.segmenter import OVSegSegmenter, ProposalSource
+
+_METADATA = "ovseg"
+_CLASS_WEIGHTS = "criterion.empty_weight"
+_BY_WIDTH = {1024: "ovseg_swinB_vitL_bs32_120k", 768: "ovseg_R101c_vitB_bs32_120k"}
+
+
+def load_ovseg(
+    weights: str | Path,
+    config: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    proposals: ProposalSource | None = None,
+) -> OVSegSegmenter:
+    """Load OVSeg, ready to segment.
+
+    Args:
+        weights: a checkpoint of the original (`.pth`) or of ours (`.safetensors`, `.pth`).
+        config: name of a published variant, a YAML file of the original or of ours; None: what the
+            checkpoint stores, else the published variant that its CLIP belongs to.
+        options: detectron2's keys, nested, over the configuration.
+        settings: fields of `InferenceConfig` by name, such as "region.mask_threshold", over both.
+        device: "cpu", "cuda", "cuda:1", ...
+        proposals: makes masks instead of MaskFormer.
+
+    Raises:
+        InputError: a file is missing, unreadable or does not fit.
+    """
+    if not Path(weights).is_file():
+        raise InputError(f"there are no OVSeg weights at '{weights}'; give a checkpoint file")
+    tensors = read_checkpoint(weights)
+    architecture, inference = read_config(config, tensors, weights, options or {})
+    inference = load_config(
+        InferenceConfig, None, {**config_to_dict(inference), **(settings or {})}
+    )
+    return OVSegSegmenter(
+        load_model(architecture, tensors, source=str(weights)),
+        inference,
+        device=device,
+        weights_sha256=sha256_of(weights),
+        variant=None if config is None else Path(config).stem,
+        proposals=proposals,
+    )
+
+
+def read_config(
+    config: str | Path | None,
+    tensors: Mapping[str, Tensor],
+    weights: str | Path,
+    options: Mapping[str, Any],
+) -> tuple[OVSegConfig, InferenceConfig]:
+    """Find the architecture of a checkpoint and how it is run; see `load_ovseg`."""
+    if config is None:
+        stored = read_metadata(weights).get(_METADATA)
+        if stored is not None:
+            architecture, inference = from_dict(json.loads(stored), source=str(weights))
+        else:
+            architecture, inference = load_published(_published_name(tensors, weights))
+        return architecture, override(inference, options)
+    name = Path(config).stem
+    if not Path(config).is_file():
+        if name not in available_configs():
+            raise InputError(
+                f"there is no configuration '{config}'; give a YAML file or one of "
+                f"{', '.join(available_configs())}"
+            )
+        architecture, inference = load_published(name)
+        return architecture, override(inference, options)
+    data = read_yaml(config)
+    if "MODEL" not in data:
+        architecture, inference = from_dict(data, source=str(config))
+        return architecture, override(inference, options)
+    architecture, inference = config_from_detectron2(data, clip=clip_config_of(tensors))
+    return architecture, override(inference, options)
+
+
+def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: str) -> OVSeg:
+    """Build a model and load a state dict with the official names strictly.
+
+    Args:
+        config: the architecture; the number of training classes is the state dict's.
+        tensors: the state dict. It may be a plain dict: nothing depends on version metadata.
+        source: where it comes from, for errors.
+
+    Raises:
+        InputError: names the missing, unexpected and mis-shaped tensors.
+    """
+    tensors = expand_prompts(tensors, CLIP_PREFIX + PROMPTS, config.clip)
+    if _CLASS_WEIGHTS in tensors:
+        config = replace(config, num_training_classes=len(tensors[_CLASS_WEIGHTS]) - 1)
+    else:  # trained with the no-object class ignored; only a training needs the weights
+        weights = ClassWeights(config.num_training_classes, config.no_object_weight)
+        tensors[_CLASS_WEIGHTS] = weights.empty_weight
+    with torch.device("meta"):
+        model = OVSeg(config)
+    model.to_empty(device="cpu")
+    load_strict(model, tensors, source=source)
+    return model.eval()
+
+
+def save_model(model: OVSeg, path: str | Path, inference: InferenceConfig | None = None) -> None:
+    """Write a checkpoint with the official names; `.safetensors` also stores the configuration."""
+    save_state_dict(path, model.state_dict(), {_METADATA: to_dict(model.config, inference)})
+
+
+def _published_name(tensors: Mapping[str, Tensor], weights: str | Path) -> str:
+    """Tell the published variants apart by the width of their CLIP."""
+    patches = tensors.get(f"{CLIP_PREFIX}visual.conv1.weight")
+    name = None if patches is None else _BY_WIDTH.get(len(patches))
+    if name is None:
+        raise InputError(
+            f"{weights} is no published OVSeg and does not store its configuration; give "
+            "--config-file"
+        )
+    return name
