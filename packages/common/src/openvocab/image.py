@@ -108,7 +108,9 @@ def read_label_map(
     return np.asarray(image).astype(np.int32)
 
 
-def output_size_shortest_edge(height: int, width: int, short: int, max_size: int) -> tuple[int, int]:
+def output_size_shortest_edge(
+    height: int, width: int, short: int, max_size: int
+) -> tuple[int, int]:
     """Return the (height, width) to which the evaluation rule resizes an image.
 
     The shorter side becomes `short`; if the longer would pass `max_size`, both shrink until it
@@ -142,7 +144,8 @@ def resize_shortest_edge(
     Returns:
         (h, w, 3) or (h, w) uint8 with the size of `output_size_shortest_edge`.
     """
-    size = output_size_shortest_edge(*image.shape[:2], short, max_size)
+    height, width = image.shape[:2]
+    size = output_size_shortest_edge(height, width, short, max_size)
     return _resize(image, size, resample)
 
 

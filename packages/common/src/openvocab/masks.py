@@ -97,7 +97,7 @@ def decode_rle(rle: Mapping[str, Any]) -> Mask:
 
 def mask_areas(masks: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Count the pixels inside each of (..., H, W) masks."""
-    return np.count_nonzero(masks, axis=(-2, -1)).astype(np.int64)
+    return np.asarray(np.count_nonzero(masks, axis=(-2, -1)), dtype=np.int64)
 
 
 def boxes_of_masks(masks: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
