@@ -38,6 +38,7 @@ __all__ = [
     "evaluate",
     "evaluate_set",
     "run_evaluation",
+    "sample_set",
 ]
 
 RESULT_FILE = "result.json"
@@ -333,13 +334,16 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_evaluation(
-    args: argparse.Namespace, make_segmenter: Callable[[argparse.Namespace], Segmenter]
+    args: argparse.Namespace,
+    make_segmenter: Callable[[argparse.Namespace], Segmenter],
+    data: SampleSet | None = None,
 ) -> int:
     """Evaluate as the arguments say and print the scores of all conventions.
 
     Args:
         args: parsed from a parser with `add_evaluate_arguments`.
         make_segmenter: makes the method; called after the data was found.
+        data: what to evaluate on; None: what the arguments name.
 
     Returns:
         The exit code.
@@ -350,13 +354,15 @@ def run_evaluation(
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _print_warning  # type: ignore[assignment]  # takes any place
-        return _run(args, make_segmenter)
+        return _run(args, make_segmenter, data)
 
 
 def _run(
-    args: argparse.Namespace, make_segmenter: Callable[[argparse.Namespace], Segmenter]
+    args: argparse.Namespace,
+    make_segmenter: Callable[[argparse.Namespace], Segmenter],
+    data: SampleSet | None,
 ) -> int:
-    data = _sample_set(args)
+    data = data or sample_set(args)
     options = {} if args.ignore_index is None else {"ignore_index": tuple(args.ignore_index)}
     result = evaluate_set(
         make_segmenter(args),
@@ -387,7 +393,12 @@ def _print_warning(message: Warning | str, *place: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _sample_set(args: argparse.Namespace) -> SampleSet:
+def sample_set(args: argparse.Namespace) -> SampleSet:
+    """Return the data that arguments of `add_evaluate_arguments` name.
+
+    Raises:
+        InputError: they name none, or it is not there.
+    """
     folders = {"--images": args.images, "--labels": args.labels, "--names": args.names}
     given = [flag for flag, value in folders.items() if value is not None]
     if args.dataset is not None:
