@@ -44,7 +44,7 @@ def labels_of(scores):
 
 def end_to_end(golden, inference, image, names, size):
     model = with_region(golden.model(), inference.region)
-    classifier = model.clip_adapter.classifier(names, inference.templates or "vild")
+    classifier = model.clip_adapter.classifier(names, inference.template_set or "vild")
     out = model([image], classifier)
     padded = [4 * s for s in out.mask_logits.shape[-2:]]
     prob = mask_probability(out.mask_logits[-1, 0], padded, image.shape[1:])

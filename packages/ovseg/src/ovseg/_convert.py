@@ -224,7 +224,7 @@ def _templates(adapter: Mapping[str, Any]) -> dict[str, Any]:
     if name == "predefined":
         own = adapter.get("PREDEFINED_PROMPT_TEMPLATES", ["a photo of a {}."])
         return {"own_templates": tuple(own)}
-    return {"templates": name}
+    return {"template_set": name}
 
 
 def _backbone(model: Mapping[str, Any]) -> SwinConfig | ResNetConfig:

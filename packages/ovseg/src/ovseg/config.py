@@ -143,7 +143,7 @@ class InferenceConfig:
         region: see `RegionConfig`.
         clip_ensemble: let CLIP name the regions at all.
         ensemble_weight: exponent w of CLIP in p^(1-w) c^w; 0 and below: CLIP alone.
-        templates: name of a template set; None: the vocabulary's own.
+        template_set: name of a set of prompt templates; None: the vocabulary's own.
         own_templates: templates with one "{}" each, instead of a set.
         min_size: the shorter side is resized to this.
         max_size: unless the longer side would be longer than this.
@@ -154,7 +154,7 @@ class InferenceConfig:
     region: RegionConfig = field(default_factory=RegionConfig)
     clip_ensemble: bool = True
     ensemble_weight: float = 0.7
-    templates: str | None = None
+    template_set: str | None = None
     own_templates: tuple[str, ...] = ()
     min_size: int = 640
     max_size: int = 2560

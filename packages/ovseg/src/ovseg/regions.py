@@ -2,7 +2,7 @@
 
 A proposal is thresholded, boxed, cut out of the image with its background painted over, and
 stretched to CLIP's square input; the same is done to its mask. Every proposal has another box, and
-still all of them are resized in one operation: resizing is linear along each axis, so a crop and its
+still all are resized in one operation: resizing is linear along each axis, so a crop and its
 bicubic kernel are one matrix for the rows and one for the columns.
 
 Source: OVSeg paper section 3.2; SPEC ovseg 6 and 17.6-8.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -179,7 +180,7 @@ class OVSegSegmenter:
         size = (image.shape[0], image.shape[1])
         tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         tensor = tensor.to(adapter.pixel_mean.device)
-        classifier = adapter.classifier(vocabulary.words, self._templates(vocabulary))
+        classifier = self.classifier(vocabulary)
         if self.proposals is not None:
             return self._look_at(size, tensor, self.proposals(image), classifier)
         out = self.model([tensor], classifier)
@@ -258,8 +259,8 @@ class OVSegSegmenter:
             "max_regions": region.max_regions,
             "proposals": "MaskFormer" if self.proposals is None else type(self.proposals).__name__,
         }
-        if inference.own_templates or inference.templates:
-            lines["model_templates"] = inference.own_templates or inference.templates
+        if own := inference.own_templates or inference.template_set:
+            lines["model_templates"] = own
         return lines
 
     def vocabulary(self, names: Vocabulary | Sequence[str] | str) -> Vocabulary:
@@ -270,8 +271,17 @@ class OVSegSegmenter:
             return Vocabulary(demo_names(names.names), names.templates)
         return names
 
-    def _templates(self, vocabulary: Vocabulary) -> str | tuple[str, ...]:
-        return self.inference.own_templates or self.inference.templates or vocabulary.templates
+    def classifier(self, vocabulary: Vocabulary) -> Tensor:
+        """Return the text classifier (W + 1, E) of a vocabulary's words and "no object"."""
+        own = self.inference.own_templates or self.inference.template_set
+        templates = own or vocabulary.templates
+        return self.model.clip_adapter.classifier(vocabulary.words, templates)
+
+    def with_inference(self, inference: InferenceConfig) -> OVSegSegmenter:
+        """Return a segmenter of the same model, run in another way (but the same precision)."""
+        other = copy(self)
+        other.inference = replace(inference, precision=self.inference.precision)
+        return other
 
     @torch.inference_mode()
     def _segment(

@@ -128,6 +128,8 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
     else:  # trained with the no-object class ignored; only a training needs the weights
         weights = ClassWeights(config.num_training_classes, config.no_object_weight)
         tensors[_CLASS_WEIGHTS] = weights.empty_weight
+    if CLIP_PREFIX + PROMPTS in tensors:  # a fine-tuned CLIP brings its own number of layers
+        config = replace(config, mask_prompt_depth=len(tensors[CLIP_PREFIX + PROMPTS]))
     with torch.device("meta"):
         model = OVSeg(config)
     model.to_empty(device="cpu")

@@ -1,0 +1,88 @@
+"""The options by which every OVSeg command finds its model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openvocab.config import add_config_flags, flags_of
+from openvocab.detectron2 import merge_overrides
+from openvocab.errors import InputError
+from ovseg.config import InferenceConfig, available_configs
+from ovseg.segmenter import OVSegSegmenter, ProposalSource
+from ovseg.weights import load_ovseg
+
+# What the published demo does, for checkpoints that come without a configuration.
+DEMO_SETTINGS = {"mode": "demo", "ensemble_weight": 0.0, "region.mask_threshold": 0.35}
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options for checkpoint, configuration and settings."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--weights", metavar="FILE", help="OVSeg checkpoint (.pth or .safetensors) to run"
+    )
+    model.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="YAML file of the original program or of this one, or the name of a published "
+        f"variant: {', '.join(available_configs())} (default: what the checkpoint needs)",
+    )
+    add_config_flags(parser, InferenceConfig)
+
+
+def add_opts(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Add the original's `KEY VALUE ...` at the end of the command line."""
+    parser.add_argument(
+        *flags,
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="options of the original program, such as MODEL.WEIGHTS file.pth "
+        "MODEL.CLIP_ADAPTER.MASK_THR 0.5; must come last",
+    )
+
+
+def read_opts(opts: Sequence[str]) -> dict[str, Any]:
+    """Return the original's `KEY VALUE ...` as nested mappings."""
+    return merge_overrides({}, list(opts))
+
+
+def weights_of(args: argparse.Namespace, options: Mapping[str, Any]) -> str:
+    """Return the checkpoint that the arguments name.
+
+    Raises:
+        InputError: if they name none.
+    """
+    weights = args.weights or options.get("MODEL", {}).get("WEIGHTS")
+    if not weights:
+        raise InputError("no weights are given; name an OVSeg checkpoint with --weights FILE")
+    return str(weights)
+
+
+def load_from_arguments(
+    args: argparse.Namespace,
+    options: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    device: str,
+    proposals: ProposalSource | None = None,
+) -> OVSegSegmenter:
+    """Load the model that the arguments describe.
+
+    Args:
+        args: parsed with `add_model_arguments`.
+        options: detectron2's keys, from `read_opts`.
+        defaults: settings that flags win over.
+        device: where to run.
+        proposals: makes masks instead of MaskFormer.
+    """
+    return load_ovseg(
+        weights_of(args, options),
+        args.config_file,
+        options=options,
+        settings={**(defaults or {}), **flags_of(args, InferenceConfig)},
+        device=device,
+        proposals=proposals,
+    )

@@ -1,0 +1,102 @@
+"""`python -m ovseg.replace_clip MODEL.pth CLIP.pt OUT.pth`: put a fine-tuned CLIP into OVSeg.
+
+Source: SPEC ovseg 11.4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from openvocab.cli import run
+from openvocab.detectron2 import read_checkpoint
+from openvocab.errors import InputError
+from openvocab.weights import read_metadata, save_state_dict
+from ovseg._convert import CLIP_PREFIX, PROMPTS, read_mask_clip
+
+
+def replace_clip(
+    model: Mapping[str, Tensor], clip: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Put the tensors of a CLIP into the state dict of an OVSeg model.
+
+    Args:
+        model: official names, `clip_adapter.clip_model.*` among them.
+        clip: OpenAI's names, and `visual.mask_embedding` if it has mask prompts.
+
+    Returns:
+        The new state dict, and the mean absolute change of each tensor that changed.
+
+    Raises:
+        InputError: if a tensor has no place or another shape.
+    """
+    result, changed = dict(model), {}
+    for name, tensor in clip.items():
+        old = model.get(CLIP_PREFIX + name)
+        if old is None and name != PROMPTS:
+            raise InputError(f"the model has no place for the CLIP's {name}; is it an OVSeg model?")
+        # The number of prompted layers belongs to the CLIP.
+        if old is not None and name != PROMPTS and old.shape != tensor.shape:
+            raise InputError(
+                f"{name} is {tuple(tensor.shape)} in the CLIP and {tuple(old.shape)} in the model; "
+                "give a CLIP of the model's size"
+            )
+        result[CLIP_PREFIX + name] = tensor.float()
+        if old is None or old.shape != tensor.shape:
+            changed[name] = float("nan")
+        elif difference := (tensor.float() - old.float()).abs().mean().item():
+            changed[name] = difference
+    return result, changed
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ovseg.replace_clip",
+        description="Put a CLIP that was fine-tuned on masked images into an OVSeg checkpoint, and "
+        "say which of its tensors changed and by how much. A CLIP without mask prompts leaves the "
+        "model's prompts as they are.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.pth", help="OVSeg checkpoint")
+    parser.add_argument("clip", type=Path, metavar="CLIP.pt", help="fine-tuned CLIP checkpoint")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT.pth", help=".pth or .safetensors to write"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    args = make_parser().parse_args(argv)
+    _, clip, prompted = read_mask_clip(args.clip, "quick_gelu")
+    if not prompted:
+        del clip[PROMPTS]
+    result, changed = replace_clip(read_checkpoint(args.model), clip)
+    metadata = {k: json.loads(v) for k, v in read_metadata(args.model).items()}
+    save_state_dict(args.output, result, metadata)
+    _report(changed, len(clip))
+    if not prompted:
+        print("the CLIP has no mask prompts: run the model with --region.mask-prompts false")
+    print(f"written to {args.output}")
+    return 0
+
+
+def _report(changed: Mapping[str, float], total: int) -> None:
+    for name, difference in changed.items():
+        new = difference != difference  # nan
+        print(f"{name}: {'new' if new else f'mean change {difference:.3g}'}")
+    print(f"{len(changed)} of {total} tensors changed")
+
+
+def cli() -> None:
+    """Run as a console script."""
+    sys.exit(run(main))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
