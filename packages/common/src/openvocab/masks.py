@@ -81,11 +81,16 @@ def decode_rle(rle: Mapping[str, Any]) -> Mask:
     try:
         height, width = (int(side) for side in rle["size"])
         raw = rle["counts"]
-    except (KeyError, TypeError, ValueError) as error:
+        counts = _decompress(raw) if isinstance(raw, str | bytes) else np.asarray(raw, np.int64)
+        if height < 0 or width < 0:
+            raise ValueError("negative size")
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"a run-length mask needs 'size' [height, width] and 'counts', got {dict(rle)!r:.80}."
+            "a run-length mask needs 'size' [height, width] and 'counts', a string or a list of "
+            f"integers, got {dict(rle)!r:.80}."
         ) from error
-    counts = _decompress(raw) if isinstance(raw, str | bytes) else np.asarray(raw, dtype=np.int64)
     if (counts < 0).any() or int(counts.sum()) != height * width:
         raise InputError(
             f"the runs of a mask of {width}x{height} cover {int(counts.sum())} pixels, expected "
@@ -187,7 +192,7 @@ def _compress(counts: npt.NDArray[np.int64]) -> str:
 
 
 def _decompress(text: str | bytes) -> npt.NDArray[np.int64]:
-    data = text.encode("utf-8") if isinstance(text, str) else text
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     groups = np.frombuffer(data, np.uint8).astype(np.int64) - _FIRST_CHARACTER
     if groups.size == 0:
         return np.zeros(0, np.int64)
