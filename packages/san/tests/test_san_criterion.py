@@ -171,7 +171,8 @@ def test_images_without_labels_give_finite_losses(recording, empty: tuple[int, .
     recorded = recording.load("train_criterion")
     targets = _targets(recorded)
     for index in empty:
-        targets[index] = targets_of(torch.full((96, 96), 255), recording.config.num_classes)
+        void = torch.full(recorded[f"gt{index}"].shape, 255)
+        targets[index] = targets_of(void, recording.config.num_classes)
     predictions = [
         SANPrediction(p.class_logits.requires_grad_(), p.mask_logits.requires_grad_())
         for p in _predictions(recorded)

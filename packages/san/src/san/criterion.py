@@ -72,8 +72,8 @@ class SANCriterion:
             draw: source of random points.
 
         Returns:
-            `loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with a suffix `_0`, `_1` those
-            of the earlier ones; already multiplied by their weights.
+            `loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with a suffix `_0`, `_1`, ...
+            those of the earlier ones; already multiplied by their weights.
         """
         losses: Losses = {}
         named = list(zip(predictions, layer_suffixes(len(predictions)), strict=True))

@@ -161,7 +161,6 @@ class SANSegmenter:
             "variant": f"CLIP ViT, width {config.clip.vision.width}, patch "
             f"{config.clip.vision.patch_size}, {config.num_queries} queries",
             "weights_sha256": self.weights_sha256,
-            "templates": config.templates,
             "resize_rule": f"short side {config.short_side}, long side <= {config.max_side}, "
             "Pillow bilinear on uint8, halves round up",
             "post_processing": "mask logits resized to the image, then sigmoid x class probability"

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -149,6 +148,8 @@ def open_clip_config(name: str, activation: Activation) -> CLIPConfig:
     Raises:
         InputError: unknown to open_clip, or not a plain ViT with a plain text transformer.
     """
+    import open_clip  # here and below: its import takes longer than all the rest of ours
+
     known = open_clip.get_model_config(name.replace("/", "-"))
     if known is None:
         raise InputError(
@@ -205,6 +206,8 @@ def _from_file(path: Path, activation: Activation | None) -> CLIP:
 
 
 def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
+    import open_clip
+
     weights = open_clip.get_pretrained_cfg(name, tag)
     if not weights:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"

@@ -1,0 +1,64 @@
+"""`python -m san.evaluate`: mIoU of SAN on a data set, with the protocol that made it.
+
+python -m san.evaluate --dataset ade20k-150 --data-root datasets --output results
+python -m san.evaluate --images photos --labels maps --names names.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from openvocab.augmentation import add_augmentation_arguments, augment
+from openvocab.cli import run
+from openvocab.evaluation import add_evaluate_arguments, run_evaluation
+from openvocab.segmenter import Segmenter
+from san.loading import add_model_arguments, load_from_arguments
+
+# SPEC san 7 (TTA).
+TTA_SIZES = (320, 480, 640, 800, 960, 1120)
+TTA_MAX_SIZE = 4480
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="san.evaluate",
+        description="Evaluate a Side Adapter Network. Writes the confusion matrix, its scores by "
+        "three conventions, and the protocol; goes on where an interrupted run stopped.",
+    )
+    add_evaluate_arguments(parser)
+    add_model_arguments(parser)
+    add_augmentation_arguments(parser, sizes=TTA_SIZES, max_size=TTA_MAX_SIZE)
+    group = parser.add_argument_group("computation")
+    group.add_argument(
+        "--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)"
+    )
+    group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    return parser
+
+
+def make_segmenter(args: argparse.Namespace) -> Segmenter:
+    """Load the model, wrapped for test-time augmentation if that was asked for."""
+    segmenter = load_from_arguments(args)
+    config = segmenter.config
+    return augment(segmenter, args, short=config.short_side, max_short=config.max_side)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate and print the scores.
+
+    Raises:
+        InputError: the arguments, the weights or the data cannot be used.
+    """
+    return run_evaluation(build_parser().parse_args(argv), make_segmenter)
+
+
+def cli() -> None:
+    """Run as `san-evaluate`."""
+    sys.exit(run(main))
+
+
+if __name__ == "__main__":
+    cli()

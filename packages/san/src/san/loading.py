@@ -1,0 +1,65 @@
+"""The options by which every command of SAN finds its model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from openvocab.detectron2 import merge_overrides, read_yaml
+from openvocab.predict import choose_device
+from san.config import SANConfig, from_detectron2
+from san.segmenter import SANSegmenter, load_san
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the weights and the architecture."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--weights",
+        "--model-path",
+        metavar="FILE",
+        help="san_vit_b_16 or san_vit_large_14 (fetched on first use), a checkpoint file, or "
+        "huggingface:FILE (default: san_vit_b_16)",
+    )
+    group.add_argument(
+        "--config-file",
+        metavar="YAML",
+        help="a configuration of the original release; needed only for checkpoints that are "
+        "neither published nor ours",
+    )
+    group.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="changes to it, such as MODEL.WEIGHTS san.pth INPUT.MIN_SIZE_TEST 512; comes last",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the network (needs a C++ compiler on CPU)"
+    )
+
+
+def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
+    """Load the model that parsed arguments name.
+
+    Raises:
+        InputError: see `load_san`, or the configuration cannot be read.
+    """
+    nested = read_yaml(args.config_file) if args.config_file else {}
+    nested = merge_overrides(nested, args.opts)
+    weights = args.weights or nested.get("MODEL", {}).get("WEIGHTS") or "san_vit_b_16"
+    return load_san(
+        weights,
+        config=_architecture(nested),
+        device=choose_device(args.device),
+        precision=args.precision,
+        compile=args.compile,
+    )
+
+
+def _architecture(nested: dict[str, Any]) -> SANConfig | None:
+    """Return the architecture that a configuration describes, if it describes one."""
+    rest = {key: value for key, value in nested.items() if key != "MODEL"}
+    rest["MODEL"] = {k: v for k, v in nested.get("MODEL", {}).items() if k != "WEIGHTS"}
+    described = rest["MODEL"] or "INPUT" in rest
+    return from_detectron2(rest) if described else None
