@@ -1,0 +1,76 @@
+"""How the benchmarks measure: times beside plain matrix multiply, and peak memory, in one run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+SIDE = 4096
+
+
+def best_time(work: Callable[[], object], repeats: int = 3) -> float:
+    """Return the shortest of several runs in seconds, after one that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def best_times(works: dict[str, Callable[[], object]], repeats: int = 3) -> dict[str, float]:
+    """Time several things in turn, so that other work on the machine meets all of them."""
+    for work in works.values():
+        work()
+    best = dict.fromkeys(works, float("inf"))
+    for _ in range(repeats):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def matrix_product(dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+    """Return the plain 4096 x 4096 x 4096 product that everything is measured against."""
+    a, b = torch.randn(SIDE, SIDE).to(dtype), torch.randn(SIDE, SIDE).to(dtype)
+    return lambda: a @ b
+
+
+def matrix_throughput(seconds: float) -> float:
+    """Return the operations per second of a `matrix_product` that took this long."""
+    return 2 * SIDE**3 / seconds
+
+
+@torch.inference_mode()
+def count_flops(work: Callable[[], object]) -> int:
+    """Count the floating-point operations of matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def in_fresh_process(script: str | Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """Run a script that prints JSON as its last line; add the process's peak resident memory."""
+    code = (
+        "import json, resource, runpy, sys\n"
+        f"sys.argv = {[str(script), *arguments]!r}\nsys.path.insert(0, {str(Path(script).parent)!r})\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(json.dumps({'peak_gib': peak / 2**20}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    *_, result, peak = done.stdout.strip().splitlines()
+    return {**json.loads(result), **json.loads(peak)}
