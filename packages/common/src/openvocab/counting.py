@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
@@ -17,7 +18,7 @@ IntArray = NDArray[np.int64]
 
 _LABEL_LIMIT = 1 << 16
 _NOTHING_CODE = _LABEL_LIMIT - 1  # what -1 becomes as uint16
-_SORT_ABOVE = 8  # more than one change in so many pixels: sorting beats run lengths (measured)
+_NOISE = 8  # a change in every 8 pixels or more is no label map made of regions (measured)
 
 
 def void_values(num_classes: int, ignore_index: Ignore = None) -> frozenset[int]:
@@ -78,8 +79,7 @@ def count_pairs(
 ) -> PairCounts:
     """Count the pixels of every pair (ground truth class, predicted class) of one image.
 
-    Label maps are made of regions, so the work is done on runs of equal pairs; images without
-    regions (noise) are sorted instead.
+    Label maps are made of regions, so the work is done on runs of equal pairs.
 
     Args:
         prediction: `(H, W)` integers in `-1..K-1`, -1 where nothing was predicted.
@@ -91,6 +91,51 @@ def count_pairs(
         InputError: the sizes differ, or a value is no class; the sentence names the values with
             their counts.
     """
+    pairs = _paired(prediction, truth, num_classes)
+    changes = pairs[1:] != pairs[:-1]
+    if _is_noise(changes):  # sorting is faster than handling so many runs
+        pairs = np.sort(pairs)
+        changes = pairs[1:] != pairs[:-1]
+    return _count_runs(pairs, changes, num_classes, ignore_index)
+
+
+def count_into(
+    matrix: IntArray, prediction: NDArray[Any], truth: NDArray[Any], ignore_index: Ignore = None
+) -> None:
+    """Add the pixels of one image to a dense matrix `(K, K + 1)`.
+
+    Args:
+        matrix: rows ground truth, columns predictions, the last one nothing.
+        prediction: see `count_pairs`.
+        truth: see `count_pairs`.
+        ignore_index: see `void_values`.
+
+    Raises:
+        InputError: see `count_pairs`; the matrix is then as it was.
+    """
+    classes = len(matrix)
+    pairs = _paired(prediction, truth, classes)
+    changes = pairs[1:] != pairs[:-1]
+    if _is_noise(changes) and matrix.size < 4 * pairs.size:
+        counts = _count_pixels(pairs, classes, void_values(classes, ignore_index))
+        if counts is not None:
+            matrix += counts
+            return
+    cells = _count_runs(pairs, changes, classes, ignore_index)
+    matrix[cells.truth, cells.predicted] += cells.counts
+
+
+def check_truth(truth: NDArray[Any], num_classes: int, ignore_index: Ignore = None) -> None:
+    """Raise `InputError` if a label map `(H, W)` holds a value that is neither class nor void."""
+    codes = _narrow(truth, "ground truth")
+    if codes.size and codes.max() >= num_classes:
+        void = void_values(num_classes, ignore_index)
+        counts = np.bincount(codes)
+        _check(np.flatnonzero(counts), counts[counts > 0], num_classes, "ground truth", void)
+
+
+def _paired(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> NDArray[np.uint32]:
+    """Return one code for each pixel: ground truth in the upper 16 bits, prediction below."""
     if prediction.shape != truth.shape:
         raise InputError(
             f"The prediction has size {_size(prediction)} (height x width) and the ground truth "
@@ -98,25 +143,10 @@ def count_pairs(
         )
     if num_classes >= _NOTHING_CODE:
         raise InputError(f"{num_classes} classes do not fit 16-bit labels; use at most 65534.")
-    codes = _narrow(truth, "ground truth").astype(np.uint32)
-    codes <<= 16
-    codes |= _narrow(prediction, "prediction")
-    pairs, counts = _count_equal(codes)
-    true_ids = (pairs >> 16).astype(np.int64)
-    predicted = (pairs & 0xFFFF).astype(np.int64)
-    void = void_values(num_classes, ignore_index)
-    kept = ~np.isin(true_ids, list(void))
-    _check(true_ids, counts, num_classes, "ground truth", void)
-    predicted = np.where(predicted == _NOTHING_CODE, NOTHING, predicted)
-    _check(predicted, counts, num_classes, "prediction", frozenset({NOTHING}))
-    return PairCounts(true_ids[kept], predicted[kept], counts[kept])
-
-
-def check_truth(truth: NDArray[Any], num_classes: int, ignore_index: Ignore = None) -> None:
-    """Raise `InputError` if a label map `(H, W)` holds a value that is neither class nor void."""
-    values, counts = _count_equal(_narrow(truth, "ground truth").astype(np.uint32))
-    void = void_values(num_classes, ignore_index)
-    _check(values.astype(np.int64), counts, num_classes, "ground truth", void)
+    pairs = _narrow(truth, "ground truth").astype(np.uint32)
+    pairs <<= 16
+    pairs |= _narrow(prediction, "prediction")
+    return pairs
 
 
 def _narrow(labels: NDArray[Any], what: str) -> NDArray[np.uint16]:
@@ -139,35 +169,88 @@ def _narrow(labels: NDArray[Any], what: str) -> NDArray[np.uint16]:
     return flat.astype(np.uint16)
 
 
-def _count_equal(codes: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], IntArray]:
-    """Return the distinct values of a flat array, ascending, and how often each occurs."""
-    if not codes.size:
-        return codes, np.zeros(0, dtype=np.int64)
-    ends = np.flatnonzero(codes[1:] != codes[:-1])
-    if len(ends) > codes.size // _SORT_ABOVE:
-        codes = np.sort(codes)
-        ends = np.flatnonzero(codes[1:] != codes[:-1])
-    ends = np.append(ends, codes.size - 1)
-    values, lengths = codes[ends], np.diff(ends, prepend=-1)
-    order = np.argsort(values, kind="stable")
-    values, lengths = values[order], lengths[order]
-    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
-    return values[starts], np.add.reduceat(lengths, starts).astype(np.int64)
+def _is_noise(changes: NDArray[np.bool]) -> bool:
+    return np.count_nonzero(changes) * _NOISE > changes.size
+
+
+def _count_runs(
+    pairs: NDArray[np.uint32], changes: NDArray[np.bool], num_classes: int, ignore_index: Ignore
+) -> PairCounts:
+    """Sum the lengths of runs by pair of classes; check that they are classes.
+
+    An image shows few of the classes, so the table of those is small.
+    """
+    ends = np.append(np.flatnonzero(changes), pairs.size - 1) if pairs.size else np.zeros(0, int)
+    lengths = np.diff(ends, prepend=-1)
+    runs = pairs[ends]
+    void = void_values(num_classes, ignore_index)
+    row_ids, rows = _ranks(runs >> 16)
+    column_ids, columns = _ranks(runs & 0xFFFF)
+    _check(row_ids, np.bincount(rows, lengths), num_classes, "ground truth", void)
+    nothing = frozenset({_NOTHING_CODE})
+    _check(column_ids, np.bincount(columns, lengths), num_classes, "prediction", nothing)
+    rows *= len(column_ids)
+    rows += columns
+    table = np.bincount(rows, lengths)
+    filled = np.flatnonzero(table)
+    row, column = np.divmod(filled, max(len(column_ids), 1))
+    truth, predicted = row_ids[row], column_ids[column]
+    predicted[predicted == _NOTHING_CODE] = NOTHING
+    kept = ~np.isin(truth, list(void))
+    counts = table[filled].astype(np.int64)  # weighted counts are doubles, exact up to 2^53
+    return PairCounts(truth[kept], predicted[kept], counts[kept])
+
+
+def _ranks(codes: NDArray[np.uint32]) -> tuple[IntArray, IntArray]:
+    """Return the distinct 16-bit codes, ascending, and for each code its place among them."""
+    places = np.zeros(_LABEL_LIMIT, dtype=np.int64)
+    places[codes] = 1
+    ids = np.flatnonzero(places)
+    places[ids] = np.arange(len(ids))
+    return ids, places[codes]
+
+
+def _count_pixels(
+    pairs: NDArray[np.uint32], num_classes: int, void: frozenset[int]
+) -> IntArray | None:
+    """Return the dense matrix `(K, K + 1)` of all pixels, or None if a value needs a closer look.
+
+    Void and nothing become K, which is right only if no other value is above the classes.
+    """
+    rows = (pairs >> 16).view(np.int32)
+    columns = (pairs & 0xFFFF).view(np.int32)
+    voids = sum(np.count_nonzero(rows == value) for value in void)
+    nothings = np.count_nonzero(columns == _NOTHING_CODE)
+    outside = np.count_nonzero(rows >= num_classes), np.count_nonzero(columns >= num_classes)
+    if outside != (voids, nothings):
+        return None
+    width = num_classes + 1
+    cells = np.minimum(rows, num_classes, out=rows)
+    cells *= width
+    cells += np.minimum(columns, num_classes, out=columns)
+    counts = torch.bincount(torch.from_numpy(cells), minlength=width * width).numpy()
+    matrix: IntArray = counts[: num_classes * width].reshape(num_classes, width)
+    return matrix
 
 
 def _check(
-    ids: IntArray, counts: IntArray, num_classes: int, what: str, allowed: frozenset[int]
+    values: NDArray[Any],
+    counts: NDArray[Any],
+    num_classes: int,
+    what: str,
+    allowed: frozenset[int],
 ) -> None:
-    wrong = (ids >= num_classes) & ~np.isin(ids, list(allowed))
+    """Raise if one of the distinct values is neither a class nor allowed."""
+    wrong = (values >= num_classes) & ~np.isin(values, list(allowed))
     if not wrong.any():
         return
-    values = np.unique(ids[wrong])
-    shown = ", ".join(f"{v} ({_pixels(int(counts[ids == v].sum()))})" for v in values[:5])
-    more = f" and {len(values) - 5} more values" if len(values) > 5 else ""
-    void = ", ".join(map(str, sorted(allowed))) or "none"
+    found = list(zip(values[wrong].tolist(), counts[wrong].astype(int).tolist(), strict=True))
+    shown = ", ".join(f"{value} ({_pixels(count)})" for value, count in found[:5])
+    more = f" and {len(found) - 5} more values" if len(found) > 5 else ""
+    kept = ", ".join(map(str, sorted(allowed - {_NOTHING_CODE}))) or "none"
     raise InputError(
         f"The {what} holds {shown}{more}, which is no class: the {num_classes} names have the "
-        f"values 0..{num_classes - 1} and void is {void}; check names file and ignore value."
+        f"values 0..{num_classes - 1} and void is {kept}; check names file and ignore value."
     )
 
 

@@ -20,6 +20,7 @@ from openvocab.counting import (
     IntArray,
     PairCounts,
     check_truth,
+    count_into,
     count_pairs,
     void_values,
 )
@@ -71,11 +72,9 @@ class ConfusionMatrix:
         """The `(K, K + 1)` counts: rows ground truth, columns predictions, the last one nothing."""
         return self._matrix
 
-    def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> PairCounts:
-        """Add one image `(H, W)` and return its own cells. Raises: see `count_pairs`."""
-        pairs = count_pairs(prediction, truth, self.num_classes, self.ignore_index)
-        self.add(pairs)
-        return pairs
+    def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
+        """Add one image `(H, W)`. Raises: see `count_pairs`."""
+        count_into(self._matrix, prediction, truth, self.ignore_index)
 
     def add(self, pairs: PairCounts) -> None:
         """Add the cells of an image that was counted before."""
