@@ -133,6 +133,38 @@ class TestConfig:
         )
         assert large == VARIANTS["san_vit_large_14"]()
 
+    def test_every_switch_is_understood(self) -> None:
+        config = from_detectron2(
+            {
+                "MODEL": {
+                    "SAN": {
+                        "ASYMETRIC_INPUT": False,
+                        "SEM_SEG_POSTPROCESS_BEFORE_INFERENCE": False,
+                        "CLIP_TEMPLATE_SET": "imagenet",
+                        "SIZE_DIVISIBILITY": 64,
+                        "NO_OBJECT_WEIGHT": 0.2,
+                    },
+                    "SIDE_ADAPTER": {
+                        "VIT_NAME": "vit_w144n6d8_patch16",
+                        "DEEP_SUPERVISION_IDXS": [6, 7, 8],
+                        "ATTN_BIAS": {
+                            "NUM_HEADS": 1,
+                            "NUM_LAYERS": 3,
+                            "MLP_NUM_LAYERS": 2,
+                            "RESCALE_ATTN_BIAS": False,
+                        },
+                    },
+                },
+                "INPUT": {"MIN_SIZE_TEST": 512, "MAX_SIZE_TEST": 2048},
+            }
+        )
+        assert (config.asymmetric_input, config.resize_masks_first) == (False, False)
+        assert (config.templates, config.size_divisibility) == ("imagenet", 64)
+        assert (config.side_width, config.supervised) == (144, (6, 7, 8))
+        assert (config.bias_heads, config.bias_layers, config.mlp_layers) == (1, 3, 2)
+        assert not config.rescale_bias and config.no_object_weight == 0.2
+        assert (config.short_side, config.max_side) == (512, 2048)
+
     @pytest.mark.parametrize(
         ("config", "message"),
         [

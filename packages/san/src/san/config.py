@@ -130,14 +130,14 @@ def from_detectron2(config: Mapping[str, Any], clip: CLIPConfig | None = None) -
         "bias_layers": bias.get("NUM_LAYERS"),
         "embed_channels": bias.get("EMBED_CHANNELS"),
         "mlp_channels": bias.get("MLP_CHANNELS"),
-        "mlp_layers": bias.get("MLP_NUM_LAYERS"),
-        "rescale_bias": bias.get("RESCALE_ATTN_BIAS"),
+        "mlp_layers": _starting(bias, "MLP_NUM", "MLP_LAYERS", "NUM_MLP"),
+        "rescale_bias": _starting(bias, "RESCALE"),
         "num_classes": san.get("NUM_CLASSES"),
         "no_object_weight": san.get("NO_OBJECT_WEIGHT"),
-        "templates": san.get("CLIP_TEMPLATE_SET"),
+        "templates": _starting(san, "CLIP_TEMPLATE"),
         "asymmetric_input": san.get("ASYMETRIC_INPUT"),
         "size_divisibility": san.get("SIZE_DIVISIBILITY"),
-        "resize_masks_first": san.get("SEM_SEG_POSTPROCESS_BEFORE_INFERENCE"),
+        "resize_masks_first": _starting(san | model, "SEM_SEG_POSTPROCESS_BEFORE_INFERENCE"),
         "short_side": test_input.get("MIN_SIZE_TEST"),
         "max_side": test_input.get("MAX_SIZE_TEST"),
         **_side_vit(side.get("VIT_NAME")),
@@ -147,6 +147,11 @@ def from_detectron2(config: Mapping[str, Any], clip: CLIPConfig | None = None) -
         tag = san.get("CLIP_PRETRAINED_NAME", "openai")
         clip = open_clip_config(name, "quick_gelu" if tag == "openai" else "gelu")
     return SANConfig(clip=clip, **{k: v for k, v in values.items() if v is not None})
+
+
+def _starting(section: Mapping[str, Any], *prefixes: str) -> Any:
+    """Return the value whose key starts so: forks of the original differ in the rest."""
+    return next((value for key, value in section.items() if key.startswith(prefixes)), None)
 
 
 def _refuse_unused(san: Mapping[str, Any]) -> None:
