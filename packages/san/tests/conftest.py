@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
 from san.config import SANConfig, from_detectron2
 from san.model import SAN
-from san.weights import load_network_state
+from san.weights import load_network_state, save_network
 
 HERE = Path(__file__).parent
 _SPARSE = "__sparse__.ov_classifier.token_embedding."
@@ -123,3 +123,12 @@ def published_keys() -> dict[str, dict[str, list[int]]]:
         entries = json.loads(path.read_text())["state_dict"]
         result[path.stem.removeprefix("keys_")] = {e["name"]: e["shape"] for e in entries}
     return result
+
+
+@pytest.fixture(scope="session")
+def tiny_san(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A checkpoint with the recorded weights that stores its configuration, and its words."""
+    recording = Recording(HERE / "golden" / "A")
+    path = tmp_path_factory.mktemp("san") / "tiny.safetensors"
+    save_network(recording.network(), path)
+    return path, recording.meta["vocabulary"]

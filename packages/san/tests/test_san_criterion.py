@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from san.train import OptimizerConfig, make_optimizer
 from torch import Tensor
 
 from openvocab.losses import Losses, PerImageDraws, Targets, targets_of, totals_of
 from san._convert import official_name
 from san.criterion import CriterionConfig, SANCriterion
 from san.model import SAN, SANPrediction
+from san.train import OptimizerConfig, make_optimizer
 
 
 class RecordedDraws:

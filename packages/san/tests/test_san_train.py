@@ -17,31 +17,325 @@ from PIL import Image
 
 from openvocab.cli import run
 from openvocab.config import load_config
-from openvocab.errors import InputError
+from openvocab.training.command import settings_of
 from openvocab.training.log import read_log
+from san import train
+from san.segmenter import load_san
 from san.train import SANTrainConfig, main
-from san.weights import save_network
 
-HERE = Path(__file__).parent
-SIDE = 96
+SIZE = (100, 120)
 
 
-def _scene(rng: np.random.Generator, names: int) -> tuple[np.ndarray, np.ndarray]:
-    """A background and two rectangles whose colour tells the class; a void strip."""
-    label = np.full((120, 150), rng.integers(names), dtype=np.uint8)
+def _scene(rng: np.random.Generator, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rectangles whose colour tells their class, and a void strip."""
+    label = np.full(SIZE, rng.integers(classes), dtype=np.uint8)
     for _ in range(2):
-        top, left = rng.integers(0, 70, 2)
-        label[top : top + 50, left : left + 60] = rng.integers(names)
-    image = (label[..., None] * np.array([31, 17, 43]) + rng.integers(0, 9, 3)).astype(np.uint8)
+        top, left = rng.integers(0, 60, 2)
+        label[top : top + 40, left : left + 50] = rng.integers(classes)
+    image = (label[..., None] * np.array([31, 17, 43])).astype(np.uint8)
     label[:5] = 255
     return image, label
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, label maps and names, and a tiny SAN with random weights to start from."""
-    from conftest_free import recorded  # replaced below
+def scenes(tmp_path_factory: pytest.TempPathFactory, tiny_san) -> Path:
+    """Six images with their label maps and the names of the labels."""
+    root = tmp_path_factory.mktemp("scenes")
+    names = tiny_san[1]
+    (root / "names.txt").write_text("\n".join(names))
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        for folder, pixels in zip(("images", "labels"), _scene(rng, len(names)), strict=True):
+            (root / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(root / folder / f"{index}.png")
+    return root
 
-    return recorded
+
+@pytest.fixture
+def command(scenes: Path, tiny_san):
+    """Arguments of a small training run of 6 steps that writes to a folder."""
+
+    def arguments(output: Path, *more: str) -> list[str]:
+        settings = {
+            "weights": tiny_san[0],
+            "data.images": scenes / "images",
+            "data.labels": scenes / "labels",
+            "data.names": scenes / "names.txt",
+            "transform.crop_size": 64,
+            "criterion.points": 48,
+            "schedule.steps": 6,
+            "run.output": output,
+            "run.batch": 4,
+            "run.precision": "fp32",
+            "run.workers": 0,
+            "run.log_period": 1,
+            "run.checkpoint_period": 2,
+            "run.device": "cpu",
+        }
+        flags = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+        return [*flags, "--transform.min_sizes", "64", "96", *more]
+
+    return arguments
 
 
+def _losses(folder: Path) -> list[list[float]]:
+    lines = read_log(folder / "metrics.jsonl")
+    assert [line["iteration"] for line in lines] == list(range(len(lines)))
+    return [[v for k, v in line.items() if "loss" in k or k == "grad_norm"] for line in lines]
+
+
+def _start(arguments: list[str], code: str = "") -> subprocess.Popen[str]:
+    """Run the command in a process of its own, after some lines of code."""
+    program = f"{code}\nimport sys\nfrom openvocab.cli import run\nfrom san.train import main\n"
+    program += "sys.exit(run(main, sys.argv[1:]))"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_a_run_writes_everything_and_its_checkpoint_segments(
+    command, tmp_path: Path, tiny_san, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(tmp_path)) == 0
+    told = capsys.readouterr().err
+    assert "batch 4 = 1 processes x 1 accumulated x 4 images, learning rate 0.0001" in told
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "losses.png", "model_final.pth"} <= names
+    assert {"model_0000003.pth", "model_0000005.pth", "last_checkpoint"} <= names
+    assert "model_0000001.pth" not in names  # only the last two are kept
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    line = read_log(tmp_path / "metrics.jsonl")[-1]
+    assert line["loss"] == pytest.approx(sum(v for k, v in line.items() if k[:5] == "loss_"))
+    assert {"lr", "time", "data_time", "images_per_second", "memory_mb", "loss_dice_0"} <= set(line)
+    segmenter = load_san(tmp_path / "model_final.safetensors")
+    labels = segmenter.segment(scenes / "images" / "0.png", tiny_san[1]).labels
+    assert labels.shape == SIZE
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert "side_adapter_network.query_embed" in state["model"] and state["iteration"] == 5
+    assert load_config(SANTrainConfig, tmp_path / "config.yaml").schedule.steps == 6
+
+
+@pytest.fixture
+def uninterrupted(command, tmp_path: Path) -> Path:
+    """The folder of a run that nobody disturbed."""
+    assert main(command(tmp_path / "undisturbed")) == 0
+    return tmp_path / "undisturbed"
+
+
+KILL_IN_STEP = """
+import os, signal
+from openvocab.training import loop
+whole, steps = loop.Trainer._backward, []
+def dying(self, *args, **kwargs):
+    steps.append(1)
+    if len(steps) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, *args, **kwargs)
+loop.Trainer._backward = dying
+"""
+KILL_IN_CHECKPOINT = """
+import os, signal, torch
+whole, saved = torch.save, []
+def dying(state, file):
+    saved.append(1)
+    if len(saved) == 2:
+        file.write(b"half a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(state, file)
+torch.save = dying
+"""
+
+
+@pytest.mark.parametrize("code", [KILL_IN_STEP, KILL_IN_CHECKPOINT], ids=["step", "checkpoint"])
+def test_a_killed_run_continues_to_the_bit(
+    command, tmp_path: Path, uninterrupted: Path, code: str
+) -> None:
+    killed = tmp_path / "killed"
+    process = _start(command(killed), code)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert not (killed / "model_final.pth").exists()
+    assert run(main, command(killed)) == 2  # never over a run that could go on
+    assert main(command(killed, "--resume")) == 0
+    assert _losses(killed) == _losses(uninterrupted)
+    ours, theirs = (
+        torch.load(folder / "model_final.pth", weights_only=True)
+        for folder in (killed, uninterrupted)
+    )
+    assert all(torch.equal(theirs["model"][name], t) for name, t in ours["model"].items())
+    assert not list(killed.glob(".model_*"))
+
+
+def test_sigterm_saves_before_it_stops(command, tmp_path: Path, uninterrupted: Path) -> None:
+    folder = tmp_path / "preempted"
+    process = _start(command(folder, "--run.checkpoint_period", "1000"), "import time")
+    deadline = time.monotonic() + 90
+    while len(read_log(folder / "metrics.jsonl")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    done = len(read_log(folder / "metrics.jsonl"))
+    if process.returncode == 0:
+        assert done == 6  # it was faster than the signal
+        return
+    assert process.returncode == 143, errors
+    assert (folder / f"model_{done - 1:07d}.pth").exists()
+    assert main(command(folder, "--resume")) == 0
+    assert _losses(folder) == _losses(uninterrupted)
+
+
+def test_two_processes_and_accumulation_make_the_same_steps_as_one(
+    command, tmp_path: Path, scenes: Path, uninterrupted: Path
+) -> None:
+    folder = tmp_path / "two"
+    arguments = command(folder, "--schedule.steps", "6", "--num-gpus", "2")
+    finished = subprocess.run(
+        [sys.executable, "-m", "san.train", *arguments, "--run.grad_accum", "2"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "batch 4 = 2 processes x 2 accumulated x 1 images" in finished.stderr
+    for two, one in zip(_losses(folder)[:3], _losses(uninterrupted)[:3], strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_inputs(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward = train.SANStep.forward
+
+    def broken(self: train.SANStep, batch, totals):
+        losses = forward(self, batch, totals)
+        self.calls = getattr(self, "calls", 0) + 1
+        return losses | ({"loss_mask": losses["loss_mask"] * np.nan} if self.calls == 3 else {})
+
+    monkeypatch.setattr(train.SANStep, "forward", broken)
+    assert run(main, command(tmp_path)) == 2
+    assert "the loss of step 2 is not finite (loss, loss_mask)" in capsys.readouterr().err
+    saved = torch.load(tmp_path / "not_finite_0000002_rank0.pt", weights_only=True)
+    assert saved["batches"][0]["images"].shape == (4, 3, 64, 64)
+    assert len(saved["batches"][0]["ids"]) == 4 and np.isnan(saved["losses"]["loss_mask"])
+    assert [p.name for p in tmp_path.glob("model_*")] == ["model_0000001.pth"]
+
+
+def test_fifty_steps_lower_every_loss(command, tmp_path: Path) -> None:
+    arguments = ["--schedule.steps", "50", "--run.checkpoint_period", "50", "--transform.flip", "0"]
+    rates = ["--optimizer.base_lr", "2e-3", "--transform.color", "false"]
+    assert main(command(tmp_path, *arguments, *rates)) == 0
+    lines = read_log(tmp_path / "metrics.jsonl")
+    for name in (key for key in lines[0] if key.startswith("loss")):
+        values = [line[name] for line in lines]
+        assert np.mean(values[-8:]) < np.mean(values[:8]), name
+
+
+def test_activation_checkpoints_and_workers_change_nothing(
+    command, tmp_path: Path, uninterrupted: Path
+) -> None:
+    folder = tmp_path / "recomputed"
+    arguments = command(folder, "--run.activation_checkpoints", "--run.workers", "1")
+    assert main([*arguments, "--schedule.steps", "6"]) == 0
+    for ours, theirs in zip(_losses(folder), _losses(uninterrupted), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def _settings(*argv: str):
+    args = train.parser().parse_args(argv)
+    return settings_of(
+        args, SANTrainConfig, package="san", keys=train._KEYS, aliases=train._ALIASES
+    )
+
+
+@pytest.mark.parametrize("name", ["configs/san_clip_vit_res4_coco.yaml", "san_vit_b_16"])
+def test_the_originals_command_line_gives_the_published_recipe(name: str) -> None:
+    settings = _settings(
+        "--config-file", name, "--num-gpus", "1", "OUTPUT_DIR", "out", "SOLVER.BASE_LR", "3e-4",
+        "DATASETS.TEST", "('ade20k_sem_seg_val',)", "WANDB.NAME", "mine", "SOLVER.AMP.ENABLED",
+        "False",
+    )  # fmt: skip
+    config = train.load_settings(SANTrainConfig, settings)
+    assert config.run.output == Path("out") and config.optimizer.base_lr == 3e-4
+    assert config.data.evaluate == ("ade20k_sem_seg_val",)
+    assert config.run.wandb_name == "mine" and config.run.precision == "fp32"
+    assert config.criterion.points == 12544 and config.run.clip_norm == 0.01
+    assert (config.schedule.steps, config.run.batch) == (60000, 32)
+    assert config.data.dataset == "coco_2017_train_stuff_sem_seg"
+    assert config.transform.min_sizes == tuple(range(320, 961, 64))
+
+
+def test_a_configuration_of_the_original_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "MODEL:\n  SAN: {NUM_CLASSES: 5, TRAIN_NUM_POINTS: 100, CLASS_WEIGHT: 3.0}\n"
+        "  SIDE_ADAPTER: {VIT_NAME: vit_w48n3d4_patch16, DEEP_SUPERVISION_IDXS: [3, 4],"
+        " NUM_QUERIES: 9}\n"
+        "SOLVER: {MAX_ITER: 7, CLIP_GRADIENTS: {CLIP_VALUE: 0.5}, AMP: {ENABLED: true}}\n"
+        "INPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:eval ['[int(x*0.1*640) for x in range(5,"
+        ' 7)]\']\n  CROP: {SIZE: [640, 640]}\nDATASETS: {TRAIN: ["voc_sem_seg_train"]}\n'
+        "TEST: {EVAL_PERIOD: 3}\nVERSION: 2\n"
+    )
+    settings = _settings("--config-file", str(file))
+    config = train.load_settings(SANTrainConfig, settings)
+    assert config.schedule.steps == 7 and config.run.clip_norm == 0.5
+    assert config.run.precision == "fp16" and config.run.eval_period == 3
+    assert config.transform.min_sizes == (320, 384) and config.data.dataset == "voc_sem_seg_train"
+    assert (config.criterion.points, config.criterion.class_weight) == (100, 3.0)
+    network = train.build_network(config, settings.original, resumed=True)
+    assert network.config.num_queries == 9 and network.config.supervised == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LR"),
+        (["--run.batch", "5", "--run.grad_accum", "2"], "multiple of 2"),
+        (["--run.precision", "fp8"], "fp16"),
+        (["--data.names", "nothing.txt"], "nothing.txt"),
+        (["--config-file", "no.yaml"], "san_vit_b_16"),
+        (["OUTPUT_DIR"], "OUTPUT_DIR"),
+        (["--weights", "missing.pth"], "missing.pth"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    command, tmp_path: Path, more: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(main, command(tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and sentence in error
+
+
+def test_help_tells_the_whole_published_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("points: 12544", "clip_norm: 0.01", "steps: 60000", "base_lr: 0.0001", "--resume"):
+        assert word in text
+
+
+def test_periodic_evaluation_keeps_the_best(
+    command, tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openvocab.samples import FolderDataset
+
+    data = FolderDataset(scenes / "images", scenes / "labels", scenes / "names.txt")
+    monkeypatch.setattr(train, "open_named_set", lambda name, root: data)
+    arguments = ["--data.evaluate", "scenes", "--run.eval_period", "3", "--run.keep", "1"]
+    assert main(command(tmp_path, *arguments)) == 0
+    scores = {
+        line["iteration"]: line["mIoU images"]
+        for line in read_log(tmp_path / "metrics.jsonl")
+        if "mIoU images" in line
+    }
+    assert sorted(scores) == [2, 5]
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["score"] == max(scores.values()) == scores[best["iteration"]]
+    state = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert state["iteration"] == best["iteration"]

@@ -66,19 +66,26 @@ def targets_of(label: Tensor, num_classes: int) -> Targets:
 
 
 def totals_of(
-    counts: Sequence[int], num_queries: int, no_object_weight: float, shares: int = 1
+    counts: Sequence[int],
+    num_queries: int,
+    no_object_weight: float,
+    *,
+    shares: int = 1,
+    add: Callable[[Sequence[float]], Sequence[float]] = list,
 ) -> Totals:
     """Return the divisors of a batch, known before any prediction is made.
 
     Args:
-        counts: targets of each image of the whole batch.
+        counts: targets of each image of this process's part of the batch.
         num_queries: Q; an image with T targets has min(Q, T) matched queries.
         no_object_weight: class weight of the others.
         shares: into how many parts (processes x accumulated batches) the batch is split.
+        add: sums numbers over the processes.
     """
     matched = sum(min(num_queries, count) for count in counts)
-    weight = matched + no_object_weight * (num_queries * len(counts) - matched)
-    return Totals(max(sum(counts) / shares, 1.0), weight / shares)
+    masks, matched_all, queries = add([sum(counts), matched, num_queries * len(counts)])
+    weight = matched_all + no_object_weight * (queries - matched_all)
+    return Totals(max(masks / shares, 1.0), weight / shares)
 
 
 def class_loss(

@@ -1,0 +1,135 @@
+"""Checkpoints that are whole or not there; the last good one outlives every failure to write.
+
+Files are detectron2's: `model_0004999.pth` holds `{"model": ..., "iteration": 4999, ...}`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openvocab.errors import InputError
+from openvocab.files import atomic_path, write_text
+
+State = dict[str, Any]
+_NAME = re.compile(r"model_(\d+)\.pth")
+# What torch raises on a file that was cut off or overwritten.
+_DAMAGE = (
+    *(EOFError, OSError, RuntimeError, LookupError, ValueError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+BEST, FINAL = "model_best.pth", "model_final.pth"
+
+
+class Checkpoints:
+    """The checkpoints of a run in its output folder.
+
+    Args:
+        folder: the output folder.
+        keep: how many numbered ones stay; None for all.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def numbered(self) -> list[Path]:
+        """Return the numbered checkpoints, oldest first."""
+        found = [p for p in self.folder.glob("model_*.pth") if _NAME.fullmatch(p.name)]
+        return sorted(found, key=lambda p: int(p.stem.removeprefix("model_")))
+
+    def path(self, steps: int) -> Path:
+        """Return the file of the checkpoint behind so many finished steps."""
+        return self.folder / f"model_{steps - 1:07d}.pth"
+
+    def save(self, steps: int, state: Mapping[str, Any]) -> Path | None:
+        """Write a checkpoint, then delete the oldest beyond `keep`.
+
+        Returns:
+            The file; None if it could not be written, which is said in one sentence. The older ones
+            are untouched then, and training can go on.
+        """
+        path = self.path(steps)
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                torch.save({**state, "iteration": steps - 1}, file)
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as either
+            if not _is_disk_error(error):
+                raise
+            print(
+                f"warning: checkpoint {path} could not be written ({_reason(error)}); "
+                "training goes on, so make room before the next one",
+                file=sys.stderr,
+            )
+            return None
+        self._point_to(path)
+        for old in self.numbered()[: -self.keep] if self.keep else []:
+            old.unlink()
+        return path
+
+    def mark(self, path: Path, name: str) -> None:
+        """Give a checkpoint a second name that outlives it, `BEST` or `FINAL`."""
+        target = self.folder / name
+        temporary = self.folder / f".{name}"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, target)
+
+    def latest(self) -> tuple[Path, State] | None:
+        """Return the newest checkpoint that can be read, or None if there is none at all.
+
+        Raises:
+            InputError: there are checkpoints, but all are damaged.
+        """
+        files = self.numbered()
+        for path in reversed(files):
+            try:
+                state: State = torch.load(path, map_location="cpu", weights_only=True)
+                return path, state
+            except _DAMAGE as error:
+                print(f"warning: {path} is damaged ({_reason(error)}); skipped", file=sys.stderr)
+        if files:
+            raise InputError(f"no checkpoint in {self.folder} can be read; start anew elsewhere")
+        return None
+
+    def remove_leftovers(self) -> None:
+        """Delete the unfinished files of a run that was killed while it wrote."""
+        for path in self.folder.glob(".model_*.pth"):
+            path.unlink()
+
+    def _point_to(self, path: Path) -> None:
+        """Write detectron2's `last_checkpoint`."""
+        try:
+            write_text(self.folder / "last_checkpoint", path.name)
+        except OSError as error:
+            print(f"warning: last_checkpoint was not updated ({_reason(error)})", file=sys.stderr)
+
+
+def _is_disk_error(error: BaseException) -> bool:
+    """Tell what the disk did from mistakes of ours; torch wraps the first in a RuntimeError."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+
+
+def _reason(error: BaseException) -> str:
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.strerror:
+            return chain.strerror
+        chain = chain.__cause__ or chain.__context__
+    return next(iter(str(error).splitlines()), type(error).__name__)

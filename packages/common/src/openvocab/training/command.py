@@ -1,0 +1,203 @@
+"""What the training commands have in common: flags, recipes, and the originals' command lines.
+
+A recipe is a YAML file of a package; a file of the original release (`MODEL:`, `SOLVER:`, ...) is
+translated, and so are its trailing `KEY VALUE` pairs. Flags win over pairs, pairs over files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from openvocab.config import add_config_flags, flags_of, load_config, near_matches
+from openvocab.detectron2 import BASE_KEY, flatten, merge_overrides, read_yaml
+from openvocab.errors import InputError
+from openvocab.training.distributed import launch
+
+Config = TypeVar("Config")
+
+# detectron2's keys and ours. What an original configuration says beyond them and `MODEL` has no
+# meaning here (evaluation, logging and loader details).
+KEYS = {
+    "OUTPUT_DIR": "run.output",
+    "SEED": "run.seed",
+    "DATALOADER.NUM_WORKERS": "run.workers",
+    "SOLVER.IMS_PER_BATCH": "run.batch",
+    "SOLVER.CHECKPOINT_PERIOD": "run.checkpoint_period",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": "run.clip_norm",
+    "TEST.EVAL_PERIOD": "run.eval_period",
+    "WANDB.PROJECT": "run.wandb_project",
+    "WANDB.NAME": "run.wandb_name",
+    "SOLVER.BASE_LR": "optimizer.base_lr",
+    "SOLVER.WEIGHT_DECAY": "optimizer.weight_decay",
+    "SOLVER.BACKBONE_MULTIPLIER": "optimizer.backbone_multiplier",
+    "SOLVER.MAX_ITER": "schedule.steps",
+    "SOLVER.POLY_LR_POWER": "schedule.power",
+    "SOLVER.WARMUP_ITERS": "schedule.warmup_steps",
+    "SOLVER.WARMUP_FACTOR": "schedule.warmup_factor",
+    "INPUT.MIN_SIZE_TRAIN": "transform.min_sizes",
+    "INPUT.MAX_SIZE_TRAIN": "transform.max_size",
+    "INPUT.COLOR_AUG_SSD": "transform.color",
+    "MODEL.WEIGHTS": "weights",
+    "DATASETS.TRAIN": "data.dataset",
+    "DATASETS.TEST": "data.evaluate",
+    "INPUT.CROP.SIZE": "transform.crop_size",
+    "SOLVER.AMP.ENABLED": "run.precision",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command line says: our settings, and the `MODEL` of an original configuration."""
+
+    values: dict[str, Any]
+    recipe: Path | None
+    original: dict[str, Any]
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add the options of every training command, and a flag for every setting of `cls`."""
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="a recipe of this package by name, a YAML file of settings, or a configuration of "
+        "the original release",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate the weights instead of training"
+    )
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="processes to start on this machine"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="I")
+    parser.add_argument("--dist-url", default="auto", metavar="tcp://HOST:PORT")
+    add_config_flags(parser, cls)
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="at the end: settings under the originals' names, such as SOLVER.BASE_LR 1e-4",
+    )
+
+
+def launch_if_asked(
+    args: argparse.Namespace, module: str, argv: Sequence[str] | None
+) -> int | None:
+    """Start the processes that `--num-gpus` asks for; None if this one is to do the work."""
+    if "WORLD_SIZE" in os.environ or args.num_gpus * args.num_machines == 1:
+        return None
+    if args.num_gpus < 1:
+        raise InputError(f"--num-gpus is {args.num_gpus}; give at least 1")
+    return launch(
+        module,
+        sys.argv[1:] if argv is None else argv,
+        args.num_gpus,
+        machines=args.num_machines,
+        machine=args.machine_rank,
+        address=args.dist_url,
+    )
+
+
+def settings_of(
+    args: argparse.Namespace,
+    cls: type,
+    *,
+    package: str,
+    keys: Mapping[str, str],
+    aliases: Mapping[str, str],
+) -> Settings:
+    """Collect the settings of a command line.
+
+    Args:
+        args: parsed with `add_training_arguments`.
+        cls: the settings' dataclass.
+        package: whose folder `recipes` holds the published recipes.
+        keys: detectron2 keys and ours, besides `KEYS`.
+        aliases: file names of the original release and the recipes that are the same.
+
+    Raises:
+        InputError: no such file or recipe, or an unknown key.
+    """
+    known = {**KEYS, **keys}
+    recipe, original = _find(args.config_file, package, aliases)
+    values = _translated(flatten(original), known)
+    pairs = list(args.opts)
+    if flags := [text for text in pairs[::2] if text.startswith("--")]:
+        raise InputError(f"{flags[0]} stands behind KEY VALUE pairs; put flags before them")
+    given = flatten(merge_overrides({}, pairs))
+    for key in given:
+        if key not in known and not key.startswith("MODEL."):
+            raise InputError(f"the key {key!r} is unknown; {near_matches(key, known)}")
+    values |= _translated(given, known) | flags_of(args, cls)
+    return Settings(values, recipe, merge_overrides(original, pairs))
+
+
+def load_settings(cls: type[Config], settings: Settings) -> Config:
+    """Make the config: overrides over the recipe over the defaults."""
+    return load_config(cls, settings.recipe, settings.values)
+
+
+def available_recipes(package: str) -> list[str]:
+    """Return the names of a package's recipes."""
+    folder = resources.files(package) / "recipes"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[0] != "_")
+
+
+def describe_recipe(config: Any) -> str:
+    """Return settings as YAML, for `--help`."""
+    from openvocab.config import config_to_dict
+
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None)
+
+
+def _find(
+    name: str | None, package: str, aliases: Mapping[str, str]
+) -> tuple[Path | None, dict[str, Any]]:
+    """Return our recipe, or the translated-to-be content of an original configuration."""
+    if name is None:
+        return None, {}
+    path = Path(name)
+    if path.is_file():
+        content = read_yaml(path)
+        if BASE_KEY in content or any(key.isupper() for key in content):
+            return None, content
+        return path, {}
+    recipe = aliases.get(path.stem, path.stem)
+    known = available_recipes(package)
+    if recipe not in known:
+        raise InputError(f"there is no file {name}; give one, or a recipe: {', '.join(known)}")
+    return Path(str(resources.files(package) / "recipes" / f"{recipe}.yaml")), {}
+
+
+def _translated(flat: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Name detectron2's settings as ours, and bring their values into our form."""
+    values = {ours: flat[theirs] for theirs, ours in keys.items() if theirs in flat}
+    for key in ("data.dataset", "transform.crop_size"):
+        if key in values:
+            values[key] = _only(values[key], key)
+    if "data.evaluate" in values:
+        names = values["data.evaluate"]
+        values["data.evaluate"] = (names,) if isinstance(names, str) else tuple(names)
+    if "run.precision" in values:
+        values["run.precision"] = "fp16" if values["run.precision"] else "fp32"
+    if values.get("run.seed", 0) < 0:  # detectron2's way of saying "any"
+        del values["run.seed"]
+    return values
+
+
+def _only(values: Any, key: str) -> Any:
+    """Return the one value of a list that may hold only one, or the same one several times."""
+    found = set(values) if isinstance(values, list | tuple) else {values}
+    if len(found) != 1:
+        raise InputError(f"{key} is {values}; only one value is possible")
+    return found.pop()

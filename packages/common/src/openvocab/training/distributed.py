@@ -1,0 +1,201 @@
+"""One program in one process or in many: PyTorch's own engine, nccl on GPUs and gloo on CPUs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from openvocab.errors import InputError
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and this one among them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add numbers over all processes."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_world(device: str | None = None) -> Iterator[World]:
+    """Join the processes that torchrun, or `launch`, has started; alone if nobody has.
+
+    Args:
+        device: "cpu", "cuda", ...; None takes a GPU where there is one.
+
+    Raises:
+        InputError: a GPU is asked for that is not there.
+    """
+    size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    rank = int(os.environ.get("RANK", "0"))
+    chosen = _device(device, local)
+    if size == 1:
+        yield World(device=chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    try:
+        yield World(rank, size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(
+    module: str,
+    argv: Sequence[str],
+    processes: int,
+    *,
+    machines: int = 1,
+    machine: int = 0,
+    address: str = "auto",
+) -> int:
+    """Run `python -m module argv` in several processes and wait for them.
+
+    SIGTERM is passed on, so that they can save. If one fails, the others are ended.
+
+    Args:
+        module: of the command.
+        argv: its arguments.
+        processes: on this machine.
+        machines: how many machines run this command.
+        machine: which of them this is, from 0.
+        address: `tcp://host:port` of the first machine; "auto" on a single one.
+
+    Returns:
+        The first exit code that is not 0, or 0.
+
+    Raises:
+        InputError: several machines without an address.
+    """
+    host, port = _address(address, machines)
+    children = []
+    for local in range(processes):
+        environment = os.environ | {
+            "MASTER_ADDR": host,
+            "MASTER_PORT": port,
+            "WORLD_SIZE": str(processes * machines),
+            "RANK": str(machine * processes + local),
+            "LOCAL_RANK": str(local),
+        }
+        command = [sys.executable, "-m", module, *argv]
+        children.append(subprocess.Popen(command, env=environment))
+    with _forwarding(children):
+        return _wait(children)
+
+
+def gather_with_gradient(features: Tensor, world: World) -> Tensor:
+    """Concatenate (N, E) features of all processes to (world * N, E); gradients flow to each."""
+    if world.size == 1:
+        return features
+    gathered: Tensor = _Gather.apply(features, world)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor, world: World) -> Tensor:
+        ctx.world, ctx.rows = world, len(features)  # type: ignore[attr-defined]
+        parts = [torch.empty_like(features) for _ in range(world.size)]
+        dist.all_gather(parts, features.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, None]:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        rows, world = ctx.rows, ctx.world  # type: ignore[attr-defined]
+        return total[world.rank * rows : (world.rank + 1) * rows], None
+
+
+def _device(name: str | None, local: int) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} is unknown; use cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here; use --device cpu")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", local)
+    return device
+
+
+def _address(address: str, machines: int) -> tuple[str, str]:
+    if address != "auto":
+        host, sign, port = address.removeprefix("tcp://").rpartition(":")
+        if not sign or not port.isdigit():
+            raise InputError(f"--dist-url {address!r} must look like tcp://host:port")
+        return host, port
+    if machines > 1:
+        raise InputError("several machines need --dist-url tcp://host:port of the first one")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return "127.0.0.1", str(free.getsockname()[1])
+
+
+@contextmanager
+def _forwarding(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    def forward(number: int, _: FrameType | None) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, forward)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended, or until some time after the first one failed."""
+    failed = 0
+    deadline = float("inf")
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        codes = [child.returncode for child in children if child.returncode]
+        if codes and not failed:
+            failed, deadline = codes[0], time.monotonic() + _GRACE_SECONDS
+        time.sleep(_POLL_SECONDS)
+    return failed or next((child.returncode for child in children if child.returncode), 0)

@@ -1,0 +1,63 @@
+"""Evaluation inside a training run: shared by its processes, the same result for any number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from openvocab.evaluation import evaluate_set
+from openvocab.results import Result
+from openvocab.samples import SampleSet
+from openvocab.segmenter import Segmenter
+from openvocab.training.distributed import World
+
+
+def evaluate_in_world(
+    segmenter: Segmenter, sets: Sequence[SampleSet], folder: Path, world: World
+) -> list[Result]:
+    """Evaluate on data sets, every process on its share of the images.
+
+    Args:
+        segmenter: with the same weights in every process.
+        sets: what to evaluate on.
+        folder: for logs and results, seen by all processes.
+        world: the processes.
+
+    Returns:
+        The complete result of each set, in every process.
+    """
+    results = []
+    segmenter = _OnAnyDevice(segmenter)
+    for data in sets:
+        output = folder / data.name
+        result = evaluate_set(
+            segmenter, data, output=output, shard=(world.rank, world.size), progress=world.is_main
+        )
+        world.barrier()
+        if not result.complete:  # the others had finished later: read what they logged
+            result = evaluate_set(segmenter, data, output=output, progress=False)
+        world.barrier()
+        results.append(result)
+    return results
+
+
+class _OnAnyDevice:
+    """A segmenter that does not say on which of several GPUs it runs, which is no difference."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+        self.segment = segmenter.segment
+
+    def describe(self) -> dict[str, Any]:
+        """Return the lines of the protocol card."""
+        described = self.segmenter.describe()
+        return {**described, "device": str(described.get("device", "")).partition(":")[0]}
+
+
+def mean_ious(sets: Sequence[SampleSet], results: Sequence[Result]) -> dict[str, float]:
+    """Return the mean IoU (detectron2's, percent) of each data set by a name for the log."""
+    return {
+        f"mIoU {data.name}": result.scores("detectron2").miou
+        for data, result in zip(sets, results, strict=True)
+    }

@@ -1,0 +1,439 @@
+"""The training loop: any task, any number of processes, killed and resumed at any time.
+
+A step is a function of (weights, optimiser, step number): its data, its random numbers and its
+learning rate follow from the seed and the number. So a checkpoint needs no generator states, and
+a resumed run continues to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
+
+from openvocab.errors import InputError
+from openvocab.files import write_text
+from openvocab.losses import Losses
+from openvocab.precision import Precision, dtype_of
+from openvocab.training.checkpoints import BEST, FINAL, Checkpoints
+from openvocab.training.distributed import World
+from openvocab.training.log import TrainingLog, peak_memory_mb
+from openvocab.training.order import EndlessShuffle, StepBatches, seed_of
+from openvocab.training.schedule import Schedule, set_rates
+
+TERMINATED = 128 + signal.SIGTERM
+BEST_FILE = "best.json"
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is carried out, whatever it trains.
+
+    Attributes:
+        output: folder of checkpoints, logs and the resolved configuration.
+        batch: images in a step over all processes, accumulated ones too.
+        grad_accum: into how many parts a process splits its share of the batch.
+        precision: "fp32", "bf16", or "fp16" with loss scaling.
+        clip_norm: longest gradient over all parameters; None for any.
+        activation_checkpoints: compute blocks twice instead of keeping what is inside them.
+        workers: processes that load data.
+        log_period: steps between lines of the log.
+        checkpoint_period: steps between checkpoints.
+        eval_period: steps between evaluations; 0 for none.
+        keep: how many checkpoints stay besides the best; None for all.
+        seed: of everything random.
+        device: None takes a GPU where there is one.
+        wandb_project: log to this Weights & Biases project too.
+        wandb_name: name of the run there.
+    """
+
+    output: Path = Path("output")
+    batch: int = 32
+    grad_accum: int = 1
+    precision: Precision = "fp32"
+    clip_norm: float | None = 0.01
+    activation_checkpoints: bool = False
+    workers: int = 4
+    log_period: int = 20
+    checkpoint_period: int = 5000
+    eval_period: int = 5000
+    keep: int | None = 2
+    seed: int = 0
+    device: str | None = None
+    wandb_project: str | None = None
+    wandb_name: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "grad_accum", "log_period", "checkpoint_period"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
+        dtype_of(self.precision)
+
+
+class Task(Generic[Batch]):
+    """What is trained; a method fills in its parts.
+
+    Attributes:
+        module: maps a micro-batch and what `prepare` made for it to weighted losses; its trainable
+            parameters are those of the optimiser.
+        optimizer: with `initial_lr` in its groups.
+        schedule: of the learning rate.
+        data: items by `openvocab.training.order.Key`.
+    """
+
+    module: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    data: Dataset[Any]
+
+    def begin(self, device: torch.device) -> None:
+        """Compute what stays the same, once the weights are loaded and on their device."""
+
+    def collate(self, items: list[Any]) -> Batch:
+        """Make a micro-batch of items."""
+        raise NotImplementedError
+
+    def prepare(self, batches: Sequence[Batch], world: World) -> Any:
+        """Return what the losses of all micro-batches of a step have in common."""
+
+    def after_step(self) -> None:
+        """Constrain parameters after the optimiser's step."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the weights under the names that other programs know."""
+        raise NotImplementedError
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what `state_dict` returned."""
+        raise NotImplementedError
+
+    def export(self, folder: Path) -> None:
+        """Write the finished weights once more, in the form that the other commands read."""
+
+    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
+        """Score the current weights; the first number is what "best" means."""
+        return {}
+
+    @property
+    def checkpointed(self) -> Sequence[nn.Module]:
+        """Blocks whose inside need not be kept for the backward pass."""
+        return ()
+
+
+class NotFiniteError(InputError):
+    """A loss or a gradient is no number; the step's inputs were saved."""
+
+
+class Trainer(Generic[Batch]):
+    """Runs a task to its end.
+
+    Args:
+        task: what to train.
+        config: how.
+        steps: of the whole run.
+        samples: size of the data set.
+        world: the processes.
+    """
+
+    def __init__(
+        self, task: Task[Batch], config: RunConfig, *, steps: int, samples: int, world: World
+    ) -> None:
+        self.task, self.config, self.steps, self.world = task, config, steps, world
+        parts = world.size * config.grad_accum
+        if config.batch % parts:
+            raise InputError(
+                f"a batch of {config.batch} cannot be split over {world.size} processes with "
+                f"{config.grad_accum} accumulated parts; give a multiple of {parts}"
+            )
+        if samples < 1:
+            raise InputError("there are no training samples; check the data set")
+        self.order = EndlessShuffle(samples, config.seed)
+        self.checkpoints = Checkpoints(config.output, config.keep)
+        scaled = config.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)  # type: ignore[attr-defined]
+        self.start = 0
+        self._terminated = False
+
+    def resume(self) -> None:
+        """Load the newest checkpoint of the output folder, if there is one.
+
+        Raises:
+            InputError: all checkpoints are damaged, or belong to another model.
+        """
+        found = self.checkpoints.latest()
+        if found is None:
+            return
+        path, state = found
+        self.task.load_state_dict(state["model"])
+        self.task.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.start = state["iteration"] + 1
+        if self.world.is_main:
+            print(f"resumed {path}: {self.start} of {self.steps} steps are done", file=sys.stderr)
+
+    def run(self) -> int:
+        """Train to the end.
+
+        Returns:
+            The exit code: 0, or 143 if SIGTERM asked to stop, after saving.
+
+        Raises:
+            NotFiniteError: the loss is no number any more.
+        """
+        config, world = self.config, self.world
+        config.output.mkdir(parents=True, exist_ok=True)
+        if world.is_main:
+            self.checkpoints.remove_leftovers()
+            print(self._announcement(), file=sys.stderr)
+        if config.activation_checkpoints:
+            for block in self.task.checkpointed:
+                _recompute(block)
+        names = (config.wandb_project, config.wandb_name) if config.wandb_project else None
+        log = (
+            TrainingLog(config.output, start=self.start, steps=self.steps, wandb=names)
+            if world.is_main
+            else None
+        )
+        before = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            return self._run(log)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if log is not None:
+                log.close()
+
+    def _run(self, log: TrainingLog | None) -> int:
+        module = self._distributed()
+        batches = iter(self._loader())
+        for step in range(self.start, self.steps):
+            began = time.perf_counter()
+            parts = [_to(next(batches), self.world.device) for _ in range(self.config.grad_accum)]
+            loaded = time.perf_counter()
+            losses, stop = self._step(module, step, parts)
+            ended = time.perf_counter()
+            if log is not None:
+                log.step(losses["loss"])
+            if (step + 1) % self.config.log_period == 0 or step + 1 == self.steps:
+                self._log(log, step, losses, ended - began, loaded - began)
+            done = step + 1
+            evaluates = self._is_due(done, self.config.eval_period)
+            if stop or evaluates or self._is_due(done, self.config.checkpoint_period):
+                path = self._save(done)
+                if evaluates and not stop:
+                    self._evaluate(log, done, path)
+            if stop and done < self.steps:
+                if self.world.is_main:
+                    print(f"stopped by SIGTERM after step {done}; go on with --resume")
+                return TERMINATED
+        if self.world.is_main:
+            self.task.export(self.config.output)
+        self.world.barrier()
+        return 0
+
+    def _step(
+        self, module: nn.Module, step: int, parts: list[Batch]
+    ) -> tuple[dict[str, float], bool]:
+        """Make one step; return its losses over the whole batch, and whether to stop."""
+        task, config = self.task, self.config
+        torch.manual_seed(seed_of(config.seed, step, self.world.rank))
+        set_rates(task.optimizer, task.schedule.factor(step))
+        task.optimizer.zero_grad(set_to_none=True)
+        common = task.prepare(parts, self.world)
+        found = [self._backward(module, part, common, last=part is parts[-1]) for part in parts]
+        values = torch.stack([torch.stack(list(part.values())) for part in found]).double().mean(0)
+        own = dict(zip(found[0], values.tolist(), strict=True))
+        flag = float(self._terminated)
+        summed = self.world.sum([*own.values(), flag])
+        losses = {n: v / self.world.size for n, v in zip(own, summed[:-1], strict=True)}
+        losses = {"loss": sum(losses.values()), **losses}
+        if not math.isfinite(losses["loss"]):
+            self._fail(step, "loss", losses, parts, own)
+        self.scaler.unscale_(task.optimizer)
+        trained = [p for group in task.optimizer.param_groups for p in group["params"]]
+        limit = config.clip_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            self._fail(step, "gradient", losses, parts, own)
+        self.scaler.step(task.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            task.after_step()
+        return losses | {"grad_norm": norm}, summed[-1] > 0
+
+    def _backward(self, module: nn.Module, part: Batch, common: Any, *, last: bool) -> Losses:
+        """Add the gradient of a micro-batch; processes exchange gradients in the last one."""
+        wait: AbstractContextManager[None] = nullcontext()
+        if isinstance(module, DistributedDataParallel) and not last:
+            wait = module.no_sync()
+        device, precision = self.world.device.type, self.config.precision
+        with wait:
+            with torch.autocast(device, dtype_of(precision), enabled=precision != "fp32"):
+                losses: Losses = module(part, common)
+            total = torch.stack(list(losses.values())).sum() / self.config.grad_accum
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _distributed(self) -> nn.Module:
+        module = self.task.module.to(self.world.device).train()
+        self.task.begin(self.world.device)
+        if self.world.size == 1:
+            return module
+        devices = [self.world.device] if self.world.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+    def _loader(self) -> DataLoader[Any]:
+        config = self.config
+        return DataLoader(
+            self.task.data,
+            batch_sampler=StepBatches(
+                self.order,
+                batch=config.batch,
+                start=self.start,
+                steps=self.steps,
+                rank=self.world.rank,
+                world=self.world.size,
+                accumulate=config.grad_accum,
+            ),
+            collate_fn=self.task.collate,
+            num_workers=config.workers,
+            pin_memory=self.world.device.type == "cuda",
+        )
+
+    def _save(self, done: int) -> Path | None:
+        """Write a checkpoint from the main process; the others wait for it."""
+        path = None
+        if self.world.is_main:
+            state = {
+                "model": dict(self.task.state_dict()),
+                "optimizer": self.task.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+            path = self.checkpoints.save(done, state)
+            if path is not None and done == self.steps:
+                self.checkpoints.mark(path, FINAL)
+        self.world.barrier()
+        return path
+
+    def _evaluate(self, log: TrainingLog | None, done: int, path: Path | None) -> None:
+        """Score the weights, and keep the best."""
+        scores = self.task.evaluate(self.config.output / "evaluation" / f"{done:07d}", self.world)
+        self.task.module.train()
+        if log is None or not scores:
+            return
+        log.write(done - 1, scores)
+        score, record = next(iter(scores.values())), self.config.output / BEST_FILE
+        best = json.loads(record.read_text())["score"] if record.is_file() else -math.inf
+        if score > best and path is not None:
+            self.checkpoints.mark(path, BEST)
+            write_text(record, json.dumps({"iteration": done - 1, "score": score, **scores}))
+
+    def _is_due(self, done: int, period: int) -> bool:
+        return bool(period) and (done % period == 0 or done == self.steps)
+
+    def _log(
+        self,
+        log: TrainingLog | None,
+        step: int,
+        losses: Mapping[str, float],
+        seconds: float,
+        data_seconds: float,
+    ) -> None:
+        if log is None:
+            return
+        times = {
+            "lr": self.task.optimizer.param_groups[0]["lr"],
+            "time": seconds,
+            "data_time": data_seconds,
+            "images_per_second": self.config.batch / seconds,
+            "memory_mb": peak_memory_mb(self.world.device),
+        }
+        log.write(step, {**losses, **times})
+
+    def _fail(
+        self,
+        step: int,
+        what: str,
+        losses: Mapping[str, float],
+        parts: Sequence[Batch],
+        own: Mapping[str, float],
+    ) -> None:
+        """Save the inputs of the processes whose loss is no number (or of all), and stop."""
+        path = self.config.output / f"not_finite_{step:07d}_rank{self.world.rank}.pt"
+        if what == "gradient" or not math.isfinite(sum(own.values())):
+            batches = [_to(part, torch.device("cpu")) for part in parts]
+            torch.save({"iteration": step, "losses": dict(own), "batches": batches}, path)
+        self.world.barrier()
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        raise NotFiniteError(
+            f"the {what} of step {step} is not finite ({', '.join(bad) or 'gradient norm'}); its "
+            f"inputs are in {path.parent}/not_finite_{step:07d}_rank*.pt: lower the learning rate, "
+            "or use bf16 or fp32, and go on with --resume"
+        )
+
+    def _announcement(self) -> str:
+        config, world = self.config, self.world
+        trained = [p for g in self.task.optimizer.param_groups for p in g["params"]]
+        each = config.batch // (world.size * config.grad_accum)
+        rates = sorted({group["initial_lr"] for group in self.task.optimizer.param_groups})
+        return (
+            f"batch {config.batch} = {world.size} processes x {config.grad_accum} accumulated x "
+            f"{each} images, learning rate {', '.join(f'{rate:g}' for rate in rates)}; "
+            f"{sum(p.numel() for p in trained) / 1e6:.2f} M trainable parameters, steps "
+            f"{self.start}..{self.steps}, {config.precision} on {world.device}"
+        )
+
+    def _terminate(self, *_: int | FrameType | None) -> None:
+        self._terminated = True
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a nested batch."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, list):
+        return [_to(value, device) for value in batch]
+    return batch
+
+
+def _recompute(block: nn.Module) -> None:
+    """Let a block keep only its input, and compute its inside again in the backward pass."""
+    forward = block.forward
+
+    def recomputing(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    block.forward = recomputing  # type: ignore[method-assign]
+
+
+def check_fresh(folder: Path, *, resume: bool) -> None:
+    """Refuse to start anew in a folder that holds the checkpoints of another run.
+
+    Raises:
+        InputError: it does, and `resume` is not set.
+    """
+    found = Checkpoints(folder).numbered()
+    if found and not resume:
+        raise InputError(
+            f"{folder} already holds {found[-1].name}; add --resume to go on, or choose another "
+            "output folder"
+        )

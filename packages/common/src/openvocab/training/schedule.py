@@ -1,0 +1,111 @@
+"""Learning rates as functions of the iteration alone, so that a resumed run needs no state.
+
+Source: SPEC san 8, SPEC ovseg 10 (poly), 11.3 and 17.11 (cosine).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
+
+_NORMS = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LocalResponseNorm,
+)
+
+
+class Schedule(Protocol):
+    """What the base learning rate is multiplied by."""
+
+    def factor(self, step: int) -> float:
+        """Return the factor of iteration `step`, counted from 0."""
+
+
+@dataclass(frozen=True)
+class PolySchedule:
+    """(1 - step / steps)^power behind a linear warm-up from `warmup_factor`."""
+
+    steps: int
+    power: float = 0.9
+    warmup_steps: int = 0
+    warmup_factor: float = 1e-6
+
+    def factor(self, step: int) -> float:
+        """Return the factor of an iteration, 0..1."""
+        decay = max(0.0, 1 - step / self.steps) ** self.power
+        if step >= self.warmup_steps:
+            return decay
+        progress = step / self.warmup_steps
+        return float(decay * (self.warmup_factor * (1 - progress) + progress))
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear warm-up, then half a cosine down to 0."""
+
+    steps: int
+    warmup_steps: int = 100
+
+    def factor(self, step: int) -> float:
+        """Return the factor of an iteration, 0..1."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_rates(optimizer: Optimizer, factor: float) -> None:
+    """Set every group's rate to `factor` times its `initial_lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def parameter_groups(
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    rate: Callable[[str], float],
+    decay: Callable[[str], float],
+) -> list[dict[str, Any]]:
+    """Collect parameters that share learning rate and weight decay into optimiser groups.
+
+    Args:
+        parameters: what is trained, by name.
+        rate: learning rate of a name.
+        decay: weight decay of a name.
+
+    Returns:
+        Groups with `params`, `names`, `lr`, `initial_lr`, `weight_decay`, as they appear.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in parameters.items():
+        key = rate(name), decay(name)
+        settings = {"lr": key[0], "initial_lr": key[0], "weight_decay": key[1]}
+        group = groups.setdefault(key, {"params": [], "names": [], **settings})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def names_of_norms(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of normalisation layers."""
+    return _names_in(model, lambda module: isinstance(module, _NORMS))
+
+
+def names_of_embeddings(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of `nn.Embedding` tables."""
+    return _names_in(model, lambda module: isinstance(module, nn.Embedding))
+
+
+def _names_in(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> set[str]:
+    def of(prefix: str, module: nn.Module) -> Iterable[str]:
+        return (f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False))
+
+    return {n for prefix, m in model.named_modules() if wanted(m) for n in of(prefix, m)}
