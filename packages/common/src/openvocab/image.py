@@ -37,7 +37,7 @@ _FORMATS = (
 # What Pillow's decoders raise on damaged data.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError),
-    *(struct.error, zlib.error, OverflowError, Image.DecompressionBombError),
+    *(struct.error, zlib.error, OverflowError, RuntimeError, Image.DecompressionBombError),
 )
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {

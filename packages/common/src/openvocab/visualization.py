@@ -269,9 +269,7 @@ def _name_regions(
         inside = labels == index
         if not inside.any():  # lost in shrinking
             continue
-        depth = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, 3)
-        row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-        center = int(column) - 1, int(row) - 1
+        center = _widest_place(inside)
         for line in (entry.name, entry.name.split(",")[0], entry.number):
             font = font_for(line, text_size, bold=True)
             box = pen.textbbox(center, line, font, anchor="mm", stroke_width=1)
@@ -279,6 +277,15 @@ def _name_regions(
                 pen.text(center, line, WHITE, font, "mm", stroke_width=2, stroke_fill=INK)
                 break
     return np.array(canvas)
+
+
+def _widest_place(inside: Mask) -> tuple[int, int]:
+    """Return the (column, row) farthest from the outside; on a ridge of such, its middle."""
+    depth = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, 3)
+    places = np.argwhere(depth > depth.max() - 1)
+    middle = np.square(places - places.mean(axis=0)).sum(axis=1).argmin()
+    row, column = places[middle] - 1  # without the padding
+    return int(column), int(row)
 
 
 def _covered(inside: Mask, box: tuple[float, float, float, float]) -> float:
