@@ -219,6 +219,8 @@ class OVSegSegmenter:
             votes = ensemble(found.branches, 0.0)
         else:
             votes = vote(found.branches, self.inference, vocabulary.words)
+        if not len(votes.rows):
+            return _nothing(found, len(vocabulary.words))
         no_object = found.no_object[votes.rows]
         if self.inference.mode == "eval" or self.proposals is not None:
             logits = found.mask_logits[votes.rows]
@@ -303,6 +305,13 @@ class OVSegSegmenter:
             words = semantic_scores(painting.weights, painting.mask_logits, painting.geometry(size))
             scores = vocabulary_scores(words, vocabulary)
         return Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
+
+
+def _nothing(found: ImageBranches, words: int) -> Painting:
+    """Return one proposal that covers nothing and says nothing: all scores are 0."""
+    logits = found.mask_logits.new_full((1, *found.size), -_CERTAIN)
+    silence = logits.new_zeros(1, words)
+    return Painting(silence, silence[:, 0], logits, found.size, found.size)
 
 
 def _blank(painting: Painting, size: tuple[int, int]) -> NDArray[np.bool_]:
