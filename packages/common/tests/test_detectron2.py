@@ -4,14 +4,17 @@ import importlib.util
 import io
 import json
 import pickle
+import sys
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from openvocab.datasets import ALIASES, CATALOG, resolve
 from openvocab.detectron2 import (
     Prediction,
     as_detectron2_model,
@@ -29,7 +32,6 @@ from openvocab.detectron2 import (
 from openvocab.errors import InputError
 from openvocab.masks import encode_labels
 from openvocab.metrics import ConfusionMatrix, scores
-from openvocab.samples import FolderDataset
 from openvocab.vocabulary import Vocabulary
 
 HAS_DETECTRON2 = importlib.util.find_spec("detectron2") is not None
@@ -39,7 +41,7 @@ needs_detectron2 = pytest.mark.skipif(
 
 
 def write_png(path, pixels):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
 
@@ -304,60 +306,137 @@ def test_a_model_takes_and_gives_detectron2_dicts():
 
 
 @pytest.fixture
-def folder_set(tmp_path):
-    for name in ("b", "a"):
-        write_png(tmp_path / "images" / f"{name}.png", np.zeros((4, 4, 3), np.uint8))
-        write_png(tmp_path / "labels" / f"{name}.png", np.zeros((4, 4), np.uint8))
-    (tmp_path / "names.txt").write_text("cat\ndog\n")
-    return FolderDataset(tmp_path / "images", tmp_path / "labels", tmp_path / "names.txt")
+def ade(tmp_path):
+    """Two images of ADE20K in detectron2's layout."""
+    root = tmp_path / "ADEChallengeData2016"
+    random = np.random.default_rng(0)
+    for name in ("ADE_val_2", "ADE_val_1"):
+        truth = random.choice([0, 3, 149, 255], (6, 6)).astype(np.uint8)
+        write_png(root / "images" / "validation" / f"{name}.jpg", np.zeros((6, 6, 3), np.uint8))
+        write_png(root / "annotations_detectron2" / "validation" / f"{name}.png", truth)
+    return tmp_path
 
 
-def test_a_data_set_in_detectron2_dicts(folder_set):
-    listed = dataset_dicts(folder_set)
-    assert [Path(entry["file_name"]).name for entry in listed] == ["a.png", "b.png"]
-    assert Path(listed[0]["sem_seg_file_name"]).parent.name == "labels"
-    assert dataset_metadata(folder_set) == {
-        "stuff_classes": ["cat", "dog"],
-        "ignore_label": 255,
-        "evaluator_type": "sem_seg",
-    }
+def test_a_data_set_in_detectron2_dicts(ade):
+    listed = dataset_dicts(resolve("ade20k_sem_seg_val", ade))
+    assert [Path(entry["file_name"]).name for entry in listed] == ["ADE_val_1.jpg", "ADE_val_2.jpg"]
+    labels = Path(listed[0]["sem_seg_file_name"])
+    assert labels.relative_to(ade).parts[1:] == (
+        *("annotations_detectron2", "validation"),
+        "ADE_val_1.png",
+    )
+
+
+def test_label_maps_in_another_code_are_not_handed_to_detectron2(ade):
+    root = ade / "ADEChallengeData2016"
+    (root / "annotations_detectron2").rename(root / "annotations")  # values 1..150 are the classes
+    with pytest.raises(InputError, match="another code"):
+        dataset_dicts(resolve("ade20k-150", ade))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "ignore", "label"),
+    [("ade20k-150", None, 255), ("ade20k-847", None, 65535), ("ade20k-150", (459, 65535), 65535)],
+)
+def test_metadata(vocabulary, ignore, label):
+    names = Vocabulary.load(vocabulary)
+    metadata = dataset_metadata(names, ignore)
+    assert metadata["stuff_classes"] == list(names.names)
+    assert metadata["ignore_label"] == label
+    assert metadata["evaluator_type"] == "sem_seg"
+
+
+class FakeCatalog(dict):
+    """detectron2's `DatasetCatalog`: functions by name, no name twice."""
+
+    def register(self, name, function):
+        assert name not in self
+        self[name] = function
+
+    def list(self):
+        return list(self)
+
+    def get(self, name):
+        return self[name]()
+
+
+class FakeMetadata(SimpleNamespace):
+    def set(self, **values):
+        for key, value in values.items():
+            assert getattr(self, key, value) == value  # as detectron2: never another value
+            setattr(self, key, value)
+
+
+class FakeMetadataCatalog(dict):
+    """detectron2's `MetadataCatalog`: made on the first `get`."""
+
+    def get(self, name):
+        return self.setdefault(name, FakeMetadata())
+
+
+@pytest.fixture
+def catalogs(monkeypatch):
+    """The documented interface of detectron2's catalogs, for machines without it."""
+    data = ModuleType("detectron2.data")
+    data.DatasetCatalog, data.MetadataCatalog = FakeCatalog(), FakeMetadataCatalog()
+    monkeypatch.setitem(sys.modules, "detectron2", ModuleType("detectron2"))
+    monkeypatch.setitem(sys.modules, "detectron2.data", data)
+    return data
+
+
+def test_all_names_are_registered_without_touching_a_file(catalogs, tmp_path):
+    new = register_datasets(tmp_path / "nothing here")
+    assert {*CATALOG, *ALIASES} == set(new) == set(catalogs.DatasetCatalog.list())
+    assert len(catalogs.MetadataCatalog.get("pascal_context_459_sem_seg_val").stuff_classes) == 459
+    assert register_datasets() == ()
+    with pytest.raises(InputError, match="nothing here"):
+        catalogs.DatasetCatalog.get("ade20k_full_sem_seg_val")
+
+
+def test_names_of_detectron2_itself_are_left_alone(catalogs, ade):
+    catalogs.DatasetCatalog.register("ade20k_sem_seg_val", lambda: "its own")
+    assert "ade20k_sem_seg_val" not in register_datasets(ade)
+    assert catalogs.DatasetCatalog.get("ade20k_sem_seg_val") == "its own"
+    assert len(catalogs.DatasetCatalog.get("ade20k-150")) == 2
+
+
+def test_a_layout_with_its_own_order_corrects_the_metadata(catalogs, ade):
+    register_datasets(ade)
+    wrong = catalogs.MetadataCatalog.get("ade20k-150")
+    wrong.stuff_classes = ["other", "order"]
+    catalogs.DatasetCatalog.get("ade20k-150")
+    corrected = catalogs.MetadataCatalog.get("ade20k-150").stuff_classes
+    assert corrected == list(Vocabulary.load("ade20k-150").names)
 
 
 @pytest.mark.skipif(HAS_DETECTRON2, reason="detectron2 is installed")
-def test_registering_without_detectron2_says_so(folder_set):
+def test_registering_without_detectron2_says_so():
     with pytest.raises(InputError, match="detectron2 is not installed"):
-        register_datasets({"my_set": lambda: folder_set})
+        register_datasets()
 
 
 @needs_detectron2
-def test_registered_sets_are_in_its_catalogs(folder_set):
+def test_registered_sets_are_in_its_catalogs(ade):
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    register_datasets({"openvocab_test_set": lambda: folder_set})
-    assert DatasetCatalog.get("openvocab_test_set") == dataset_dicts(folder_set)
-    assert MetadataCatalog.get("openvocab_test_set").stuff_classes == ["cat", "dog"]
+    register_datasets(ade)
+    assert DatasetCatalog.get("ade20k-150") == dataset_dicts(resolve("ade20k-150", ade))
+    assert len(MetadataCatalog.get("ade20k-150").stuff_classes) == 150
 
 
 @needs_detectron2
-def test_metrics_equal_its_evaluator(tmp_path):
+def test_metrics_equal_its_evaluator(ade):
     from detectron2.evaluation import SemSegEvaluator
 
-    random = np.random.default_rng(0)
-    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
-    truths = {f"{i}.png": random.integers(0, 4, (9, 9)).astype(np.uint8) for i in range(3)}
-    for name, truth in truths.items():
-        truth[0] = 255
-        write_png(tmp_path / "images" / name, np.zeros((9, 9, 3), np.uint8))
-        write_png(tmp_path / "labels" / name, truth)
-    data = FolderDataset(tmp_path / "images", tmp_path / "labels", tmp_path / "names.txt")
-    register_datasets({"openvocab_metrics_set": lambda: data})
-    evaluator = SemSegEvaluator("openvocab_metrics_set", distributed=False)
+    register_datasets(ade)
+    evaluator = SemSegEvaluator("ade20k-150", distributed=False)
     evaluator.reset()
-    ours = ConfusionMatrix(4)
-    for entry in dataset_dicts(data):
-        score = torch.rand(4, 9, 9)
+    data = resolve("ade20k-150", ade)
+    ours = ConfusionMatrix(150)
+    for sample, entry in zip(data.samples, dataset_dicts(data), strict=True):
+        score = torch.rand(150, 6, 6)
         evaluator.process([entry], [{"sem_seg": score}])
-        ours.update(score.argmax(0).numpy(), truths[Path(entry["file_name"]).name])
+        ours.update(score.argmax(0).numpy(), data.read_label(sample))
     theirs = evaluator.evaluate()["sem_seg"]
     assert scores(ours.matrix).miou == pytest.approx(theirs["mIoU"])
     assert scores(ours.matrix).fwiou == pytest.approx(theirs["fwIoU"])

@@ -456,3 +456,21 @@ def test_a_command_without_data(argv, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["ade20k-150", "ade20k_sem_seg_val", "ade20k_150_test_sem_seg"])
+def test_a_known_data_set_under_its_names(tmp_path, capsys, name):
+    root = tmp_path / "ADEChallengeData2016"
+    truth = np.array([[0, 3, 149, 255]], np.uint8)
+    red = np.stack([np.array([[0, 3, 1, 5]])] * 3, axis=-1).astype(np.uint8)
+    save_png(root / "images" / "validation" / "ADE_val_1.png", red)
+    save_png(root / "annotations_detectron2" / "validation" / "ADE_val_1.png", truth)
+    output = tmp_path / "out"
+    assert command("--dataset", name, "--data-root", tmp_path, "--output", output) == 0
+    assert "ade20k-150 val: 1 images, 150 classes, 3 of them present" in capsys.readouterr().out
+    result = Result.load(output / "result.json")
+    assert (result.card.data_set, result.card.split) == ("ade20k-150", "val")
+    assert result.scores("detectron2").miou == pytest.approx(200 / 3)
+    assert result.scores("detectron2-legacy").miou == pytest.approx(200 / 4)
+    assert command("--dataset", "ade20k-15", "--data-root", tmp_path) == 2
+    assert "ade20k-150" in capsys.readouterr().err

@@ -170,7 +170,7 @@ def _narrow(labels: NDArray[Any], what: str) -> NDArray[np.uint16]:
 
 
 def _is_noise(changes: NDArray[np.bool]) -> bool:
-    return np.count_nonzero(changes) * _NOISE > changes.size
+    return bool(np.count_nonzero(changes) * _NOISE > changes.size)
 
 
 def _count_runs(
@@ -203,9 +203,10 @@ def _count_runs(
 
 def _ranks(codes: NDArray[np.uint32]) -> tuple[IntArray, IntArray]:
     """Return the distinct 16-bit codes, ascending, and for each code its place among them."""
+    seen = np.zeros(_LABEL_LIMIT, dtype=np.bool)
+    seen[codes] = True
+    ids = np.flatnonzero(seen)
     places = np.zeros(_LABEL_LIMIT, dtype=np.int64)
-    places[codes] = 1
-    ids = np.flatnonzero(places)
     places[ids] = np.arange(len(ids))
     return ids, places[codes]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 
 from openvocab.arithmetic import evaluate_arithmetic
 from openvocab.augmentation import DenseSegmenter
+from openvocab.datasets import ALIASES, CATALOG, resolve
+from openvocab.datasets.resolver import parse_name
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
+from openvocab.image import read_label_map
 from openvocab.masks import decode_rle
-from openvocab.metrics import void_values
+from openvocab.metrics import Ignore, void_values
 from openvocab.numpy_pickle import read_pickled_arrays
 from openvocab.samples import SampleSet
 from openvocab.semantic import vocabulary_scores
@@ -258,33 +262,48 @@ def labels_of_predictions(
 
 
 def dataset_dicts(data: SampleSet) -> list[dict[str, Any]]:
-    """Return the samples of a set as detectron2 lists them."""
+    """Return the samples of a set as detectron2 lists them.
+
+    Raises:
+        InputError: the label maps hold other values than the labels, which detectron2, reading
+            them itself, would take for labels.
+    """
+    samples = data.samples
+    if samples and not np.array_equal(
+        read_label_map(samples[0].label), data.read_label(samples[0])
+    ):
+        raise InputError(
+            f"The label maps of {data.name} in {samples[0].label.parent} are stored in another "
+            f"code than detectron2's; prepare the detectron2 layout of this data set."
+        )
     return [
         {"file_name": str(sample.image), "sem_seg_file_name": str(sample.label)}
-        for sample in data.samples
+        for sample in samples
     ]
 
 
-def dataset_metadata(data: SampleSet) -> dict[str, Any]:
+def dataset_metadata(vocabulary: Vocabulary, ignore_index: Ignore = None) -> dict[str, Any]:
     """Return what detectron2's evaluators and visualizers want to know of a set.
 
     detectron2 knows one void value; of several the largest is the one in its label maps.
     """
-    void = void_values(len(data.vocabulary), data.ignore_index)
     return {
-        "stuff_classes": list(data.vocabulary.names),
-        "ignore_label": max(void, default=-1),
+        "stuff_classes": list(vocabulary.names),
+        "ignore_label": max(void_values(len(vocabulary), ignore_index), default=-1),
         "evaluator_type": "sem_seg",
     }
 
 
-def register_datasets(sets: Mapping[str, Callable[[], SampleSet]]) -> None:
-    """Put data sets into detectron2's catalogs; names that are there already are left alone.
+def register_datasets(data_root: str | Path | None = None) -> tuple[str, ...]:
+    """Put all our data sets, under all their names, into detectron2's catalogs.
 
-    The files are looked for when detectron2 asks for a set, not before.
+    Names that are there already are left alone. Files are looked for when a set is asked for.
 
     Args:
-        sets: how to get each set, by the name to register.
+        data_root: where data sets lie; None: `$DETECTRON2_DATASETS`, else `./datasets`.
+
+    Returns:
+        The names that are new.
 
     Raises:
         InputError: detectron2 is not installed.
@@ -293,18 +312,27 @@ def register_datasets(sets: Mapping[str, Callable[[], SampleSet]]) -> None:
         from detectron2.data import DatasetCatalog, MetadataCatalog
     except ImportError as error:
         raise InputError(
-            f"detectron2 is not installed ({error}); it is on no package index, see its "
+            f"detectron2 is not installed ({error}); it is on no package index, so follow its "
             f"installation guide, or use openvocab without it."
         ) from None
+    known = set(DatasetCatalog.list())
+    new = tuple(name for name in (*CATALOG, *ALIASES) if name not in known)
+    for name in new:
+        DatasetCatalog.register(name, partial(_listing, MetadataCatalog, name, data_root))
+        request = parse_name(name)
+        vocabulary = Vocabulary.load(request.vocabulary or request.spec.vocabulary)
+        MetadataCatalog.get(name).set(**dataset_metadata(vocabulary, request.spec.ignore))
+    return new
 
-    def listing(name: str, load: Callable[[], SampleSet]) -> list[dict[str, Any]]:
-        data = load()
-        MetadataCatalog.get(name).set(**dataset_metadata(data))
-        return dataset_dicts(data)
 
-    for name, load in sets.items():
-        if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, lambda name=name, load=load: listing(name, load))
+def _listing(catalog: Any, name: str, data_root: str | Path | None) -> list[dict[str, Any]]:
+    """Find a set, and correct its metadata where the layout has an order of classes of its own."""
+    data = resolve(name, data_root)
+    metadata = dataset_metadata(data.vocabulary, data.ignore_index)
+    if catalog.get(name).stuff_classes != metadata["stuff_classes"]:
+        catalog.pop(name)  # values that are set cannot be changed
+        catalog.get(name).set(**metadata)
+    return dataset_dicts(data)
 
 
 def as_detectron2_model(segmenter: DenseSegmenter, vocabulary: Vocabulary) -> nn.Module:

@@ -102,12 +102,7 @@ class EvaluationLog:
 
     def records(self) -> Iterator[ImageRecord]:
         """Read the records of this protocol from the logs of all processes."""
-        for path in sorted(self.folder.glob(_PATTERN)):
-            if _header(path) != self.card:
-                continue
-            for entry in _entries(path):
-                if "id" in entry:
-                    yield self._record(entry)
+        return read_records(self.folder, self.card)
 
     def close(self) -> None:
         """Close the file."""
@@ -119,17 +114,26 @@ class EvaluationLog:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _record(self, entry: dict[str, Any]) -> ImageRecord:
-        cells = (np.array(entry[k], dtype=np.int64) for k in ("truth", "predicted", "counts"))
-        boundary = None
-        if "boundary" in entry:
-            ids, *values = entry["boundary"]
-            boundary = np.zeros((3, self.card.n_classes), dtype=np.int64)
-            boundary[:, np.array(ids, dtype=np.int64)] = values
-        segments = entry.get("segments")
-        if segments is not None:
-            segments = {int(label): code for label, code in segments.items()}
-        return ImageRecord(entry["id"], PairCounts(*cells), boundary, segments)
+
+def read_records(folder: Path, card: ProtocolCard) -> Iterator[ImageRecord]:
+    """Read the records of a protocol from the logs in a folder, whoever wrote them."""
+    card = replace(card, n_images=0)
+    for path in sorted(folder.glob(_PATTERN)):
+        if _header(path) == card:
+            yield from (_record(e, card.n_classes) for e in _entries(path) if "id" in e)
+
+
+def _record(entry: dict[str, Any], num_classes: int) -> ImageRecord:
+    cells = (np.array(entry[k], dtype=np.int64) for k in ("truth", "predicted", "counts"))
+    boundary = None
+    if "boundary" in entry:
+        ids, *values = entry["boundary"]
+        boundary = np.zeros((3, num_classes), dtype=np.int64)
+        boundary[:, np.array(ids, dtype=np.int64)] = values
+    segments = entry.get("segments")
+    if segments is not None:
+        segments = {int(label): code for label, code in segments.items()}
+    return ImageRecord(entry["id"], PairCounts(*cells), boundary, segments)
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openvocab.cli import run
+from openvocab.compare import compare, main
+from openvocab.errors import InputError
+from openvocab.evaluation import FolderDataset, evaluate_set
+from openvocab.segmenter import Segmentation
+
+
+class Noisy:
+    """Takes the red channel for the label, and gets a share of the pixels wrong."""
+
+    def __init__(self, wrong, variant):
+        self.wrong, self.variant = wrong, variant
+        self.random = np.random.default_rng(0)
+
+    def segment(self, image, vocabulary, *, return_scores=False):
+        labels = np.asarray(image)[..., 0].astype(np.int32)
+        wrong = self.random.random(labels.shape) < self.wrong
+        return Segmentation(np.where(wrong, (labels + 1) % 3, labels).astype(np.int32), vocabulary)
+
+    def describe(self):
+        return {"method": "noisy", "variant": self.variant}
+
+
+@pytest.fixture
+def data(tmp_path):
+    random = np.random.default_rng(1)
+    for i in range(8):
+        truth = random.integers(0, 3, (12, 12)).astype(np.uint8)
+        for folder, pixels in (("images", np.stack([truth] * 3, axis=-1)), ("labels", truth)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    return FolderDataset(tmp_path / "images", tmp_path / "labels", tmp_path / "names.txt")
+
+
+@pytest.fixture
+def outputs(data, tmp_path):
+    folders = {}
+    for variant, wrong in (("good", 0.1), ("bad", 0.4)):
+        folders[variant] = tmp_path / variant
+        segmenter = Noisy(wrong, variant)
+        evaluate_set(segmenter, data, output=folders[variant], progress=False)
+    return folders
+
+
+def test_the_better_method_is_better_and_the_protocols_are_compared(outputs):
+    found = compare(outputs["good"], outputs["bad"])
+    assert found.differences == ("the variant differs: good against bad",)
+    for convention, paired in found.paired.items():
+        expected = found.first.scores(convention).miou - found.second.scores(convention).miou
+        assert paired.interval.estimate == pytest.approx(expected)
+        assert 0 < paired.interval.low < expected < paired.interval.high
+        assert paired.probability_better == 1
+
+
+def test_the_command(outputs):
+    command = [sys.executable, "-m", "openvocab.compare", str(outputs["good"]), str(outputs["bad"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "the variant differs: good against bad" in done.stdout
+    assert done.stdout.count("+") == 9  # every difference and interval is above 0
+
+
+def test_a_method_and_itself(outputs, capsys):
+    assert main([str(outputs["good"]), str(outputs["good"])]) == 0
+    assert "the protocols are the same" in capsys.readouterr().out
+
+
+def test_other_images_cannot_be_compared(data, outputs, tmp_path):
+    few = tmp_path / "few"
+    evaluate_set(Noisy(0, "few"), data, output=few, progress=False, limit=3)
+    with pytest.raises(InputError, match="not evaluated on the same images"):
+        compare(outputs["good"], few)
+
+
+def test_other_labels_cannot_be_compared(data, outputs, tmp_path):
+    Image.new("L", (12, 12)).save(tmp_path / "labels" / "0.png")
+    other = tmp_path / "other"
+    evaluate_set(Noisy(0.1, "good"), data, output=other, progress=False)
+    with pytest.raises(InputError, match="the content of the label maps differs"):
+        compare(outputs["good"], other)
+
+
+def test_folders_without_results(outputs, tmp_path, capsys):
+    assert run(main, [str(outputs["good"]), str(tmp_path / "no")]) == 2
+    assert "no/result.json" in capsys.readouterr().err
+    for log in outputs["bad"].glob("*.log"):
+        log.unlink()
+    assert run(main, [str(outputs["good"]), str(outputs["bad"])]) == 2
+    assert "hold 0 of 8 images" in capsys.readouterr().err
