@@ -76,12 +76,8 @@ def test_the_batch_size_does_not_change_the_result(tiny):
     results = []
     for memory_mb in (1, 64):
         adapter.region = RegionConfig(memory_mb=memory_mb)
-        results.append(
-            (
-                adapter.regions_per_batch,
-                adapter.encode_proposals(image, case.tensor("mask_prob"))[0],
-            )
-        )
+        features, _ = adapter.encode_proposals(image, case.tensor("mask_prob"))
+        results.append((adapter.regions_per_batch, features))
     assert results[0][0] < 10 < results[1][0]
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-5, rtol=0)
 
@@ -104,11 +100,9 @@ def test_a_plain_clip_gets_no_prompts(clip_tensors):
     assert not clip.region.mask_prompts and len(prompts) == 2
     image = np.full((16, 16, 3), 200, np.uint8)
     mask = np.ones((1, 16, 16), bool)
-    plain = clip.clip_model.encode_image(
-        clip.cut(
-            clip.normalise(torch.from_numpy(image).permute(2, 0, 1)), None, torch.from_numpy(mask)
-        ).images
-    )
+    normalised = clip.normalise(torch.from_numpy(image).permute(2, 0, 1))
+    regions = clip.cut(normalised, torch.from_numpy(mask).float(), torch.from_numpy(mask))
+    plain = clip.clip_model.encode_image(regions.images)
     torch.testing.assert_close(
         clip.embed(image, mask), plain / plain.norm(dim=-1, keepdim=True), atol=1e-5, rtol=0
     )
