@@ -1,1 +1,9 @@
-"""Data sets as they lie on disk, and their vocabularies."""
+"""Data sets as they lie on disks: names, layouts, label maps, preparation."""
+
+from __future__ import annotations
+
+from openvocab.datasets.catalog import ALIASES, CATALOG
+from openvocab.datasets.resolver import LabelledSet, resolve
+from openvocab.datasets.spec import DatasetSpec, Layout
+
+__all__ = ["ALIASES", "CATALOG", "DatasetSpec", "LabelledSet", "Layout", "resolve"]

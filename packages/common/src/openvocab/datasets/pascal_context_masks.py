@@ -1,0 +1,223 @@
+"""The three sources of Pascal Context's labels, all read to one numbering.
+
+The numbering is that of the 459 names, from 1 on in alphabetical order; 0 is no label. Source:
+SPEC ovseg 12 (.mat), SPEC san 9 (Detail's JSON), layouts.md (polygons painted in file order).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import scipy.io
+
+from openvocab.datasets.archives import Source
+from openvocab.datasets.preparation import IntArray
+from openvocab.datasets.spec import read_list
+from openvocab.errors import InputError
+from openvocab.image import read_image
+from openvocab.masks import decode_rle
+from openvocab.vocabulary import Vocabulary
+
+FOLDERS = ("VOCdevkit/VOC2010", "VOC2010")
+ROUTES = {
+    "mat": "LabelMap of the official .mat files (OVSeg)",
+    "detail": "masks of the Detail API's trainval_merged.json (SAN)",
+    "polygons": "JSON polygons painted in file order (CAT-Seg)",
+}
+_MAT_FOLDERS = ("trainval", "pascal-context/trainval", *(f"{f}/trainval" for f in FOLDERS))
+_JSON_FILES = {
+    "detail": ("trainval_merged.json", *(f"{f}/trainval_merged.json" for f in FOLDERS)),
+    "polygons": (
+        "pascal_context_{split}.json",
+        *(f"{f}/pascal_context_{{split}}.json" for f in FOLDERS),
+        *(f"{f}/annotations/pascal_context_{{split}}.json" for f in FOLDERS),
+    ),
+}
+# What the JSON files call the parts of COCO's format; Detail's are the second ones.
+_IMAGE_ID, _ANNOTATIONS = ("id", "image_id"), ("annotations", "annos_segmentation")
+_CATEGORY_ID = ("id", "category_id")
+_SYNONYMS = {"diningtable": "table"}
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError)
+
+
+class Mask(NamedTuple):
+    """An annotation: the number of its name and a run-length code or polygons."""
+
+    number: int
+    segmentation: Any
+
+
+def full_names() -> tuple[str, ...]:
+    """Return the 459 names; number `i + 1` is name `i`."""
+    return Vocabulary.load("pascal-context-459").names
+
+
+def numbers_of(names: Sequence[str]) -> list[int]:
+    """Return the number of each name among the 459."""
+    numbers = {name: number for number, name in enumerate(full_names(), 1)}
+    return [numbers[_SYNONYMS.get(name, name)] for name in names]
+
+
+def readers(
+    source: Source, split: str, route: str
+) -> list[tuple[str, Callable[..., IntArray], tuple[Any, ...]]]:
+    """Return what reads each image of a split: (stem, function, arguments).
+
+    Raises:
+        InputError: the route is not known, or its files are missing or damaged.
+    """
+    if route == "mat":
+        folder = source.path(*_MAT_FOLDERS)
+        numbers = _renumbering(source)
+        return [
+            (stem, read_mat, (folder / f"{stem}.mat", numbers)) for stem in _stems(source, split)
+        ]
+    if route in _JSON_FILES:
+        path = source.path(*(name.format(split=split) for name in _JSON_FILES[route]))
+        stems = set(_stems(source, split))
+        images = source.path(*(f"{folder}/JPEGImages" for folder in FOLDERS))
+        found = [(s, masks, size) for s, masks, size in _read_json(path) if s in stems]
+        return [(stem, paint, (images / f"{stem}.jpg", masks, size)) for stem, masks, size in found]
+    raise InputError(f"There is no route {route!r}; known are {', '.join(ROUTES)}.")
+
+
+def image_of(source: Source, stem: str) -> Path:
+    """Return where the photograph of a stem is."""
+    return source.path(*(f"{folder}/JPEGImages" for folder in FOLDERS)) / f"{stem}.jpg"
+
+
+def read_mat(path: Path, numbers: Mapping[int, int] | None = None) -> IntArray:
+    """Read the `LabelMap` of a .mat file, `(H, W)`; scipy reads numbers and runs nothing.
+
+    Raises:
+        InputError: it is missing, damaged, or has no such array of integers.
+    """
+    try:
+        content = scipy.io.loadmat(str(path), variable_names=["LabelMap"])
+        labels = np.asarray(content["LabelMap"])
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}; is the archive unpacked in full?") from None
+    except _DAMAGE as error:
+        raise InputError(f"{path} is no .mat file with a LabelMap ({error!r:.80}).") from None
+    if labels.ndim != 2 or labels.dtype.kind not in "uif":
+        raise InputError(
+            f"The LabelMap of {path} is {labels.dtype} of shape {labels.shape}; expected one "
+            f"number for each pixel."
+        )
+    values = labels.astype(np.int32)
+    if numbers is None:
+        return values
+    table = np.arange(max(int(values.max(initial=0)), *numbers) + 1, dtype=np.int32)
+    table[list(numbers)] = list(numbers.values())
+    return np.asarray(table[values], dtype=np.int32)
+
+
+def paint(image: Path, masks: Sequence[Mask], size: tuple[int, int] | None) -> IntArray:
+    """Paint masks in file order, later ones over earlier ones, `(H, W)`.
+
+    Args:
+        image: gives the size where the JSON does not.
+        masks: run-length codes, or polygons as lists of x, y.
+        size: (height, width).
+    """
+    height, width = size or read_image(image).shape[:2]
+    labels = np.zeros((height, width), dtype=np.int32)
+    for number, segmentation in masks:
+        if isinstance(segmentation, Mapping):
+            inside = decode_rle(segmentation)
+            if inside.shape != labels.shape:
+                raise InputError(
+                    f"A mask of {image.stem} has {inside.shape[1]}x{inside.shape[0]} pixels and "
+                    f"the image {width}x{height}."
+                )
+            labels[inside] = number
+            continue
+        for polygon in segmentation:
+            points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+            cv2.fillPoly(labels, [np.round(points).astype(np.int32)], number)
+    return labels
+
+
+def _stems(source: Source, split: str) -> list[str]:
+    """Return the names of a split: the set's own list, or VOC 2010's of what has a .mat file."""
+    name = f"pascalcontext_{split}.txt"
+    own = source.optional(
+        name,
+        *(f"{f}/{name}" for f in FOLDERS),
+        *(f"{m}/{name}" for m in _MAT_FOLDERS),
+        *(f"{f}/ImageSets/SegmentationContext/{split}.txt" for f in FOLDERS),
+    )
+    if own is not None:
+        return read_list(own)
+    folder = source.path(*_MAT_FOLDERS)
+    listed = read_list(source.path(*(f"{f}/ImageSets/Main/{split}.txt" for f in FOLDERS)))
+    return [stem for stem in listed if (folder / f"{stem}.mat").exists()]
+
+
+def _renumbering(source: Source) -> dict[int, int] | None:
+    """Return our number for each of `labels.txt`, or None if they are the same."""
+    path = source.optional(
+        "labels.txt",
+        *(f"{m}/labels.txt" for m in _MAT_FOLDERS),
+        *(f"{f}/labels.txt" for f in FOLDERS),
+    )
+    if path is None:
+        return None
+    numbers = {}
+    ours = {name: number for number, name in enumerate(full_names(), 1)}
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        parts = re.fullmatch(r"\s*(\d+)\s*:\s*(.*?)\s*", line)
+        if parts is None:
+            continue
+        if parts[2] not in ours:
+            raise InputError(f"{path} names {parts[2]!r}, which is none of the 459 classes.")
+        numbers[int(parts[1])] = ours[parts[2]]
+    return numbers if any(k != v for k, v in numbers.items()) else None
+
+
+def _read_json(path: Path) -> list[tuple[str, list[Mask], tuple[int, int] | None]]:
+    """Read (stem, masks, size) of every image of a JSON in COCO's or Detail's format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        numbers = _category_numbers(content["categories"])
+        masks: dict[Any, list[Mask]] = {}
+        for entry in _either(content, _ANNOTATIONS):
+            number = numbers.get(entry["category_id"], 0)
+            masks.setdefault(entry["image_id"], []).append(Mask(number, entry["segmentation"]))
+        return [
+            (
+                Path(image["file_name"]).stem,
+                masks.get(_either(image, _IMAGE_ID), []),
+                (image["height"], image["width"]) if "height" in image else None,
+            )
+            for image in content["images"]
+        ]
+    except _DAMAGE as error:
+        raise InputError(
+            f"{path} is not the JSON that was expected ({error!r:.80}): it needs images, "
+            f"categories and annotations as in COCO's or the Detail API's format."
+        ) from None
+
+
+def _category_numbers(categories: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
+    ours = {name: number for number, name in enumerate(full_names(), 1)}
+    numbers = {}
+    for category in categories:
+        name = str(category["name"]).strip()
+        numbers[_either(category, _CATEGORY_ID)] = ours.get(_SYNONYMS.get(name, name), 0)
+    if not any(numbers.values()):
+        raise ValueError("no category has a name of Pascal Context")
+    return numbers
+
+
+def _either(content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        if key in content:
+            return content[key]
+    raise KeyError(" or ".join(keys))

@@ -1,0 +1,151 @@
+"""What is known of a data set before its files are seen: names, void values, sizes and layouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvocab.errors import InputError
+from openvocab.vocabulary import Vocabulary
+
+# How stored values become labels:
+#   "labels": they are the labels;  "from-one": 0 is void and class k is stored as k + 1;
+#   "void-is-background": void becomes class 0 and class k becomes k + 1.
+Coding = Literal["labels", "from-one", "void-is-background"]
+
+VOID_8_BIT = 255
+VOID_16_BIT = 65535
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a data set lies on disks.
+
+    `{split}` in a path stands for the layout's own word for the split.
+
+    Args:
+        name: who uses it, such as "detectron2".
+        images: folder of images below one of `roots`.
+        labels: folder of label maps below the same.
+        roots: where repositories that agree on the rest put it, below the data root.
+        words: the layout's word for each split that it has.
+        coding: how stored values become labels.
+        label_end: what follows the common name of a pair in the name of its label map.
+        image_end: the same for the image; "" accepts every image suffix.
+        listed: file with one common name on each line; without it all label maps count.
+        vocabulary: key of the vocabulary whose order the labels have, where it is not the set's.
+        nested: label maps lie in folders below `labels`, such as one for each city.
+    """
+
+    name: str
+    images: str
+    labels: str
+    roots: tuple[str, ...] = ("",)
+    words: Mapping[str, str] = field(
+        default_factory=lambda: MappingProxyType({"train": "training", "val": "validation"})
+    )
+    coding: Coding = "labels"
+    label_end: str = ".png"
+    image_end: str = ""
+    listed: str | None = None
+    vocabulary: str | None = None
+    nested: bool = False
+
+    def fill(self, template: str, split: str) -> str:
+        """Return a path of the layout with its own word for the split."""
+        return template.format(split=self.words[split])
+
+    @property
+    def shares_images(self) -> bool:
+        """Whether one folder holds the images of all splits, so that most have no label map."""
+        return "{split}" not in self.images or self.listed is not None
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set as the field knows it.
+
+    Args:
+        name: canonical, such as "ade20k-150".
+        title: for people.
+        vocabulary: key of the vocabulary of its labels, see `Vocabulary.load`.
+        layouts: in the order in which they are looked for.
+        sizes: numbers of images that count as complete for each split, in the order of preference.
+        ignore: the void values of labels; class labels are `0..K-1`.
+        sources: keys in `data/sources.json` of what to get for the preparation.
+        make_vocabulary: makes the vocabulary of a layout where it is none of the published ones.
+        siblings: sets with the same images and shared names, to hold the order of labels against.
+    """
+
+    name: str
+    title: str
+    vocabulary: str
+    layouts: tuple[Layout, ...]
+    sizes: Mapping[str, tuple[int, ...]]
+    ignore: tuple[int, ...] = (VOID_8_BIT,)
+    sources: tuple[str, ...] = ()
+    make_vocabulary: Callable[[Layout], Vocabulary] | None = None
+    siblings: tuple[str, ...] = ()
+
+    def vocabulary_of(self, layout: Layout) -> Vocabulary:
+        """Return the names of the labels in a layout."""
+        if self.make_vocabulary is not None:
+            return self.make_vocabulary(layout)
+        return Vocabulary.load(layout.vocabulary or self.vocabulary)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that at least one layout has."""
+        return tuple(s for s in SPLITS if any(s in layout.words for layout in self.layouts))
+
+
+# The same words under the same folder names, for layouts that name splits as we do.
+PLAIN = MappingProxyType({"train": "train", "val": "val"})
+YEAR_2017 = MappingProxyType({"train": "train2017", "val": "val2017"})
+
+
+def decode(values: NDArray[Any], coding: Coding, void: int = VOID_8_BIT) -> NDArray[np.int32]:
+    """Turn stored values into labels.
+
+    Args:
+        values: `(H, W)` integers as stored.
+        coding: how they are stored.
+        void: the value that void has where the coding makes or reads one.
+
+    Returns:
+        `(H, W)` labels, void as `void` (or, unchanged, as any other void value of the set).
+    """
+    labels = values.astype(np.int32)
+    if coding == "from-one":
+        labels = np.where(labels == 0, void, np.where(labels == void, void, labels - 1))
+    elif coding == "void-is-background":
+        labels = np.where(labels == void, 0, labels + 1)
+    return np.asarray(labels, dtype=np.int32)
+
+
+def read_data(name: str) -> Any:
+    """Return the content of a JSON file in `openvocab/datasets/data`."""
+    file = resources.files("openvocab.datasets").joinpath("data", name)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_list(path: Path) -> list[str]:
+    """Read the names in a split list, the first word of each line.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the split list {path}: {error}.") from None
+    return [Path(line.split()[0]).stem for line in lines if line.strip()]
