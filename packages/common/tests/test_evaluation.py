@@ -429,6 +429,13 @@ def test_the_command_in_two_processes(folder_flags, tmp_path, capsys):
     assert "6 images, 3 classes" in capsys.readouterr().out
 
 
+def test_the_place_among_processes_comes_from_the_environment(folder_flags, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command(*folder_flags) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images-1-of-2.log"]
+
+
 def test_the_void_values_of_the_command(folder, folder_flags, capsys):
     path = folder / "labels" / "sub" / "2.png"
     truth = np.array(Image.open(path))

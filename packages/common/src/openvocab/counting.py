@@ -93,10 +93,10 @@ def count_pairs(
     """
     pairs = _paired(prediction, truth, num_classes)
     changes = pairs[1:] != pairs[:-1]
-    if _is_noise(changes):  # sorting is faster than handling so many runs
-        pairs = np.sort(pairs)
-        changes = pairs[1:] != pairs[:-1]
-    return _count_runs(pairs, changes, num_classes, ignore_index)
+    if not _is_noise(changes):
+        return _cells(*_merged(*_runs(pairs, changes)), num_classes, ignore_index)
+    pairs = np.sort(pairs)  # faster than merging so many runs
+    return _cells(*_runs(pairs, pairs[1:] != pairs[:-1]), num_classes, ignore_index)
 
 
 def count_into(
@@ -121,7 +121,7 @@ def count_into(
         if counts is not None:
             matrix += counts
             return
-    cells = _count_runs(pairs, changes, classes, ignore_index)
+    cells = _cells(*_merged(*_runs(pairs, changes)), classes, ignore_index)
     matrix[cells.truth, cells.predicted] += cells.counts
 
 
@@ -173,35 +173,45 @@ def _is_noise(changes: NDArray[np.bool]) -> bool:
     return bool(np.count_nonzero(changes) * _NOISE > changes.size)
 
 
-def _count_runs(
-    pairs: NDArray[np.uint32], changes: NDArray[np.bool], num_classes: int, ignore_index: Ignore
-) -> PairCounts:
-    """Sum the lengths of runs by pair of classes; check that they are classes.
+def _runs(
+    pairs: NDArray[np.uint32], changes: NDArray[np.bool]
+) -> tuple[NDArray[np.uint32], IntArray]:
+    """Return the values of runs of equal pairs and their lengths."""
+    if not pairs.size:
+        return pairs, np.zeros(0, dtype=np.int64)
+    ends = np.append(np.flatnonzero(changes), pairs.size - 1)
+    return pairs[ends], np.diff(ends, prepend=-1)
+
+
+def _merged(runs: NDArray[np.uint32], lengths: IntArray) -> tuple[NDArray[np.uint32], IntArray]:
+    """Return the distinct pairs, ascending, and the sum of the lengths of their runs.
 
     An image shows few of the classes, so the table of those is small.
     """
-    ends = np.append(np.flatnonzero(changes), pairs.size - 1) if pairs.size else np.zeros(0, int)
-    lengths = np.diff(ends, prepend=-1)
-    runs = pairs[ends]
-    void = void_values(num_classes, ignore_index)
     row_ids, rows = _ranks(runs >> 16)
     column_ids, columns = _ranks(runs & 0xFFFF)
-    _check(row_ids, np.bincount(rows, lengths), num_classes, "ground truth", void)
-    nothing = frozenset({_NOTHING_CODE})
-    _check(column_ids, np.bincount(columns, lengths), num_classes, "prediction", nothing)
-    rows *= len(column_ids)
-    rows += columns
-    table = np.bincount(rows, lengths)
+    width = max(len(column_ids), 1)
+    table = np.bincount(rows * width + columns, lengths)
     filled = np.flatnonzero(table)
-    row, column = np.divmod(filled, max(len(column_ids), 1))
-    truth, predicted = row_ids[row], column_ids[column]
+    row, column = np.divmod(filled, width)
+    pairs = (row_ids[row] << 16 | column_ids[column]).astype(np.uint32)
+    return pairs, table[filled].astype(np.int64)  # sums are doubles, exact up to 2^53
+
+
+def _cells(
+    pairs: NDArray[np.uint32], counts: IntArray, num_classes: int, ignore_index: Ignore
+) -> PairCounts:
+    """Take distinct pairs apart, check that they are classes, and leave void out."""
+    truth, predicted = (pairs >> 16).astype(np.int64), (pairs & 0xFFFF).astype(np.int64)
+    void = void_values(num_classes, ignore_index)
+    _check(truth, counts, num_classes, "ground truth", void)
+    _check(predicted, counts, num_classes, "prediction", frozenset({_NOTHING_CODE}))
     predicted[predicted == _NOTHING_CODE] = NOTHING
     kept = ~np.isin(truth, list(void))
-    counts = table[filled].astype(np.int64)  # weighted counts are doubles, exact up to 2^53
     return PairCounts(truth[kept], predicted[kept], counts[kept])
 
 
-def _ranks(codes: NDArray[np.uint32]) -> tuple[IntArray, IntArray]:
+def _ranks(codes: NDArray[Any]) -> tuple[IntArray, IntArray]:
     """Return the distinct 16-bit codes, ascending, and for each code its place among them."""
     seen = np.zeros(_LABEL_LIMIT, dtype=np.bool)
     seen[codes] = True
@@ -241,11 +251,12 @@ def _check(
     what: str,
     allowed: frozenset[int],
 ) -> None:
-    """Raise if one of the distinct values is neither a class nor allowed."""
+    """Raise if one of the values, of which there are so many each, is no class nor allowed."""
     wrong = (values >= num_classes) & ~np.isin(values, list(allowed))
     if not wrong.any():
         return
-    found = list(zip(values[wrong].tolist(), counts[wrong].astype(int).tolist(), strict=True))
+    totals = np.bincount(values[wrong], counts[wrong])
+    found = [(int(value), int(totals[value])) for value in np.flatnonzero(totals)]
     shown = ", ".join(f"{value} ({_pixels(count)})" for value, count in found[:5])
     more = f" and {len(found) - 5} more values" if len(found) > 5 else ""
     kept = ", ".join(map(str, sorted(allowed - {_NOTHING_CODE}))) or "none"

@@ -322,13 +322,13 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--rank",
         type=int,
-        default=int(os.environ.get("RANK", "0")),
+        default=os.environ.get("RANK", "0"),
         help="which of several processes that share --output this is, from 0 (default: $RANK)",
     )
     run.add_argument(
         "--world-size",
         type=int,
-        default=int(os.environ.get("WORLD_SIZE", "1")),
+        default=os.environ.get("WORLD_SIZE", "1"),
         help="number of processes (default: $WORLD_SIZE)",
     )
 
