@@ -17,6 +17,8 @@ from PIL import Image
 
 from openvocab.cli import run
 from openvocab.config import load_config
+from openvocab.samples import FolderDataset
+from openvocab.training import segmentation
 from openvocab.training.command import settings_of
 from openvocab.training.log import read_log
 from san import train
@@ -323,10 +325,8 @@ def test_help_tells_the_whole_published_recipe(capsys: pytest.CaptureFixture[str
 def test_periodic_evaluation_keeps_the_best(
     command, tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from openvocab.samples import FolderDataset
-
     data = FolderDataset(scenes / "images", scenes / "labels", scenes / "names.txt")
-    monkeypatch.setattr(train, "open_named_set", lambda name, root: data)
+    monkeypatch.setattr(segmentation, "open_named_set", lambda name, root: data)
     arguments = ["--data.evaluate", "scenes", "--run.eval_period", "3", "--run.keep", "1"]
     assert main(command(tmp_path, *arguments)) == 0
     scores = {

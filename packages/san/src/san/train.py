@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,14 @@ from torch import Tensor, nn
 from openvocab.cli import run
 from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.weights import load_clip
-from openvocab.config import dump_config
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.errors import InputError
-from openvocab.losses import Losses, PerImageDraws, Totals, targets_of, totals_of
+from openvocab.losses import Losses, PerImageDraws, Totals, targets_of
 from openvocab.samples import SampleSet
 from openvocab.training import (
-    Checkpoints,
     PolySchedule,
     RunConfig,
-    Task,
-    Trainer,
     World,
-    join_world,
     names_of_embeddings,
     names_of_norms,
     parameter_groups,
@@ -44,18 +40,12 @@ from openvocab.training.command import (
     load_settings,
     settings_of,
 )
-from openvocab.training.evaluation import evaluate_in_world, mean_ious
-from openvocab.training.loop import check_fresh
-from openvocab.training.segmentation_data import (
-    DataConfig,
-    SegmentationBatch,
-    SegmentationData,
-    SegmentationItem,
-    collate_segmentation,
-    counts_of,
-    open_named_set,
-    open_training_set,
+from openvocab.training.segmentation import (
+    SegmentationTask,
+    evaluate_segmentation,
+    train_segmentation,
 )
+from openvocab.training.segmentation_data import DataConfig, SegmentationBatch
 from openvocab.weights import fingerprint
 from san import _convert
 from san.config import VARIANTS, SANConfig, from_detectron2
@@ -176,20 +166,18 @@ class SANStep(nn.Module):
         return self.criterion(predictions, targets, totals, draw)
 
 
-class SANTask(Task[SegmentationBatch]):
+class SANTask(SegmentationTask):
     """Everything the engine needs to train a SAN."""
 
     def __init__(self, network: SAN, config: SANTrainConfig, data: SampleSet) -> None:
-        self.network, self.config = network, config
-        self.names = data.vocabulary.names
-        if len(self.names) != network.config.num_classes:
-            network.config = replace(network.config, num_classes=len(self.names))
-        criterion = SANCriterion(config.criterion, network.config.no_object_weight)
-        self.step = SANStep(network, criterion)
-        self.module = self.step
+        network.config = replace(network.config, num_classes=len(data.vocabulary))
+        weight = network.config.no_object_weight
+        super().__init__(
+            config, data, num_queries=network.config.num_queries, no_object_weight=weight
+        )
+        self.network = network
+        self.module = self.step = SANStep(network, SANCriterion(config.criterion, weight))
         self.optimizer = make_optimizer(network, config.optimizer)
-        self.schedule = config.schedule
-        self.data = SegmentationData(data, config.transform, config.run.seed)
 
     @property
     def checkpointed(self) -> Sequence[nn.Module]:
@@ -200,23 +188,7 @@ class SANTask(Task[SegmentationBatch]):
     def begin(self, device: torch.device) -> None:
         """Embed the training vocabulary, once: the text tower is frozen."""
         text = TextEncoder(self.network.clip)
-        names = [name.strip() for name in self.names]
-        self.step.text = text.encode_names(names, self.network.config.templates).clone()
-
-    def collate(self, items: list[SegmentationItem]) -> SegmentationBatch:
-        """Stack items."""
-        return collate_segmentation(items)
-
-    def prepare(self, batches: Sequence[SegmentationBatch], world: World) -> Totals:
-        """Count the targets of the whole batch, over all processes and accumulated parts."""
-        config = self.network.config
-        return totals_of(
-            [count for batch in batches for count in counts_of(batch["labels"])],
-            config.num_queries,
-            config.no_object_weight,
-            shares=world.size * len(batches),
-            add=world.sum,
-        )
+        self.step.text = text.encode_names(self.names, self.network.config.templates).clone()
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights under the original's names."""
@@ -230,16 +202,12 @@ class SANTask(Task[SegmentationBatch]):
         """Write `model_final.safetensors`, which stores its configuration."""
         save_network(self.network, folder / "model_final.safetensors")
 
-    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
-        """Return the mean IoU on every evaluation set."""
-        sets = [open_named_set(name, self.config.data.root) for name in self.config.data.evaluate]
-        if not sets:
-            return {}
-        network = copy.deepcopy(self.network)  # the segmenter freezes it
-        return mean_ious(sets, evaluate_in_world(_segmenter(network, world), sets, folder, world))
+    def segmenter(self, world: World) -> SANSegmenter:
+        """Return a segmenter with a copy of the weights, since it freezes them."""
+        return _segmenter(copy.deepcopy(self.network), world)
 
 
-def build_network(config: SANTrainConfig, original: Mapping[str, object], *, resumed: bool) -> SAN:
+def build_network(config: SANTrainConfig, original: Mapping[str, Any], *, resumed: bool) -> SAN:
     """Build the network to start from.
 
     Args:
@@ -247,7 +215,7 @@ def build_network(config: SANTrainConfig, original: Mapping[str, object], *, res
         original: an original configuration, whose `MODEL` tells the architecture; or nothing.
         resumed: all weights come from a checkpoint of this run, so none are needed here.
     """
-    architecture = from_detectron2(original) if "SAN" in dict(original.get("MODEL", {})) else None  # type: ignore[call-overload]
+    architecture = from_detectron2(original) if "SAN" in original.get("MODEL", {}) else None
     if config.weights is not None:
         return load_network(find_checkpoint(config.weights), architecture)
     architecture = architecture or _variant(config.variant)
@@ -271,40 +239,24 @@ def _segmenter(network: SAN, world: World) -> SANSegmenter:
     )
 
 
-def train(config: SANTrainConfig, original: Mapping[str, object], *, resume: bool) -> int:
+def train(config: SANTrainConfig, original: Mapping[str, Any], *, resume: bool) -> int:
     """Run a training; returns the exit code."""
-    output = config.run.output
-    check_fresh(output, resume=resume)
-    with join_world(config.run.device) as world:
-        torch.manual_seed(config.run.seed)  # every process starts from the same weights
-        data = open_training_set(config.data)
-        resumed = resume and bool(Checkpoints(output).numbered())
-        task = SANTask(build_network(config, original, resumed=resumed), config, data)
-        if world.is_main:
-            dump_config(config, output / "config.yaml")
-        trainer = Trainer(
-            task, config.run, steps=config.schedule.steps, samples=len(data.samples), world=world
-        )
-        task.module.to(world.device)
-        if resume:
-            trainer.resume()
-        return trainer.run()
+
+    def make_task(data: SampleSet, resumed: bool) -> SANTask:
+        return SANTask(build_network(config, original, resumed=resumed), config, data)
+
+    return train_segmentation(config, make_task, resume=resume)
 
 
-def evaluate_only(config: SANTrainConfig, original: Mapping[str, object]) -> int:
+def evaluate_only(config: SANTrainConfig, original: Mapping[str, Any]) -> int:
     """Evaluate the given weights on every evaluation set, and print the scores."""
     if config.weights is None:
         raise InputError("--eval-only needs weights; give MODEL.WEIGHTS FILE, or --weights FILE")
-    sets = [open_named_set(name, config.data.root) for name in config.data.evaluate]
-    if not sets:
-        raise InputError("there is nothing to evaluate on; give DATASETS.TEST \"('name',)\"")
-    with join_world(config.run.device) as world:
-        segmenter = _segmenter(build_network(config, original, resumed=False), world)
-        results = evaluate_in_world(segmenter, sets, config.run.output / "inference", world)
-        for data, result in zip(sets, results, strict=True):
-            if world.is_main:
-                print(data.name, result.table(), sep="\n")
-    return 0
+
+    def make_segmenter(world: World) -> SANSegmenter:
+        return _segmenter(build_network(config, original, resumed=False), world)
+
+    return evaluate_segmentation(config, make_segmenter)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -168,6 +168,7 @@ class Trainer(Generic[Batch]):
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)  # type: ignore[attr-defined]
         self.start = 0
+        task.module.to(world.device)
         self._terminated = False
 
     def resume(self) -> None:
@@ -290,7 +291,7 @@ class Trainer(Generic[Batch]):
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _distributed(self) -> nn.Module:
-        module = self.task.module.to(self.world.device).train()
+        module = self.task.module.train()
         self.task.begin(self.world.device)
         if self.world.size == 1:
             return module
