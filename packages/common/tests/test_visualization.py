@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from openvocab import fonts, visualization
+from openvocab import fonts
 from openvocab.fonts import drawable, font_for, shorten
+from openvocab.legend import legend_entries
 from openvocab.visualization import (
     color_labels,
     draw_overlay,
@@ -37,9 +38,11 @@ def grey(height: int, width: int) -> np.ndarray:
 
 def swatches(picture: np.ndarray, names: int) -> list[tuple[int, int, int]]:
     """Return for each colour of the palette where its legend square is: (column, row, color)."""
+    weights = np.array([65536, 256, 1])
+    codes = picture.astype(int) @ weights
     found = []
-    for index, color in enumerate(palette(names)):
-        rows, columns = np.nonzero((picture == color).all(axis=2))
+    for index, code in enumerate(palette(names).astype(int) @ weights):
+        rows, columns = np.nonzero(codes == code)
         if len(rows) >= 60:
             found.append((int(columns.min()) // 40, int(rows.min()), index))
     return sorted(found)
@@ -72,6 +75,7 @@ def test_painted_labels() -> None:
 def test_shares_by_hand() -> None:
     assert label_shares(np.array([[3, 3, -1, 0]])) == [(3, 0.5), (0, 0.25)]
     assert label_shares(np.full((2, 2), -1)) == []
+    assert label_shares(np.zeros((0, 3), np.int32)) == []
 
 
 # --- overlays
@@ -96,6 +100,7 @@ def test_hundreds_of_names_are_counted_not_listed() -> None:
     labels = (np.arange(600 * 800).reshape(600, 800) // 1200 % 400).astype(np.int32)
     picture = draw_overlay(grey(600, 800), labels, [f"n{i}" for i in range(400)])
     assert max(picture.shape) < 3000
+    assert len(swatches(picture, 400)) == 120
 
 
 def test_regions_are_tinted_and_nothing_is_left_alone() -> None:
@@ -197,7 +202,7 @@ def test_signs_without_a_font_become_boxes_with_their_label() -> None:
     assert drawable("crème  brûlée\n собака") == "crème brûlée собака"
     assert drawable("猫 cat") == "□ cat"
     shares, colors = [(1, 1.0)], palette(2)
-    entry = visualization._legend_entries(shares, ["cat", "猫"], colors)[0]
+    entry = legend_entries(shares, ["cat", "猫"], colors)[0]
     assert entry.name == "□ (label 1)"
     draw_overlay(grey(200, 300), np.ones((200, 300), np.int32), ["cat", "猫"])
 

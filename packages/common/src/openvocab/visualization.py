@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,23 +11,22 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from scipy.ndimage import find_objects
 
-from openvocab.fonts import MISSING, drawable, font_for, shorten
+from openvocab.fonts import drawable, font_for, shorten
 from openvocab.image import ImageArray
+from openvocab.legend import INK, WHITE, LegendEntry, add_legend, legend_entries
 from openvocab.masks import Mask, boundary_of_labels
 
-WHITE, INK, GREY = (255, 255, 255), (24, 24, 27), (113, 113, 122)
 _FIRST_COLOR = (48, 112, 208)  # a calm blue
-_MAX_ENTRIES = 120  # a legend names the largest and counts the rest
 _MIN_SIDE, _MAX_SIDE = 320, 2048  # longest side drawn; smaller images are enlarged, larger shrunk
 _MIN_THICKNESS = 24  # the shortest side drawn; thinner images are stretched
-_SCREEN = 1.6  # width to height of what the picture is looked at on
 
 
 def palette(count: int) -> npt.NDArray[np.uint8]:
     """Return colours that are as different as possible for the eye, always the same ones.
 
-    A longer palette starts with the shorter one. Behind about 14,000 colours they repeat.
+    A longer palette starts with the shorter one. Behind about 17,000 colours they repeat.
 
     Returns:
         (count, 3) uint8, RGB; no black, white or grey.
@@ -45,12 +43,8 @@ def color_labels(labels: npt.NDArray[Any], count: int) -> ImageArray:
 
 def label_shares(labels: npt.NDArray[Any]) -> list[tuple[int, float]]:
     """Return (label, share of the pixels) of the labels from 0 on that occur, largest first."""
-    found, counts = np.unique(labels, return_counts=True)
-    shares = [
-        (int(label), int(count) / labels.size)
-        for label, count in zip(found, counts, strict=True)
-        if label >= 0
-    ]
+    counts = np.bincount(np.maximum(labels, -1).ravel() + 1)[1:]
+    shares = [(int(label), int(counts[label]) / labels.size) for label in counts.nonzero()[0]]
     return sorted(shares, key=lambda share: (-share[1], share[0]))
 
 
@@ -89,10 +83,10 @@ def draw_overlay(
     size = _display_size(height, width, max_side)
     shown = _fit_labels(labels, size)
     text_size = _text_size(*size)
-    entries = _legend_entries(shares, names, colors)
+    entries = legend_entries(shares, names, colors)
     picture = _tint(_fit_image(image, size), shown, colors, alpha)
     picture = _name_regions(picture, shown, [index for index, _ in shares], entries, text_size)
-    return _with_legend(picture, entries, text_size) if legend else picture
+    return add_legend(picture, entries, text_size) if legend else picture
 
 
 def side_by_side(
@@ -133,38 +127,6 @@ def side_by_side(
         pen.text((left + panel.shape[1] / 2, top / 2), line, INK, font, anchor="mm")
         left += panel.shape[1] + gap
     return np.array(canvas)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One line of a legend, by falling area; a remark has neither colour nor number.
-
-    Attributes:
-        name: as it can be drawn.
-        share: of the image, as text.
-        color: of the region.
-        number: stands in the region where the name does not fit.
-    """
-
-    name: str
-    share: str
-    color: tuple[int, int, int] | None = None
-    number: str = ""
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where a legend goes: size of the whole, its upper left corner, lines down and columns."""
-
-    size: tuple[int, int]
-    origin: tuple[int, int]
-    rows: int
-    columns: int
-
-    @property
-    def shown_size(self) -> float:
-        """How much the whole has to shrink to fit a screen."""
-        return max(self.size[0] / _SCREEN, self.size[1])
 
 
 @cache
@@ -244,10 +206,10 @@ def _tint(
     alpha: float,
 ) -> ImageArray:
     """Cover regions with their colours, and outline them in white."""
-    tinted = image.copy()
-    found = labels >= 0
-    mixed = (1 - alpha) * image[found] + alpha * colors[labels[found]]
-    tinted[found] = np.rint(mixed).astype(np.uint8)
+    nothing = labels < 0
+    painted = colors[np.where(nothing, 0, labels)]
+    painted[nothing] = image[nothing]
+    tinted = np.asarray(cv2.addWeighted(image, 1 - alpha, painted, alpha, 0), dtype=np.uint8)
     edge = boundary_of_labels(labels)
     if min(labels.shape) >= 720:  # one pixel is lost in a large picture
         edge = cv2.dilate(edge.astype(np.uint8), np.ones((2, 2), np.uint8)) > 0
@@ -259,141 +221,42 @@ def _name_regions(
     picture: ImageArray,
     labels: npt.NDArray[np.int32],
     order: Sequence[int],
-    entries: Sequence[_Entry],
+    entries: Sequence[LegendEntry],
     text_size: int,
 ) -> ImageArray:
     """Write the name where its region is widest, or what is before its comma, or its number."""
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
+    boxes = find_objects(np.maximum(labels, -1) + 1)
     for index, entry in zip(order, entries, strict=False):
-        inside = labels == index
-        if not inside.any():  # lost in shrinking
+        box = boxes[index] if index < len(boxes) else None
+        if entry.color is None or box is None:  # not listed, or lost in shrinking
             continue
-        center = _widest_place(inside)
+        row, column = _widest_place(labels[box] == index)
+        center = box[1].start + column, box[0].start + row
         for line in (entry.name, entry.name.split(",")[0], entry.number):
             font = font_for(line, text_size, bold=True)
-            box = pen.textbbox(center, line, font, anchor="mm", stroke_width=1)
-            if _covered(inside, box) > 0.9:
+            room = pen.textbbox(center, line, font, anchor="mm", stroke_width=1)
+            if _share_in(labels, index, room) > 0.9:
                 pen.text(center, line, WHITE, font, "mm", stroke_width=2, stroke_fill=INK)
                 break
     return np.array(canvas)
 
 
 def _widest_place(inside: Mask) -> tuple[int, int]:
-    """Return the (column, row) farthest from the outside; on a ridge of such, its middle."""
+    """Return the (row, column) farthest from the outside; on a ridge of such, its middle."""
     depth = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, 3)
     places = np.argwhere(depth > depth.max() - 1)
     middle = np.square(places - places.mean(axis=0)).sum(axis=1).argmin()
     row, column = places[middle] - 1  # without the padding
-    return int(column), int(row)
+    return int(row), int(column)
 
 
-def _covered(inside: Mask, box: tuple[float, float, float, float]) -> float:
-    """Return which share of a box (left, top, right, bottom) a mask (H, W) covers."""
-    left, top, right, bottom = (round(side) for side in box)
-    if left < 0 or top < 0 or right > inside.shape[1] or bottom > inside.shape[0]:
+def _share_in(
+    labels: npt.NDArray[np.int32], index: int, room: tuple[float, float, float, float]
+) -> float:
+    """Return which share of a box (left, top, right, bottom) has a label; 0 if it leaves (H, W)."""
+    left, top, right, bottom = (round(side) for side in room)
+    if left < 0 or top < 0 or right > labels.shape[1] or bottom > labels.shape[0]:
         return 0.0
-    return float(inside[top:bottom, left:right].mean())
-
-
-def _legend_entries(
-    shares: Sequence[tuple[int, float]], names: Sequence[str], colors: npt.NDArray[np.uint8]
-) -> list[_Entry]:
-    entries = []
-    for rank, (index, share) in enumerate(shares[:_MAX_ENTRIES], start=1):
-        red, green, blue = (int(value) for value in colors[index])
-        name = drawable(names[index])
-        if MISSING in name:
-            name = f"{name} (label {index})"
-        entries.append(_Entry(name, _percent(share), (red, green, blue), str(rank)))
-    if rest := shares[_MAX_ENTRIES:]:
-        total = sum(share for _, share in rest)
-        entries.append(_Entry(f"and {len(rest)} more", _percent(total)))
-    nothing = 1 - sum(share for _, share in shares)
-    if nothing > 1e-9:
-        entries.append(_Entry("nothing", _percent(nothing)))
-    return entries
-
-
-def _percent(share: float) -> str:
-    percent = 100 * share
-    if percent < 0.05:
-        return "<0.1 %"
-    return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
-
-
-def _with_legend(picture: ImageArray, entries: Sequence[_Entry], text_size: int) -> ImageArray:
-    """Add the legend to the right or below, in the columns that a screen shows largest."""
-    if not entries:
-        return picture
-    pad, line_height = text_size, round(1.6 * text_size)
-    full, least = _column_widths(entries, text_size)
-    layout = _best_layout(picture.shape[:2], len(entries), (least, line_height), pad)
-    canvas = Image.new("RGB", layout.size, WHITE)
-    canvas.paste(Image.fromarray(picture), (0, 0))
-    pen = ImageDraw.Draw(canvas)
-    left, top = layout.origin
-    column = min(full, (layout.size[0] - left - pad) // layout.columns)
-    for place, entry in enumerate(entries):
-        corner = (
-            left + (place // layout.rows) * column,
-            top + (place % layout.rows) * line_height,
-        )
-        _draw_entry(pen, entry, corner, column - pad, text_size)
-    return np.array(canvas)
-
-
-def _best_layout(picture: tuple[int, int], count: int, cell: tuple[int, int], pad: int) -> _Layout:
-    """Choose between right and below, and the number of columns.
-
-    Args:
-        picture: (height, width).
-        count: of the legend's lines.
-        cell: (width, height) of one line.
-        pad: white around the legend.
-    """
-    height, width = picture
-    layouts = []
-    for columns in range(1, count + 1):
-        rows = -(-count // columns)
-        wide, high = columns * cell[0] + 2 * pad, rows * cell[1] + 2 * pad
-        beside, below = (width + wide, max(height, high)), (max(width, wide), height + high)
-        layouts.append(_Layout(beside, (width + pad, pad), rows, columns))
-        layouts.append(_Layout(below, (pad, height + pad), rows, columns))
-    return min(layouts, key=lambda layout: (layout.shown_size, math.prod(layout.size)))
-
-
-def _column_widths(entries: Sequence[_Entry], text_size: int) -> tuple[int, int]:
-    """Return the width at which all names fit, and one at which the longest are shortened."""
-    longest = max(
-        (font_for(entry.name, text_size).getlength(entry.name) for entry in entries), default=0
-    )
-    rest = _name_start(text_size) + _share_width(text_size) + 1.6 * text_size
-    return math.ceil(longest + rest), math.ceil(min(longest, 14 * text_size) + rest)
-
-
-def _name_start(text_size: int) -> float:
-    return 1.8 * text_size + font_for("000", text_size).getlength("000")
-
-
-def _share_width(text_size: int) -> float:
-    return font_for("<0.1 %", text_size).getlength("<0.1 %")
-
-
-def _draw_entry(
-    pen: ImageDraw.ImageDraw, entry: _Entry, corner: tuple[int, int], width: int, text_size: int
-) -> None:
-    """Draw colour, number, name and share in one line of a width."""
-    left, middle = corner[0], corner[1] + 0.8 * text_size
-    half = round(0.55 * text_size)
-    plain = font_for("0", text_size)
-    name_left = left + _name_start(text_size)
-    if entry.color is not None:
-        box = (left, round(middle) - half, left + 2 * half, round(middle) + half)
-        pen.rectangle(box, entry.color, INK)
-        pen.text((name_left - 0.4 * text_size, middle), entry.number, GREY, plain, "rm")
-    font = font_for(entry.name, text_size)
-    room = left + width - name_left - _share_width(text_size) - 0.4 * text_size
-    color = GREY if entry.color is None else INK
-    pen.text((name_left, middle), shorten(entry.name, font, room), color, font, "lm")
-    pen.text((left + width, middle), entry.share, GREY, plain, "rm")
+    return float((labels[top:bottom, left:right] == index).mean())
