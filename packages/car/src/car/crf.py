@@ -17,6 +17,7 @@ from car.lattice import PermutohedralLattice
 
 # What the original subtracts from blue, green and red.
 MEAN_BGR = (104.008, 116.669, 122.675)
+_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,27 @@ class DenseCRF:
             (..., L, H, W), float32, sums to 1 over L.
         """
         labels = probability.shape[-3]
-        rows = probability.float().reshape(-1, labels, self.size[0] * self.size[1])
-        evidence = rows.clamp(self.config.smallest_probability, 1).log()  # (B, L, N)
-        evidence = evidence.permute(2, 0, 1).contiguous()  # (N, B, L)
+        rows = probability.reshape(-1, labels, self.size[0] * self.size[1])  # (B, L, N)
+        evidence = rows.permute(2, 0, 1).float().contiguous()  # (N, B, L)
+        evidence = evidence.clamp_(self.config.smallest_probability, 1).log_()
         q = evidence.softmax(dim=-1)
         for _ in range(self.config.iterations if iterations is None else iterations):
-            q = (evidence + self._messages(q.flatten(1)).view_as(q)).softmax(dim=-1)
+            q = self._messages(q.flatten(1)).view_as(q).add_(evidence).softmax(dim=-1)
         return q.permute(1, 2, 0).reshape(probability.shape)
 
     def _messages(self, q: Tensor) -> Tensor:
-        """Potts messages (N, B * L) of both terms; each kernel is normalised symmetrically."""
+        """Potts messages (N, B * L) of both terms; each kernel is normalised symmetrically.
+
+        A few columns at a time: with many labels, the lattice's copy of all would be the largest
+        tensor of all.
+        """
         total = torch.zeros_like(q)
-        for weight, lattice, norm in self._terms:
-            total += lattice.filter(q * norm) * (weight * norm)
+        columns = zip(
+            torch.split(q, _COLUMNS, dim=1), torch.split(total, _COLUMNS, dim=1), strict=True
+        )
+        for values, result in columns:
+            for weight, lattice, norm in self._terms:
+                result.addcmul_(lattice.filter(values * norm), weight * norm)
         return total
 
 

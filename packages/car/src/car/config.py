@@ -1,0 +1,171 @@
+"""How CaR is set up, and the settings of each published row.
+
+Source: SPEC car 1 and `configs.json` of the original release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from car.visual_prompts import checked_types
+from openvocab.config import load_config, near_matches
+from openvocab.errors import InputError
+
+Mode = Literal["semantic", "refer"]
+
+# Words that stand for what a user does not ask for; all published configurations have these.
+BACKGROUND = (
+    *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river"),
+    *("sea", "railway", "railroad", "helmet", "cloud", "house", "mountain", "ocean", "road"),
+    *("rock", "street", "valley", "bridge"),
+)
+DEFAULT_MAX_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class CaRConfig:
+    """Every setting that decides a mask; names are those of the original's `car:` section.
+
+    Attributes:
+        clip: the CLIP that proposes masks, "NAME:TAG" of open_clip or a file.
+        classifier_clip: the CLIP that scores prompted images.
+        mode: "semantic": names compete with each other; "refer": each is looked for by itself.
+        confidence_threshold: names that score above it are kept.
+        clipes_threshold: of the salient boxes, relative to a map's maximum.
+        mask_threshold: pixels above it are inside when CLIP is prompted.
+        bg_factor: exponent of the background's probability in the CRF.
+        stuff_bg_factor: the same in the pass for stuff.
+        visual_prompt_type: see `visual_prompts.PROMPT_TYPES`.
+        stuff_visual_prompt_type: of the pass for stuff; empty: one pass for all names.
+        semantic_templates: template set of the classifier, or None: `cam_text_template` alone.
+        text_template: templates of the names that are looked for; None: the names as they are.
+        cam_text_template: what names become from the second step on.
+        bg_cls: names that compete with those looked for, and are dropped.
+        iom_thres: of SAM's masks, share of a mask that must be covered.
+        min_pred_threshold: of SAM's masks, share of CaR's mask that they must cover.
+        faithful: repeat the original's mistakes where they change results; see the README.
+        max_side: longer images are shrunk for memory's sake; None for no limit.
+        classifier_batch: prompted images that are encoded together.
+    """
+
+    clip: str = "ViT-B-16:openai"
+    classifier_clip: str = "ViT-L-14:openai"
+    mode: Mode = "semantic"
+    confidence_threshold: float = 0.45
+    clipes_threshold: float = 0.4
+    mask_threshold: float = 0.5
+    bg_factor: float = 1.0
+    stuff_bg_factor: float = 1.0
+    visual_prompt_type: tuple[str, ...] = ("circle",)
+    stuff_visual_prompt_type: tuple[str, ...] = ()
+    semantic_templates: str | tuple[str, ...] | None = "car"
+    text_template: tuple[str, ...] | None = None
+    cam_text_template: str = "a clean origami {}."
+    bg_cls: tuple[str, ...] = BACKGROUND
+    iom_thres: float = 0.6
+    min_pred_threshold: float = 0.01
+    faithful: bool = False
+    max_side: int | None = DEFAULT_MAX_SIDE
+    classifier_batch: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse what can only be a mistake."""
+        if self.mode not in get_args(Mode):
+            raise InputError(f"mode is {self.mode!r}; use 'semantic' or 'refer'")
+        checked_types(self.visual_prompt_type)
+        if self.stuff_visual_prompt_type:
+            checked_types(self.stuff_visual_prompt_type)
+        for name in ("confidence_threshold", "clipes_threshold", "mask_threshold"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is {value:g}; it must lie in 0..1")
+        if self.bg_factor <= 0 or self.stuff_bg_factor <= 0:
+            raise InputError("bg_factor and stuff_bg_factor must be greater than 0")
+        if self.max_side is not None and self.max_side < 32:
+            raise InputError(f"max_side is {self.max_side}; use at least 32 pixels, or none")
+        if self.classifier_batch < 1:
+            raise InputError(f"classifier_batch is {self.classifier_batch}; use at least 1")
+        if self.cam_text_template.count("{}") != 1:
+            raise InputError(f"cam_text_template {self.cam_text_template!r} must have one '{{}}'")
+
+    @property
+    def two_passes(self) -> bool:
+        """Whether things and stuff are looked for one after the other."""
+        return bool(self.stuff_visual_prompt_type)
+
+    def stuff_pass(self, things: tuple[str, ...]) -> CaRConfig:
+        """Return the settings of the pass for stuff, in which the things are background."""
+        return replace(
+            self,
+            bg_cls=things,
+            visual_prompt_type=self.stuff_visual_prompt_type,
+            bg_factor=self.stuff_bg_factor,
+        )
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper's authors report for a configuration; never a number of ours.
+
+    Attributes:
+        scores: by split or metric, in percent.
+        source: where it stands, and how sure the transcription is.
+    """
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class NamedConfig:
+    """A configuration with what it was published for.
+
+    Attributes:
+        name: such as "voc21".
+        car: the settings.
+        dataset: name in `openvocab.datasets`, or of a referring set; None for demonstrations.
+        vocabulary: key of the names, None where the data bring their own sentences.
+        ignore_background: which of the two mIoU the original reports; both are always computed.
+        published: the authors' numbers.
+        image_caption: names of a demonstration.
+    """
+
+    name: str
+    car: CaRConfig
+    dataset: str | None = None
+    vocabulary: str | None = None
+    ignore_background: bool = False
+    published: Published = field(default_factory=Published)
+    image_caption: tuple[str, ...] = ()
+
+
+def available_configs() -> tuple[str, ...]:
+    """Return the names that `named_config` knows, sorted."""
+    files = resources.files("car").joinpath("configs").iterdir()
+    return tuple(sorted(Path(f.name).stem for f in files if f.name.endswith(".yaml")))
+
+
+def named_config(name: str) -> NamedConfig:
+    """Return a published configuration.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    known = available_configs()
+    if name not in known:
+        raise InputError(f"there is no configuration {name!r}; {near_matches(name, known)}")
+    text = resources.files("car").joinpath("configs", f"{name}.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return NamedConfig(
+        name=name,
+        car=load_config(CaRConfig, overrides=content.pop("car")),
+        published=Published(**content.pop("published", {})),
+        image_caption=tuple(content.pop("image_caption", ())),
+        **content,
+    )

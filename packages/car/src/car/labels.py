@@ -1,0 +1,51 @@
+"""From masks of names to labels of pixels, or to the mask of one described object.
+
+Source: SPEC car 8 and 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_SHARE = 0.05  # of the image; smaller merged masks are not trusted
+
+
+def paint(
+    labels: NDArray[np.int32],
+    masks: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    ids: Sequence[int],
+) -> None:
+    """Paint masks over labels (H, W) in place; where they overlap the highest score wins.
+
+    Args:
+        labels: what was painted before is covered.
+        masks: (N, H, W).
+        scores: (N,); masks with a score of 0 are left out.
+        ids: (N,) the label of each.
+    """
+    for index in np.argsort(scores, kind="stable"):
+        if scores[index] > 0:
+            labels[masks[index]] = ids[index]
+
+
+def merge_descriptions(masks: NDArray[np.bool_], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Merge what several descriptions of one object found.
+
+    Args:
+        masks: (N, H, W).
+        scores: (N,), their weights.
+
+    Returns:
+        (H, W), where at least half of the weight agrees; the union of all masks, if that is no
+        more than a twentieth of the image.
+    """
+    total = scores.sum()
+    if total <= 0:
+        return np.zeros(masks.shape[1:], dtype=bool)
+    mean = np.tensordot(scores / total, masks.astype(np.float32), axes=1)  # (H, W)
+    agreed = np.asarray(mean >= 0.5)
+    return agreed if agreed.mean() > SMALLEST_SHARE else np.asarray(masks.any(axis=0))

@@ -1,0 +1,283 @@
+"""Where in an image CLIP sees a name: class activation from the last block, spread by attention.
+
+Source: Lin et al. 2023 (CLIP-ES), section 3; CaR paper section 3.2; SPEC car 2 and 3.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from car.affinity import balance, box_mask, refine, salient_boxes
+from openvocab.clip.model import (
+    CLIP,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    Block,
+    VisionTransformer,
+    resize_patch_positions,
+)
+from openvocab.image import ImageArray
+
+MULTIPLE = 16  # of the input's sides, whatever the patch size
+LAST_MAPS = 8  # attention maps that are averaged
+EPSILON = 1e-15
+# Attention weights, and activations of a backward pass, stay below this many numbers.
+BUDGET = 1 << 26
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What all steps on one image share; T = 1 + n tokens on a grid (h, w), n = h * w.
+
+    Attributes:
+        size: (H, W) of the image.
+        grid: (h, w).
+        tokens: input of the last block (1, T, D).
+        activation: output of its first layer norm (1, T, D).
+        affinity: balanced mean attention between patches (n, n).
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    tokens: Tensor
+    activation: Tensor
+    affinity: Tensor
+
+
+@dataclass(frozen=True)
+class SaliencyMaps:
+    """What K names look like in an image, on its way to mask proposals.
+
+    Attributes:
+        activation: class activation (K, h, w) in 0..1.
+        foreground_only: (K,) bool, which had to be computed without the background names.
+        refined: after spreading by attention (K, h, w), unscaled.
+        proposals: (K, H, W) float32 in 0..1.
+    """
+
+    activation: Tensor
+    foreground_only: NDArray[np.bool_]
+    refined: Tensor
+    proposals: NDArray[np.float32]
+
+
+class Saliency:
+    """The mask proposer: a CLIP that is read with gradients.
+
+    The last block and what follows it always run in fp32, where gradients do not underflow.
+
+    Args:
+        clip: any CLIP; the image tower may be in lower precision.
+        faithful: see `salient_boxes`.
+    """
+
+    def __init__(self, clip: CLIP, *, faithful: bool = False) -> None:
+        self.visual, self.faithful = clip.visual, faithful
+        self.scale = clip.logit_scale.detach().exp().float()
+        *self.trunk, last = clip.visual.blocks
+        self.last: Block = last
+        self.ln_post = clip.visual.ln_post
+        self.proj: Tensor = clip.visual.proj
+        if self.proj.dtype != torch.float32:
+            self.last = copy.deepcopy(last).float()
+            self.ln_post, self.proj = copy.deepcopy(self.ln_post).float(), self.proj.float()
+
+    @torch.no_grad()
+    def encode(self, image: ImageArray) -> ImageFeatures:
+        """Run the trunk once on an image (H, W, 3) RGB."""
+        pixels = prepare(image).to(self.visual.conv1.weight)
+        patches, grid = self.visual.patchify(pixels)
+        tokens = self.visual.add_positions(patches, grid, rounded_positions(self.visual, grid))
+        first_map = len(self.trunk) - (LAST_MAPS - 1)
+        total: Tensor | float = 0.0
+        for index, block in enumerate(self.trunk):
+            if index < first_map:
+                tokens = block(tokens)
+            else:
+                tokens, attention = _with_mean_attention(block, tokens)
+                total = total + attention
+        tokens = tokens.float()
+        activation = self.last.ln_1(tokens)
+        total = total + _mean_attention(self.last, activation)
+        maps = min(LAST_MAPS, len(self.trunk) + 1)
+        return ImageFeatures(image.shape[:2], grid, tokens, activation, balance(total / maps))
+
+    def maps(
+        self,
+        image: ImageFeatures,
+        names: Tensor,
+        background: Tensor,
+        threshold: float,
+        *,
+        together: bool = True,
+    ) -> SaliencyMaps:
+        """Compute the mask proposals of K names.
+
+        Args:
+            image: from `encode`.
+            names: unit text embeddings (K, E).
+            background: unit text embeddings (C, E) that compete with the names.
+            threshold: of the salient boxes.
+            together: names compete with each other (semantic mode), or each only with the
+                background (referring mode).
+        """
+        count = len(names)
+        activation = self._activations(image, names, background, together, range(count))
+        empty = [i for i in range(count) if not activation[i].any()]
+        if empty and len(background):
+            alone = self._activations(image, names, background[:0], together, empty)
+            activation[empty] = alone
+        return self._propose(image, activation, empty, threshold)
+
+    def gradients(
+        self,
+        image: ImageFeatures,
+        names: Tensor,
+        background: Tensor,
+        together: bool = True,
+        chosen: range | list[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiate the probabilities of names by the last block's normalised input.
+
+        One forward pass, and one batched backward pass for all names (in pieces, where they would
+        not fit into memory).
+
+        Args:
+            image: from `encode`.
+            names: (K, E).
+            background: (C, E).
+            together: see `maps`.
+            chosen: the C' names that are wanted; None for all.
+
+        Returns:
+            Probabilities (C',), and gradients (C', T, D) for each.
+        """
+        chosen = range(len(names)) if chosen is None else chosen
+        with torch.enable_grad():
+            leaf = image.activation.detach().requires_grad_()
+            probability = self._probability(image.tokens, leaf, names, background, together)
+            picked = probability[list(chosen)]
+            eye = torch.eye(len(picked), device=picked.device)
+            hidden = self.last.mlp.c_fc.out_features
+            per_name = leaf.shape[1] * (hidden + self.last.attn.heads * leaf.shape[1])
+            pieces = torch.split(eye, max(1, BUDGET // per_name))
+            gradients = [
+                torch.autograd.grad(picked, leaf, piece, retain_graph=True, is_grads_batched=True)
+                for piece in pieces
+            ]
+        return picked.detach(), torch.cat([gradient[0][:, 0] for gradient in gradients])
+
+    def _probability(
+        self,
+        tokens: Tensor,
+        activation: Tensor,
+        names: Tensor,
+        background: Tensor,
+        together: bool,
+    ) -> Tensor:
+        """Probability of each name (K,), from the mean of the patch tokens."""
+        update, _ = self.last.attn.with_weights(activation)
+        output = self.last.feed_forward(tokens + update)
+        feature = self.ln_post(output)[:, 1:].mean(dim=1) @ self.proj  # (1, E)
+        feature = F.normalize(feature, dim=-1)[0]
+        logits = self.scale * (names @ feature)  # (K,)
+        rivals = self.scale * (background @ feature)  # (C,)
+        if together:
+            return torch.cat([logits, rivals]).softmax(dim=0)[: len(names)]
+        each = torch.cat([logits[:, None], rivals.expand(len(names), -1)], dim=1)  # (K, 1 + C)
+        return each.softmax(dim=1)[:, 0]
+
+    def _activations(
+        self,
+        image: ImageFeatures,
+        names: Tensor,
+        background: Tensor,
+        together: bool,
+        chosen: range | list[int],
+    ) -> Tensor:
+        """Class activation maps (C', h, w) of the chosen names, in 0..1."""
+        _, gradients = self.gradients(image, names, background, together, chosen)
+        weights = gradients[:, 1:].mean(dim=1)  # (C', D)
+        maps = (weights @ image.activation[0, 1:].T).relu()  # (C', n)
+        # Twice: where the maximum is near EPSILON the first pass does not reach 1.
+        return _unit_range(_unit_range(maps)).view(-1, *image.grid)
+
+    def _propose(
+        self, image: ImageFeatures, activation: Tensor, empty: list[int], threshold: float
+    ) -> SaliencyMaps:
+        maps = activation.cpu().numpy()
+        sources = [
+            box_mask(salient_boxes(one, threshold, faithful=self.faithful), image.grid)
+            for one in maps
+        ]
+        allowed = torch.from_numpy(np.stack(sources)).to(activation.device)
+        refined = refine(image.affinity, activation.flatten(1), allowed.flatten(1))  # (K, n)
+        scaled = _unit_range(refined).view_as(activation).cpu().numpy()
+        height, width = image.size
+        proposals = np.empty((len(maps), height, width), dtype=np.float32)
+        for proposal, one in zip(proposals, scaled, strict=True):
+            cv2.resize(one, (width, height), dst=proposal, interpolation=cv2.INTER_LINEAR)
+        foreground_only = np.zeros(len(maps), dtype=bool)
+        foreground_only[empty] = True
+        return SaliencyMaps(activation, foreground_only, refined.view_as(activation), proposals)
+
+
+def prepare(image: ImageArray) -> Tensor:
+    """Resize an image up to multiples of 16 and normalise it: (1, 3, h, w)."""
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in image.shape[:2])
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return normalise(np.asarray(resized))[None]
+
+
+def normalise(image: ImageArray) -> Tensor:
+    """Turn (H, W, 3) uint8 into CLIP's (3, H, W) float32."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    mean, std = torch.tensor(PIXEL_MEAN).view(3, 1, 1), torch.tensor(PIXEL_STD).view(3, 1, 1)
+    return (pixels - mean) / std
+
+
+def rounded_positions(visual: VisionTransformer, grid: tuple[int, int]) -> Tensor:
+    """Resize the position table (1 + n * n, D) bilinearly to (1 + h * w, D), rounded to fp16.
+
+    Always resized, even to its own size; the original rounds on every device.
+
+    Source: SPEC car 2.1.
+    """
+    table = visual.positional_embedding.detach().float()
+    side = visual.config.grid_size
+    patches = resize_patch_positions(table[1:], (side, side), grid, mode="bilinear")
+    rounded = torch.cat([table[:1], patches]).half()
+    return rounded.to(visual.positional_embedding.dtype)
+
+
+def _mean_attention(block: Block, normed: Tensor) -> Tensor:
+    """Attention between patches, averaged over heads: (n, n) float32, some rows at a time."""
+    q, k, _ = block.attn.qkv(normed)  # (1, heads, T, d)
+    total = torch.empty(q.shape[2] - 1, q.shape[2] - 1, device=q.device)
+    step = max(1, BUDGET // (q.shape[1] * q.shape[2]))
+    q = q[:, :, 1:] * q.shape[-1] ** -0.5  # the class token's row is not needed
+    for start in range(0, len(total), step):
+        weights = (q[:, :, start : start + step] @ k.transpose(-2, -1)).softmax(dim=-1)
+        total[start : start + step] = weights.float().mean(dim=1)[0, :, 1:]
+    return total
+
+
+def _with_mean_attention(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a block on (1, T, D) tokens, and return its mean attention between patches (n, n)."""
+    normed = block.ln_1(tokens)
+    return block.feed_forward(tokens + block.attn(normed)), _mean_attention(block, normed)
+
+
+def _unit_range(maps: Tensor) -> Tensor:
+    """Move and scale each of (K, n) maps so that its minimum is 0 and its maximum 1."""
+    maps = maps - maps.amin(dim=1, keepdim=True)
+    return maps / (EPSILON + maps.amax(dim=1, keepdim=True))

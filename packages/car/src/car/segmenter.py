@@ -1,0 +1,291 @@
+"""CaR as a segmenter: images and names in, label maps out.
+
+Source: SPEC car 8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from car.config import CaRConfig
+from car.labels import merge_descriptions, paint
+from car.model import CaR, Found
+from openvocab.clip import load_clip
+from openvocab.clip.model import CLIP
+from openvocab.errors import InputError
+from openvocab.image import ImageArray, ImageSource, read_image
+from openvocab.precision import Precision, dtype_of
+from openvocab.segmenter import Names, Segmentation
+from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
+
+_SHORTEST = 32  # thin images are not shrunk below this, if the long side can be afforded
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The words of one pass, and what was found of them."""
+
+    words: tuple[str, ...]
+    found: Found
+
+
+def load_car(
+    config: CaRConfig | None = None,
+    *,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+) -> CaRSegmenter:
+    """Load the CLIPs that a configuration names, ready to segment.
+
+    Raises:
+        InputError: the weights are not here or unreadable.
+    """
+    config = config or CaRConfig()
+    clip = load_clip(config.clip, device=device)
+    same = config.classifier_clip == config.clip
+    judge = clip if same else load_clip(config.classifier_clip, device=device)
+    return CaRSegmenter(clip, judge, config, precision=precision)
+
+
+class CaRSegmenter:
+    """Segments images with any names; implements `openvocab.segmenter.Segmenter`."""
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classifier_clip: CLIP | None = None,
+        config: CaRConfig | None = None,
+        *,
+        precision: Precision = "fp32",
+        cache_dir: str | Path | Literal[False] | None = None,
+    ) -> None:
+        """Wrap two CLIPs.
+
+        Args:
+            clip: proposes masks.
+            classifier_clip: scores prompted images; None takes the same.
+            config: how.
+            precision: of the image towers, which are converted in place; names, gradients and the
+                CRF stay in fp32.
+            cache_dir: of text embeddings, see `TextEncoder`.
+        """
+        self.config, self.precision = config or CaRConfig(), precision
+        clips = [clip] if classifier_clip in (None, clip) else [clip, classifier_clip]
+        prints = [one.fingerprint() for one in clips if one is not None]
+        self.weights_sha256 = hashlib.sha256(" ".join(prints).encode()).hexdigest()
+        for one in clips:
+            if one is not None:
+                one.visual.to(dtype_of(precision))
+        self.car = CaR(clip, classifier_clip, self.config, cache_dir=cache_dir)
+
+    @overload
+    def segment(
+        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
+    ) -> Segmentation: ...
+    @overload
+    def segment(
+        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
+    ) -> list[Segmentation]: ...
+    def segment(
+        self,
+        image: ImageSource | list[ImageSource],
+        vocabulary: Names,
+        *,
+        return_scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Find names in one image, or in a list of images.
+
+        Args:
+            image: a path, bytes, a Pillow image or an RGB array; or a list of them.
+            vocabulary: the names. What none of them wins is the class "background", or -1 where
+                there is none. Background words of the vocabulary replace the configured ones.
+            return_scores: also return (K, H, W) probabilities of the CRF.
+
+        Raises:
+            InputError: an image cannot be read, or there is no name.
+        """
+        if isinstance(image, list):
+            return [self.segment(one, vocabulary, return_scores=return_scores) for one in image]
+        return self.segment_with_steps(image, vocabulary, return_scores=return_scores)[0]
+
+    def segment_with_steps(
+        self,
+        image: ImageSource,
+        vocabulary: Names,
+        *,
+        return_scores: bool = False,
+        keep_steps: bool = False,
+    ) -> tuple[Segmentation, list[Pass], ImageArray]:
+        """Segment, and also return the passes and the image as they saw it; see `segment`."""
+        vocabulary = self._vocabulary(vocabulary)
+        pixels = read_image(image)
+        small = shrink(pixels, self.config.max_side)
+        scene = self.car.scene(small)
+        words, ids = _queries(vocabulary)
+        labels = np.full(small.shape[:2], vocabulary.background_label, dtype=np.int32)
+        scores = (
+            np.zeros((len(vocabulary), *small.shape[:2]), np.float32) if return_scores else None
+        )
+        passes = []
+        for config, chosen in self._plan(vocabulary, words, ids):
+            asked = tuple(words[place] for place in chosen)
+            found = self.car.find(
+                scene, asked, config, return_marginals=return_scores, keep_steps=keep_steps
+            )
+            passes.append(Pass(asked, found))
+            asked_ids = [int(ids[place]) for place in chosen]
+            paint(labels, found.masks, found.scores, asked_ids)
+            if scores is not None and found.marginals is not None:
+                for index, marginal in zip(asked_ids, found.marginals, strict=True):
+                    if index >= 0:
+                        np.maximum(scores[index], marginal, out=scores[index])
+        if scores is not None and vocabulary.background_label >= 0:
+            scores[vocabulary.background_label] = 1 - scores.max(axis=0)
+        result = Segmentation(_enlarge(labels, pixels), vocabulary, _enlarge_scores(scores, pixels))
+        return result, passes, small
+
+    def find_object(self, image: ImageSource, sentences: Sequence[str]) -> NDArray[np.bool_]:
+        """Find the one object that all sentences describe: (H, W) bool.
+
+        Raises:
+            InputError: the image cannot be read, or there is no sentence.
+        """
+        pixels = read_image(image)
+        asked = tuple(dict.fromkeys(sentence for sentence in sentences if sentence.strip()))
+        if not asked:
+            raise InputError("there is no sentence that describes the object; give at least one")
+        found = self.car.find(self.car.scene(shrink(pixels, self.config.max_side)), asked)
+        merged = merge_descriptions(found.masks, found.scores)
+        return _enlarge(merged.astype(np.int32), pixels) > 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a protocol card says about this segmenter."""
+        config = self.config
+        limit = "native size" if config.max_side is None else f"long side <= {config.max_side}"
+        return {
+            "method": "CaR",
+            "variant": f"proposals {config.clip}, classifier {config.classifier_clip}",
+            "weights_sha256": self.weights_sha256,
+            "thresholds": {
+                "confidence": config.confidence_threshold,
+                "clipes": config.clipes_threshold,
+                "mask": config.mask_threshold,
+            },
+            "resize_rule": f"{limit}, then up to multiples of 16, bicubic",
+            "post_processing": "dense CRF, 10 iterations, bg_factor "
+            f"{config.bg_factor:g}, stuff_bg_factor {config.stuff_bg_factor:g}",
+            "precision": self.precision,
+            "device": str(self.car.device),
+            "mode": config.mode,
+            "faithful": config.faithful,
+            "visual_prompts": "+".join(config.visual_prompt_type),
+            "stuff_visual_prompts": "+".join(config.stuff_visual_prompt_type),
+            "semantic_templates": config.semantic_templates,
+            "text_template": config.text_template,
+            "background_queries": list(config.bg_cls),
+        }
+
+    def _vocabulary(self, names: Names) -> Vocabulary:
+        if isinstance(names, Vocabulary):
+            return names
+        return Vocabulary.from_names(names, templates="car")
+
+    def _plan(
+        self, vocabulary: Vocabulary, words: list[str], ids: NDArray[np.int32]
+    ) -> list[tuple[CaRConfig, list[int]]]:
+        """Return the settings and places of the words of each pass; what is last is on top."""
+        config = _with_background_words(self.config, vocabulary)
+        everything = list(range(len(words)))
+        if vocabulary.things is None or not config.two_passes:
+            return [(config, everything)]
+        things = [i for i in everything if ids[i] >= 0 and vocabulary.things[ids[i]]]
+        stuff = [i for i in everything if i not in set(things)]
+        plan = [
+            (config.stuff_pass(tuple(words[i] for i in things)), stuff),
+            (config, things),
+        ]
+        return [(settings, places) for settings, places in plan if places]
+
+
+def shrink(image: ImageArray, max_side: int | None) -> ImageArray:
+    """Shrink an image (H, W, 3) so that its long side is at most `max_side`, and say so.
+
+    Thin images stay at least 32 pixels wide as long as that takes no more memory than a square.
+    """
+    if max_side is None:
+        return image
+    height, width = image.shape[:2]
+    scale = max(
+        max_side / max(height, width),
+        min(_SHORTEST / min(height, width), max_side / (height * width) ** 0.5),
+    )
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    warnings.warn(
+        f"the image of {width}x{height} pixels is segmented at {size[0]}x{size[1]}, since max_side "
+        f"is {max_side}; labels are enlarged to its own size",
+        stacklevel=2,
+    )
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def _queries(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the words to look for, each once, and their labels.
+
+    "background" is not looked for: it is what nothing else wins.
+    """
+    if vocabulary.background.kind in ("threshold", "learned"):
+        raise InputError(
+            f"CaR has no background by {vocabulary.background.kind}: it leaves to the background "
+            "what no name wins; use a vocabulary with the policy 'none' or 'names'"
+        )
+    own_words = set(vocabulary.background.words)
+    found: dict[str, int] = {}
+    for word, label in zip(vocabulary.words, vocabulary.word_labels, strict=True):
+        if word != BACKGROUND_NAME and word not in own_words:
+            found.setdefault(word, int(label))
+    if not found:
+        raise InputError(
+            f"the vocabulary holds nothing but {', '.join(vocabulary.names)}; name something to "
+            "look for"
+        )
+    return list(found), np.array(list(found.values()), dtype=np.int32)
+
+
+def _with_background_words(config: CaRConfig, vocabulary: Vocabulary) -> CaRConfig:
+    words = tuple(word for word in vocabulary.background.words if word != BACKGROUND_NAME)
+    if not words:
+        return config
+    return replace(config, bg_cls=words)
+
+
+def _places(small: int, large: int) -> NDArray[np.intp]:
+    """Return which of `small` pixels lies under the middle of each of `large` pixels."""
+    return ((np.arange(large) + 0.5) * small / large).astype(np.intp)
+
+
+def _enlarge(labels: NDArray[np.int32], image: ImageArray) -> NDArray[np.int32]:
+    """Bring labels to the size of an image."""
+    if labels.shape == image.shape[:2]:
+        return labels
+    rows = _places(labels.shape[0], image.shape[0])
+    return labels[rows[:, None], _places(labels.shape[1], image.shape[1])[None]]
+
+
+def _enlarge_scores(
+    scores: NDArray[np.float32] | None, image: ImageArray
+) -> NDArray[np.float32] | None:
+    if scores is None or scores.shape[1:] == image.shape[:2]:
+        return scores
+    rows = _places(scores.shape[1], image.shape[0])
+    return scores[:, rows[:, None], _places(scores.shape[2], image.shape[1])[None]]
