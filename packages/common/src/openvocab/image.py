@@ -330,7 +330,7 @@ def _array_to_rgb(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
     _check_size(pixels.shape[1], pixels.shape[0], "the image array", max_pixels)
     pixels = _array_to_8bit(pixels)
     if pixels.shape[2] == 4:
-        return np.array(_to_rgb(Image.fromarray(pixels, "RGBA")))
+        return np.array(_to_rgb(Image.fromarray(pixels)))
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
