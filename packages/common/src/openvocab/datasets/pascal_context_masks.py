@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import scipy.io
+from scipy.io.matlab import MatReadError
 
 from openvocab.datasets.archives import Source
 from openvocab.datasets.preparation import IntArray
@@ -43,7 +45,10 @@ _JSON_FILES = {
 _IMAGE_ID, _ANNOTATIONS = ("id", "image_id"), ("annotations", "annos_segmentation")
 _CATEGORY_ID = ("id", "category_id")
 _SYNONYMS = {"diningtable": "table"}
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError)
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError),
+    *(MatReadError, zlib.error),
+)
 
 
 class Mask(NamedTuple):

@@ -1,0 +1,267 @@
+"""The doctor on healthy trees, and on one deliberately broken tree of every kind."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openvocab.datasets import resolve
+from openvocab.datasets.inspection import inspect_set
+from openvocab.doctor import main
+from openvocab.errors import InputError
+from openvocab.image import read_label_map
+from openvocab.prepare import main as prepare
+from openvocab.vocabulary import Vocabulary
+
+ADE = "ADEChallengeData2016"
+
+
+@pytest.fixture
+def ade(archives, tmp_path) -> Path:
+    """A healthy ADE20K-150 of four images, without the raw label maps."""
+    archives.ade(per_split=4)
+    arguments = ["--source", str(archives.root), "--output", str(tmp_path / "data"), "--quiet"]
+    assert prepare(["ade20k-150", *arguments, "--images", "copy"]) == 0
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def context(archives, tmp_path) -> Path:
+    """A healthy Pascal Context-59 in OVSeg's layout."""
+    archives.pascal_context(Vocabulary.load("pascal-context-459").names)
+    arguments = ["--source", str(archives.root), "--output", str(tmp_path / "data"), "--quiet"]
+    assert prepare(["pascal-context-59", *arguments, "--images", "copy"]) == 0
+    return tmp_path / "data"
+
+
+def label_files(root: Path) -> list[Path]:
+    return sorted((root / ADE / "annotations_detectron2/validation").glob("*.png"))
+
+
+def change(path: Path, function) -> None:
+    labels = function(read_label_map(path).astype(np.int64))
+    Image.fromarray(labels.astype(np.uint16 if path.suffix == ".tif" else np.uint8)).save(path)
+
+
+def visit(capsys, root: Path, name: str = "ade20k-150", *more: str) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main([name, "--data-root", str(root), "--quiet", "--workers", "1", *more])
+    return code, capsys.readouterr().out
+
+
+def fixes(text: str) -> list[str]:
+    return [line.split("to repair: ")[1] for line in text.splitlines() if "to repair: " in line]
+
+
+def test_a_healthy_small_copy_has_only_its_size_to_be_careful_about(ade, capsys):
+    code, text = visit(capsys, ade)
+    assert code == 0 and "WRONG" not in text
+    assert "4 images with label maps instead of the official 2,000 (1,996 are missing)" in text
+    assert "layout of detectron2" in text and "wall" in text
+    assert resolve("ade20k-150", ade).label_tree_hash() in text
+
+
+def test_the_report_has_the_hash_of_the_protocol_card_and_the_histogram(ade, tmp_path, capsys):
+    code, _ = visit(capsys, ade, "ade20k-150", "--output", str(tmp_path / "report"))
+    report = json.loads((tmp_path / "report/doctor.json").read_text())[0]
+    data = resolve("ade20k-150", ade)
+    assert code == 0 and report["label_tree_hash"] == data.label_tree_hash()
+    pixels = np.concatenate([data.read_label(sample).ravel() for sample in data.samples])
+    values, counts = np.unique(pixels, return_counts=True)
+    expected = dict(zip(map(str, values.tolist()), counts.tolist(), strict=True))
+    assert report["histogram"] == expected
+    with Image.open(tmp_path / "report/ade20k-150-val.png") as sheet:
+        assert sheet.width > 600 and sheet.height > 500
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
+
+
+def test_missing_image(ade, capsys):
+    (ade / ADE / "images/validation/ADE_val_00000002.jpg").unlink()
+    code, text = visit(capsys, ade)
+    assert code == 1
+    assert "1 label maps have no image and are left out: ADE_val_00000002" in text
+    assert any("openvocab.prepare ade20k-150 --split val" in fix for fix in fixes(text))
+
+
+def test_missing_label_map_is_repaired_by_the_command(ade, archives, capsys):
+    lost = label_files(ade)[1]
+    lost.unlink()
+    code, text = visit(capsys, ade)
+    assert code == 1 and "1 images have no label map and are left out: ADE_val_00000002" in text
+    command = fixes(text)[0].replace("DOWNLOADS", shlex.quote(str(archives.root)))
+    assert prepare([*shlex.split(command)[3:], "--quiet"]) == 0
+    assert lost.exists() and visit(capsys, ade)[0] == 0
+
+
+def test_truncated_png(ade, capsys):
+    bad = label_files(ade)[2]
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+    code, text = visit(capsys, ade)
+    assert code == 1
+    assert f"1 label maps cannot be read: '{bad}' is damaged or cut short" in text
+    assert "some are damaged" in text  # no hash is claimed
+    assert any(fix.startswith(f"rm {bad} && python -m openvocab.prepare") for fix in fixes(text))
+
+
+@pytest.mark.parametrize("keep", [0, 10, 400])
+def test_truncated_photographs(ade, capsys, keep):
+    bad = ade / ADE / "images/validation/ADE_val_00000003.jpg"
+    whole = bad.read_bytes()
+    assert keep < len(whole)
+    bad.write_bytes(whole[:keep])
+    code, text = visit(capsys, ade)
+    assert code == 1 and "1 images cannot be read" in text and str(bad) in text
+
+
+def test_label_larger_than_image(ade, capsys):
+    change(label_files(ade)[0], lambda labels: labels.repeat(2, axis=0).repeat(2, axis=1))
+    code, text = visit(capsys, ade)
+    assert code == 1
+    assert "1 label maps are not as large as their image: ADE_val_00000001 " in text
+    assert "(image 32x24, label map 64x48)" in text
+
+
+def test_wrong_ignore_value_everywhere(ade, capsys):
+    for path in label_files(ade):
+        change(path, lambda labels: np.where(labels == 255, 200, labels))
+    code, text = visit(capsys, ade)
+    assert code == 1
+    assert "The value 200 is no class (0 to 149) and not void (255)" in text
+    assert "most likely void was written as 200, where 255 is expected" in text
+    assert any("mv " in fix and ".wrong" in fix for fix in fixes(text))
+
+
+def test_one_foreign_label_map_is_not_taken_for_a_rule(ade, capsys):
+    change(label_files(ade)[3], lambda labels: np.where(labels == labels[0, 0], 201, labels))
+    code, text = visit(capsys, ade)
+    pixels = int((read_label_map(label_files(ade)[3]) == 201).sum())
+    assert code == 1 and f"such as {label_files(ade)[3]} ({pixels:,} pixels)" in text
+    assert "Only few label maps have it" in text
+
+
+def test_labels_that_were_never_shifted(ade, archives, capsys):
+    for path in label_files(ade):
+        raw = archives.root / ADE / "annotations/validation" / path.name
+        path.unlink()
+        path.write_bytes(raw.read_bytes())
+    code, text = visit(capsys, ade)
+    assert code == 1 and "as if they started at 1" in text and "not yet converted" in text
+
+
+def test_255_as_void_where_it_is_a_class(archives, tmp_path, capsys):
+    archives.pascal_context(Vocabulary.load("pascal-context-459").names)
+    arguments = ["--source", str(archives.root), "--output", str(tmp_path / "data"), "--quiet"]
+    assert prepare(["pascal-context-459", *arguments]) == 0
+    folder = tmp_path / "data/VOCdevkit/VOC2010/annotations_detectron2/pc459_val"
+    for path in folder.glob("*.tif"):
+        change(path, lambda labels: np.where(labels == 65535, 255, labels))
+    code, text = visit(capsys, tmp_path / "data", "pascal-context-459")
+    name = Vocabulary.load("pascal-context-459").names[255]
+    assert code == 1 and f"255 is the class {name!r}" in text and "65535" in text
+
+
+def test_swapped_order_is_seen_by_the_note_of_our_preparation(context, capsys):
+    """SAN's order in OVSeg's folder: the same files, another meaning."""
+    base = context / "VOCdevkit/VOC2010/annotations_detectron2"
+    note = json.loads((base / "pc59_val/openvocab.json").read_text())
+    note["names"] = list(Vocabulary.load("pascal-context-59").names)
+    (base / "pc59_val/openvocab.json").write_text(json.dumps(note))
+    code, text = visit(capsys, context, "pascal-context-59")
+    assert code == 1 and "label 1 is 'bag', but in this layout it is 'bicycle'" in text
+    assert "The order of the labels is swapped" in text
+
+
+def reorder(context: Path) -> None:
+    base = context / "VOCdevkit/VOC2010/annotations_detectron2/pc59_val"
+    (base / "openvocab.json").unlink()
+    ours = [n.replace("diningtable", "table") for n in Vocabulary.load("pascal-context-59").names]
+    theirs = Vocabulary.load("ovseg-pascal-context-59").names
+    table = np.full(256, 255)
+    table[: len(theirs)] = [ours.index(name) for name in theirs]
+    for path in base.glob("*.png"):
+        change(path, lambda labels: table[labels])
+
+
+def test_swapped_order_without_a_note_is_seen_by_the_sky(context, capsys):
+    # What grass and sky are called in the other order must be the ground and the sky of this one.
+    base = context / "VOCdevkit/VOC2010/annotations_detectron2/pc59_val"
+    (base / "openvocab.json").unlink()
+    names = list(Vocabulary.load("ovseg-pascal-context-59").names)
+    sky, grass = names.index("sky"), names.index("grass")
+    for path in base.glob("*.png"):
+        change(path, lambda x: np.where(x == sky, grass, np.where(x == grass, sky, x)))
+    code, text = visit(capsys, context, "pascal-context-59")
+    assert code == 1 and "The world is upside down" in text and "'sky'" in text
+
+
+def test_swapped_order_is_seen_by_another_tree_of_the_same_images(context, archives, capsys):
+    arguments = ["--source", str(archives.root), "--output", str(context), "--quiet"]
+    assert prepare(["pascal-context-459", *arguments]) == 0
+    assert visit(capsys, context, "pascal-context-59")[0] == 0
+    reorder(context)
+    code, text = visit(capsys, context, "pascal-context-59")
+    assert code == 1 and "The labels contradict those of pascal-context-459" in text
+    assert "fits the order that the layout 'san' has" in text
+
+
+def test_voc_with_shuffled_classes_contradicts_the_official_masks(archives, tmp_path, capsys):
+    archives.voc()
+    arguments = ["--source", str(archives.root), "--output", str(archives.root), "--quiet"]
+    assert prepare(["voc-20", *arguments]) == 0
+    assert visit(capsys, archives.root, "voc-20")[0] == 0
+    base = archives.root / "VOCdevkit/VOC2012/annotations_detectron2/val"
+    (base / "openvocab.json").unlink()
+    for path in base.glob("*.png"):
+        change(path, lambda labels: np.where(labels == 255, 255, 19 - labels))
+    code, text = visit(capsys, archives.root, "voc-20")
+    assert code == 1 and "only 0 % of the pixels of shared names agree" in text
+
+
+def test_a_damaged_note_is_said(context, capsys):
+    note = context / "VOCdevkit/VOC2010/annotations_detectron2/pc59_val/openvocab.json"
+    note.write_text("{")
+    assert "is damaged" in visit(capsys, context, "pascal-context-59")[1]
+
+
+def test_without_names_everything_that_is_there_is_visited(ade, archives, capsys):
+    archives.voc()
+    (archives.root / "VOCdevkit").rename(ade / "VOCdevkit")
+    capsys.readouterr()
+    assert main(["--data-root", str(ade), "--quiet", "--workers", "1"]) == 0
+    text = capsys.readouterr().out
+    for found in ("ade20k-150 (train)", "ade20k-150 (val)", "voc-20 (val)", "voc-21 (train)"):
+        assert found in text
+    assert "cityscapes" not in text
+
+
+def test_nothing_there(tmp_path, capsys):
+    assert main(["--data-root", str(tmp_path), "--quiet"]) == 1
+    assert "openvocab.prepare NAME" in capsys.readouterr().out
+    assert visit(capsys, tmp_path, "voc-21")[0] == 1
+    with pytest.raises(InputError, match="no folder"):
+        main(["--data-root", str(tmp_path / "none")])
+
+
+def test_inspection_counts_what_is_in_the_files(ade):
+    data = resolve("ade20k-150", ade)
+    seen = inspect_set(data, workers=1, progress=False)
+    total = sum(data.read_label(sample).size for sample in data.samples)
+    assert sum(seen.histogram().values()) == total
+    assert all(0 <= share <= 1 for share in seen.share_above().values())
+    assert seen.label_tree_hash() == data.label_tree_hash()
+
+
+def test_turned_photographs_count_as_they_are_shown(ade, capsys):
+    """EXIF orientation 6 shows the image on its side; the label map must be so, too."""
+    path = ade / ADE / "images/validation/ADE_val_00000001.jpg"
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif)
+    code, text = visit(capsys, ade)
+    assert code == 1 and "(image 24x32, label map 32x24)" in text

@@ -1,0 +1,229 @@
+"""Scoring the label maps of any program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openvocab.datasets import resolve
+from openvocab.datasets.coco_stuff import category_ids
+from openvocab.datasets.predictions import open_predictions
+from openvocab.detectron2 import Prediction, write_predictions
+from openvocab.errors import InputError
+from openvocab.masks import encode_labels
+from openvocab.metrics import ConfusionMatrix
+from openvocab.results import Result
+from openvocab.score import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*are left out")
+
+
+@pytest.fixture
+def coco(tmp_path, make_image, make_labels, make_blocks) -> Path:
+    """Three images of COCO-Stuff in detectron2's layout."""
+    root = tmp_path / "data"
+    for i in range(3):
+        stem = f"{139 + i:012d}"
+        make_image(root / f"coco/val2017/{stem}.jpg", (24, 32), i)
+        labels = make_blocks([0, 3, 80, 170, 255], (24, 32), i)
+        make_labels(root / f"coco/stuffthingmaps_detectron2/val2017/{stem}.png", labels)
+    return root
+
+
+def guesses(root: Path, seed: int = 7) -> dict[str, np.ndarray]:
+    """Predictions that are partly right, with pixels of nothing."""
+    data, rng = resolve("coco-stuff-171", root), np.random.default_rng(seed)
+    found = {}
+    for sample in data.samples:
+        truth = data.read_label(sample)
+        noise = rng.choice([0, 3, 100, 170, -1], truth.shape)
+        found[sample.id] = np.where((rng.random(truth.shape) < 0.5) & (truth < 255), truth, noise)
+    return found
+
+
+def expected(root: Path, predictions: dict[str, np.ndarray]) -> np.ndarray:
+    data = resolve("coco-stuff-171", root)
+    matrix = ConfusionMatrix(171, 255)
+    for sample in data.samples:
+        if sample.id in predictions:
+            matrix.update(predictions[sample.id], data.read_label(sample))
+    return matrix.matrix
+
+
+def as_json(path: Path, predictions, root: Path, ids=None) -> None:
+    write_predictions(
+        path,
+        (
+            Prediction(f"/elsewhere/coco/val2017/{stem}.jpg", ids[label] if ids else label, code)
+            for stem, labels in predictions.items()
+            for label, code in encode_labels(labels).items()
+        ),
+    )
+
+
+def scored(tmp_path: Path, predictions: Path, *more: str) -> Result:
+    output = tmp_path / "result.json"
+    arguments = ["--predictions", str(predictions), "--output", str(output), "--quiet"]
+    assert main([*arguments, *more]) == 0
+    return Result.load(output)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_folder_of_label_maps(coco, tmp_path, make_labels, suffix):
+    predictions = guesses(coco)
+    for stem, labels in predictions.items():
+        stored = np.where(labels < 0, 255, labels)
+        make_labels(tmp_path / f"out/{stem}{suffix}", stored)
+    result = scored(
+        tmp_path, tmp_path / "out", "--dataset", "coco-stuff-171", "--data-root", str(coco)
+    )
+    np.testing.assert_array_equal(result.matrix, expected(coco, predictions))
+    data = resolve("coco-stuff-171", coco)
+    assert result.card.label_tree_hash == data.label_tree_hash() and result.card.n_images == 3
+
+
+@pytest.mark.parametrize("coco_ids", [True, False])
+def test_json_with_ids_of_coco_or_labels_is_told_apart(coco, tmp_path, coco_ids):
+    predictions = guesses(coco)
+    as_json(tmp_path / "p.json", predictions, coco, category_ids() if coco_ids else None)
+    result = scored(
+        tmp_path, tmp_path / "p.json", "--dataset", "coco-stuff-171", "--data-root", str(coco)
+    )
+    np.testing.assert_array_equal(result.matrix, expected(coco, predictions))
+
+
+def test_ids_that_prove_nothing_must_be_said(coco, tmp_path):
+    data = resolve("coco-stuff-171", coco)
+    predictions = {sample.id: np.full((24, 32), 3) for sample in data.samples}
+    as_json(tmp_path / "p.json", predictions, coco)
+    arguments = ["--dataset", "coco-stuff-171", "--data-root", str(coco)]
+    with pytest.raises(InputError, match="--category-ids"):
+        main(["--predictions", str(tmp_path / "p.json"), *arguments])
+    for ids, column in (("labels", 3), ("dataset", 2)):
+        result = scored(tmp_path, tmp_path / "p.json", *arguments, "--category-ids", ids)
+        assert result.matrix[:, column].sum() == result.matrix.sum() > 0
+
+
+def test_void_is_never_counted_and_nothing_is_a_miss(coco, tmp_path, make_labels):
+    data = resolve("coco-stuff-171", coco)
+    for sample in data.samples:
+        make_labels(tmp_path / f"out/{sample.id}.png", np.full((24, 32), 255))
+    result = scored(
+        tmp_path, tmp_path / "out", "--dataset", "coco-stuff-171", "--data-root", str(coco)
+    )
+    valid = sum(int((data.read_label(s) != 255).sum()) for s in data.samples)
+    assert result.matrix[:, -1].sum() == result.matrix.sum() == valid
+
+
+def test_missing_predictions_are_an_error_unless_allowed(coco, tmp_path, make_labels):
+    predictions = guesses(coco)
+    kept = sorted(predictions)[:2]
+    for stem in kept:
+        make_labels(
+            tmp_path / f"out/{stem}.png", np.where(predictions[stem] < 0, 255, predictions[stem])
+        )
+    arguments = ["--dataset", "coco-stuff-171", "--data-root", str(coco)]
+    with pytest.raises(InputError, match="1 of 3 images have no prediction, such as 000000000141"):
+        main(["--predictions", str(tmp_path / "out"), *arguments])
+    result = scored(tmp_path, tmp_path / "out", *arguments, "--partial")
+    some = {stem: predictions[stem] for stem in kept}
+    np.testing.assert_array_equal(result.matrix, expected(coco, some))
+    assert result.card.n_images == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.full((24, 32), 171), "holds the value 171"),
+        (np.full((12, 32), 1), "000000000139: The prediction has size 12 x 32"),
+    ],
+)
+def test_bad_predictions_are_named(coco, tmp_path, make_labels, labels, words):
+    for i in range(3):
+        make_labels(tmp_path / f"out/{139 + i:012d}.png", labels)
+    arguments = ["--dataset", "coco-stuff-171", "--data-root", str(coco), "--quiet"]
+    with pytest.raises(InputError, match=words):
+        main(["--predictions", str(tmp_path / "out"), *arguments])
+
+
+def test_names_of_the_set_or_of_its_label_files_both_do(tmp_path, archives, make_labels):
+    archives.cityscapes()
+    for split_image in (archives.root / "gtFine/val").rglob("*_labelIds.png"):
+        name = split_image.name.replace("labelIds", "labelTrainIds")
+        make_labels(
+            split_image.with_name(name), np.zeros(np.asarray(Image.open(split_image)).shape)
+        )
+    data = resolve("cityscapes-19", archives.root)
+    for i, sample in enumerate(data.samples):
+        stem = sample.id.split("/")[1] + ("_leftImg8bit" if i % 2 else "")
+        make_labels(tmp_path / f"out/{stem}.png", np.zeros(data.read_label(sample).shape))
+    found = open_predictions(tmp_path / "out", data)
+    assert all(sample in found for sample in data.samples) and len(data.samples) == 4
+
+
+def test_voc_20b_counts_everything_else_as_background(archives, tmp_path, make_labels):
+    from openvocab.prepare import main as prepare
+
+    archives.voc()
+    arguments = ["--source", str(archives.root), "--output", str(tmp_path / "data"), "--quiet"]
+    assert prepare(["voc-20b", *arguments]) == 0
+    data = resolve("voc-20b", tmp_path / "data")
+    for i, sample in enumerate(data.samples):
+        shape = data.read_label(sample).shape
+        make_labels(tmp_path / f"out/{sample.id}.png", np.full(shape, (20, 45, 58, 255)[i]))
+    result = scored(
+        tmp_path, tmp_path / "out", "--dataset", "voc-20b", "--data-root", str(tmp_path / "data")
+    )
+    assert result.matrix.shape == (21, 22)
+    assert result.matrix[:, 20].sum() == result.matrix.sum() > 0
+
+
+def test_folders_with_a_names_file(tmp_path, make_image, make_labels):
+    make_image(tmp_path / "images/a.jpg", (24, 32), 0)
+    make_labels(tmp_path / "labels/a.png", np.ones((24, 32)))
+    make_labels(tmp_path / "out/a.png", np.ones((24, 32)))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    folders = ["--images", "images", "--labels", "labels", "--names", "names.txt"]
+    absolute = [str(tmp_path / f) if not f.startswith("--") else f for f in folders]
+    result = scored(tmp_path, tmp_path / "out", *absolute)
+    assert result.matrix[1, 1] == 24 * 32 == result.matrix.sum()
+    with pytest.raises(InputError, match="Give --dataset"):
+        main(["--predictions", str(tmp_path / "out"), *absolute[:4]])
+
+
+def test_the_command_ends_with_one_sentence(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "openvocab.score",
+        "--predictions",
+        "none",
+        "--dataset",
+        "voc-20",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and "openvocab.prepare voc-20" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1]", "not JSON"])
+def test_json_without_predictions(coco, tmp_path, content):
+    (tmp_path / "p.json").write_text(content)
+    with pytest.raises(InputError):
+        open_predictions(tmp_path / "p.json", resolve("coco-stuff-171", coco))
+
+
+def test_the_result_says_by_which_convention(coco, tmp_path, capsys, make_labels):
+    for sample in resolve("coco-stuff-171", coco).samples:
+        make_labels(tmp_path / f"out/{sample.id}.png", np.full((24, 32), 7))
+    scored(tmp_path, tmp_path / "out", "--dataset", "coco-stuff-171", "--data-root", str(coco))
+    text = capsys.readouterr().out
+    assert "detectron2-legacy" in text and "mmseg" in text and "have no ground truth here" in text
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert content["card"]["method"] == "out"
