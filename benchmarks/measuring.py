@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -59,15 +60,30 @@ def count_flops(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
+def peak_memory_gib() -> float:
+    """Return this process's largest resident memory so far.
+
+    Not `ru_maxrss`, which on Linux a process inherits from the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
 def in_fresh_process(script: str | Path, arguments: Sequence[str]) -> dict[str, Any]:
     """Run a script that prints JSON as its last line; add the process's peak resident memory."""
+    folders = [str(Path(script).parent), str(Path(__file__).parent)]
     code = (
-        "import json, resource, runpy, sys\n"
-        f"sys.argv = {[str(script), *arguments]!r}\nsys.path.insert(0, {str(Path(script).parent)!r})\n"
+        "import json, runpy, sys\n"
+        f"sys.argv = {[str(script), *arguments]!r}\n"
+        f"sys.path[:0] = {folders!r}\n"
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(json.dumps({'peak_gib': peak / 2**20}))\n"
+        "from measuring import peak_memory_gib\n"
+        "print(json.dumps({'peak_gib': peak_memory_gib()}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:

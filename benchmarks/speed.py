@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,19 +29,47 @@ from openvocab.cli import run
 from openvocab.files import write_text
 from openvocab.semantic import MaskGeometry, semantic_labels, semantic_scores
 from openvocab.vocabulary import Vocabulary
-from san import SAN, SANSegmenter, san_vit_b_16
+from san import SAN, SANPrediction, SANSegmenter, san_vit_b_16
 
 SIDE = 640
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def random_san() -> SAN:
-    """Return SAN ViT-B/16 with random weights, whose masks are as smooth as trained ones.
+class DecidedSAN(SAN):
+    """Computes all that SAN computes, then answers as a trained one might.
 
-    Untrained mask logits are noise near zero; scaled up they are as decided as trained masks.
+    Untrained, all queries predict the same faint mask and one name wins everywhere, which would
+    flatter every step behind the network. So the prediction is replaced by smooth, decided masks
+    and peaked class logits, the same for the same sizes.
     """
+
+    def forward(
+        self, images: torch.Tensor, class_embeddings: torch.Tensor, *, all_layers: bool = False
+    ) -> list[SANPrediction]:
+        """Run the network, and return a decided prediction of the same shapes."""
+        real = super().forward(images, class_embeddings, all_layers=all_layers)[-1]
+        generator = torch.Generator().manual_seed(0)
+        return [
+            SANPrediction(
+                5 * torch.randn(real.class_logits.shape, generator=generator),
+                decided_masks(real.mask_logits.shape[1], tuple(real.mask_logits.shape[2:]))
+                .expand_as(real.mask_logits)
+                .contiguous(),
+            )
+        ]
+
+
+def decided_masks(queries: int, grid: tuple[int, int]) -> torch.Tensor:
+    """Return mask logits (Q, h, w) that are smooth and mostly far from zero, most of them off."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = 6 * torch.randn(1, queries, 5, 5, generator=generator) - 3
+    return torch.nn.functional.interpolate(coarse, grid, mode="bicubic")[0]
+
+
+def random_san() -> SAN:
+    """Return SAN ViT-B/16 with random weights."""
     torch.manual_seed(0)
-    return SAN(san_vit_b_16()).eval().requires_grad_(False)
+    return DecidedSAN(san_vit_b_16()).eval().requires_grad_(False)
 
 
 def picture(height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -87,9 +116,7 @@ def measure_network(repeats: int) -> dict[str, Any]:
 
 def measure_labels(repeats: int) -> dict[str, Any]:
     """Measure the step from masks to labels on smooth masks, against the network's time."""
-    torch.manual_seed(0)
-    coarse = 6 * torch.randn(1, 100, 5, 5) - 3
-    masks = torch.nn.functional.interpolate(coarse, (SIDE // 16, SIDE // 16), mode="bicubic")[0]
+    masks = decided_masks(100, (SIDE // 16, SIDE // 16))
     geometry = MaskGeometry((SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE))
     network = random_san()
     pixels, classes = torch.randn(1, 3, SIDE, SIDE), torch.randn(151, 512)
@@ -119,29 +146,51 @@ def measure_labels(repeats: int) -> dict[str, Any]:
     }
 
 
+def spread_san() -> SAN:
+    """Return a random SAN whose queries differ in mask and meaning, as those of a trained one."""
+    torch.manual_seed(0)
+    network = SAN(san_vit_b_16()).eval().requires_grad_(False)
+    decoder = network.side_adapter.mask_decoder
+    network.side_adapter.query_embed.mul_(100)
+    network.clip.logit_scale.fill_(math.log(100))
+    for layer in (*decoder.query_mlp.layers, *decoder.pix_mlp.layers):
+        layer.weight.mul_(1.4)
+    decoder.bias_scaling.weight.fill_(5)
+    return network
+
+
+@torch.inference_mode()
+def names_of_queries(network: SAN, image: np.ndarray, count: int) -> torch.Tensor:
+    """Return text embeddings (count, E) near those of the masks, so that many names win."""
+    pixels = network.preprocess([torch.from_numpy(image).permute(2, 0, 1)])
+    embeddings = network(pixels, torch.eye(network.config.clip.embed_dim))[-1].class_logits[0]
+    apart = embeddings - embeddings.mean(dim=0)
+    return torch.nn.functional.normalize(apart[torch.arange(count) % len(apart)], dim=-1)
+
+
 def measure_precision(repeats: int) -> dict[str, Any]:
     """Measure whole images in fewer bits against fp32, with the agreement of the labels."""
     image = picture()
-    exact = SANSegmenter(random_san(), cache_dir=False)
-    vocabulary = cached_text(exact, 150)
-    table = exact.text.encode_names((), "")
-    segmenters = {"fp32": exact}
-    works = {"product_fp32": matrix_product()}
-    for name, dtype in DTYPES.items():
-        segmenters[name] = SANSegmenter(random_san(), precision=name, cache_dir=False)
+    table = names_of_queries(spread_san(), image, 150)
+    vocabulary = Vocabulary(tuple(f"name {index}" for index in range(150)))
+    segmenters, works = {}, {"product_fp32": matrix_product()}
+    for name in ("fp32", *DTYPES):
+        segmenters[name] = SANSegmenter(spread_san(), precision=name, cache_dir=False)
         segmenters[name].text.encode_names = lambda names, templates: table
-        works[f"product_{name}"] = matrix_product(dtype)
-    for name, segmenter in segmenters.items():
-        works[name] = lambda s=segmenter: s.segment(image, vocabulary)
+        works[name] = lambda s=segmenters[name]: s.segment(image, vocabulary)
+    works |= {f"product_{name}": matrix_product(dtype) for name, dtype in DTYPES.items()}
     times = best_times(works, repeats)
     labels = {name: s.segment(image, vocabulary).labels for name, s in segmenters.items()}
     return {
-        name: {
-            "time_over_fp32": times[name] / times["fp32"],
-            "product_over_fp32": times[f"product_{name}"] / times["product_fp32"],
-            "label_agreement": float((labels[name] == labels["fp32"]).mean()),
-        }
-        for name in DTYPES
+        "names_found_fp32": len(np.unique(labels["fp32"])),
+        **{
+            name: {
+                "time_over_fp32": times[name] / times["fp32"],
+                "product_over_fp32": times[f"product_{name}"] / times["product_fp32"],
+                "label_agreement": float((labels[name] == labels["fp32"]).mean()),
+            }
+            for name in DTYPES
+        },
     }
 
 
@@ -149,7 +198,7 @@ def segment_large(names: int, height: int, width: int) -> dict[str, Any]:
     """Segment one large picture with many names; run in a process of its own for its memory."""
     segmenter = SANSegmenter(random_san(), cache_dir=False)
     result = segmenter.segment(picture(height, width), cached_text(segmenter, names))
-    return {"names": names, "height": height, "width": width, "labels": len(result.areas())}
+    return {"names": names, "height": height, "width": width, "names_found": len(result.areas())}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,42 @@
+"""The measuring itself: what is counted, and that the scripts run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import measuring
+import speed
+
+
+def test_flops_of_a_product_are_known() -> None:
+    a, b = torch.randn(8, 16), torch.randn(16, 4)
+    assert measuring.count_flops(lambda: a @ b) == 2 * 8 * 16 * 4
+
+
+def test_best_times_runs_everything_in_turn() -> None:
+    calls: list[str] = []
+    times = measuring.best_times(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2
+    )
+    assert calls == ["a", "b"] * 3 and set(times) == {"a", "b"}
+
+
+def test_peak_memory_is_that_of_the_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nx = b'1' * int(sys.argv[1])\nprint('{\"n\": 3}')\n")
+    small, large = (measuring.in_fresh_process(script, [n]) for n in ("1", "1500000000"))
+    assert large["n"] == 3 and 1.4 < large["peak_gib"] < 1.6 and small["peak_gib"] < 1
+    script.write_text("raise ValueError('what went wrong')")
+    with pytest.raises(RuntimeError, match="what went wrong"):
+        measuring.in_fresh_process(script, [])
+
+
+def test_the_decided_san_segments_with_many_names() -> None:
+    found = speed.segment_large(200, 64, 96)
+    assert found["names_found"] > 3
