@@ -19,6 +19,7 @@ from PIL import Image
 from car.config import CaRConfig
 from car.labels import merge_descriptions, paint
 from car.model import CaR, Found
+from car.sam import MaskGenerator, match_masks
 from openvocab.clip import load_clip
 from openvocab.clip.model import CLIP
 from openvocab.errors import InputError
@@ -68,7 +69,7 @@ class CaRSegmenter:
         precision: Precision = "fp32",
         cache_dir: str | Path | Literal[False] | None = None,
     ) -> None:
-        """Wrap two CLIPs.
+        """Wrap two CLIPs; set `mask_generator` to have masks replaced by those of SAM.
 
         Args:
             clip: proposes masks.
@@ -86,6 +87,7 @@ class CaRSegmenter:
             if one is not None:
                 one.visual.to(dtype_of(precision))
         self.car = CaR(clip, classifier_clip, self.config, cache_dir=cache_dir)
+        self.mask_generator: MaskGenerator | None = None
 
     @overload
     def segment(
@@ -143,7 +145,7 @@ class CaRSegmenter:
             )
             passes.append(Pass(asked, found))
             asked_ids = [int(ids[place]) for place in chosen]
-            paint(labels, found.masks, found.scores, asked_ids)
+            paint(labels, self._snap(small, found.masks), found.scores, asked_ids)
             if scores is not None and found.marginals is not None:
                 for index, marginal in zip(asked_ids, found.marginals, strict=True):
                     if index >= 0:
@@ -182,7 +184,8 @@ class CaRSegmenter:
             },
             "resize_rule": f"{limit}, then up to multiples of 16, bicubic",
             "post_processing": "dense CRF, 10 iterations, bg_factor "
-            f"{config.bg_factor:g}, stuff_bg_factor {config.stuff_bg_factor:g}",
+            f"{config.bg_factor:g}, stuff_bg_factor {config.stuff_bg_factor:g}"
+            + ("" if self.mask_generator is None else ", masks of SAM"),
             "precision": self.precision,
             "device": str(self.car.device),
             "mode": config.mode,
@@ -193,6 +196,16 @@ class CaRSegmenter:
             "text_template": config.text_template,
             "background_queries": list(config.bg_cls),
         }
+
+    def _snap(self, image: ImageArray, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Replace masks by those of SAM that fit, if there is a SAM."""
+        if self.mask_generator is None:
+            return masks
+        candidates = self.mask_generator(image)
+        config = self.config
+        return np.stack(
+            [match_masks(m, candidates, config.iom_thres, config.min_pred_threshold) for m in masks]
+        )
 
     def _vocabulary(self, names: Names) -> Vocabulary:
         if isinstance(names, Vocabulary):

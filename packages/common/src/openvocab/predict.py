@@ -352,10 +352,20 @@ def _write(
                 write_text(file, json.dumps(content, ensure_ascii=False))
             else:
                 found.save(file)
+        for name, picture in found.extra.get("pictures", {}).items():
+            _save_picture(picture, _beside(next(iter(files.items())), name))
     except OSError as error:
         raise InputError(
             f"cannot write results of '{source}': {error.strerror or error}."
         ) from error
+
+
+def _beside(result: tuple[str, Path], name: str) -> Path:
+    """Return the file of a method's own picture, named like another result of the image."""
+    kind, file = result
+    ending = _ENDINGS[kind]
+    stem = file.name.removesuffix(ending) if file.name.endswith(ending) else file.stem
+    return file.with_name(f"{stem}_{name}.png")
 
 
 def _save_picture(picture: ImageArray, file: Path) -> None:

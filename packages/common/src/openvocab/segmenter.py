@@ -34,7 +34,8 @@ class Segmentation:
         labels: (H, W) int32, indices into `vocabulary.names`; -1 where nothing was found.
         vocabulary: what was asked for.
         scores: (K, H, W) float32, larger is more certain, if they were asked for.
-        extra: what a method wants to add, such as its masks.
+        extra: what a method wants to add, such as its masks; the prediction command writes the
+            images (H, W, 3) in its "pictures", a dict by name.
     """
 
     labels: npt.NDArray[np.int32]

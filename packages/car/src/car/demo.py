@@ -1,0 +1,133 @@
+"""`python -m car.demo`: find things in photos by their names, without any training.
+
+    python -m car.demo --input photo.jpg --class-names Charmander Bulbasaur --output results
+
+The original's command line works too; its YAML names image and names:
+
+    python -m car.demo --cfg-path configs/demo/pokemon.yaml --output_path results
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from car.options import Settings, add_model_arguments, load_segmenter, read_settings
+from car.sam import MaskGenerator, load_sam
+from car.segmenter import CaRSegmenter
+from car.steps import draw_steps
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.image import ImageSource
+from openvocab.predict import add_predict_arguments, choose_device, run_prediction
+from openvocab.segmenter import Names, Segmentation
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m car.demo",
+        description="Find things in images by their names with two CLIPs that were never trained "
+        "to segment. Names that the image does not show are dropped step by step; what no name "
+        "wins stays blank. With --mode refer each name is a description that is looked for by "
+        "itself.",
+    )
+    add_predict_arguments(parser, templates="car")
+    add_model_arguments(parser)
+    more = parser.add_argument_group("CaR")
+    more.add_argument(
+        "--show-steps",
+        action="store_true",
+        help="also write a picture of every step: saliency, proposal, prompted image, score",
+    )
+    more.add_argument(
+        "--sam", metavar="FILE", help="replace masks by those of this SAM checkpoint that fit"
+    )
+    more.add_argument("--output_path", type=Path, metavar="DIR", help="the same as --output")
+    return parser
+
+
+class DemoSegmenter:
+    """CaR as the command shows it: with pictures of the steps, or with SAM's masks."""
+
+    def __init__(
+        self, segmenter: CaRSegmenter, *, show_steps: bool, sam: MaskGenerator | None
+    ) -> None:
+        self.segmenter, self.show_steps = segmenter, show_steps
+        self.segmenter.mask_generator = sam
+
+    @overload
+    def segment(
+        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
+    ) -> Segmentation: ...
+    @overload
+    def segment(
+        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
+    ) -> list[Segmentation]: ...
+    def segment(
+        self,
+        image: ImageSource | list[ImageSource],
+        vocabulary: Names,
+        *,
+        return_scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Segment, and hand the picture of the steps over in `extra`."""
+        if isinstance(image, list):
+            return [self.segment(one, vocabulary, return_scores=return_scores) for one in image]
+        found, passes, seen = self.segmenter.segment_with_steps(
+            image, vocabulary, return_scores=return_scores, keep_steps=self.show_steps
+        )
+        if self.show_steps:
+            found.extra["pictures"] = {"steps": draw_steps(seen, passes)}
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a protocol card says about this segmenter."""
+        return self.segmenter.describe()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    args = make_parser().parse_args(argv)
+    settings = read_settings(args)
+    _take_over(args, settings)
+    if settings.original is not None and settings.original.test.get("use_pseudo") is False:
+        if args.sam is None:
+            print("the file asks for SAM's masks; give --sam FILE to have them", file=sys.stderr)
+
+    def load(args: argparse.Namespace) -> DemoSegmenter:
+        sam = None if args.sam is None else load_sam(args.sam, choose_device(args.device))
+        segmenter = load_segmenter(args, settings.car)
+        return DemoSegmenter(segmenter, show_steps=args.show_steps, sam=sam)
+
+    return run_prediction(args, load)
+
+
+def _take_over(args: argparse.Namespace, settings: Settings) -> None:
+    """Put image and names of a file into the arguments, where these have none."""
+    if args.output_path is not None:
+        args.output = args.output_path
+    original, named = settings.original, settings.named
+    if args.class_names is None and args.vocabulary is None:
+        if original is not None and original.image_caption:
+            args.class_names = list(original.image_caption)
+        elif named is not None and named.image_caption and original is None:
+            args.class_names = list(named.image_caption)
+        elif named is not None and named.vocabulary is not None and original is None:
+            args.vocabulary = named.vocabulary
+    if not args.images and not args.input and original is not None:
+        if original.image_path is None:
+            raise InputError(f"{args.cfg_path} has no image_path; name an image with --input")
+        args.input = [str(original.image_path)]
+
+
+def cli() -> None:
+    """Run as a console script."""
+    sys.exit(run(main))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

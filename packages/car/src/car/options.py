@@ -1,0 +1,89 @@
+"""Options that CaR's commands share."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from car._convert import OriginalConfig, read_original
+from car.config import CaRConfig, NamedConfig, available_configs, named_config
+from car.segmenter import CaRSegmenter, load_car
+from openvocab.config import add_config_flags, config_to_dict, flags_of, load_config
+from openvocab.errors import InputError
+from openvocab.predict import choose_device
+
+_LISTS = ("visual_prompt_type", "stuff_visual_prompt_type", "bg_cls")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What arguments and files say together.
+
+    Attributes:
+        car: how to segment.
+        named: the published configuration, if one was chosen.
+        original: what a file of the original says, if one was given.
+    """
+
+    car: CaRConfig
+    named: NamedConfig | None = None
+    original: OriginalConfig | None = None
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide how CaR is set up."""
+    group = parser.add_argument_group("configuration")
+    group.add_argument(
+        "--config", metavar="NAME", help=f"a published one: {', '.join(available_configs())}"
+    )
+    group.add_argument(
+        "--cfg-path", metavar="FILE", help="a YAML file of the original release, or one of yours"
+    )
+    group.add_argument(
+        "--like-original",
+        action="store_true",
+        help="repeat the original's mistakes and know no limit of size: --faithful --max-side none",
+    )
+    add_config_flags(parser, CaRConfig)
+
+
+def read_settings(args: argparse.Namespace, default: str | None = None) -> Settings:
+    """Combine flags over a file or a published configuration over the defaults.
+
+    Args:
+        args: parsed with `add_model_arguments`.
+        default: the published configuration to take if none is asked for.
+
+    Raises:
+        InputError: both a file and a published configuration, or a setting that makes no sense.
+    """
+    if args.config is not None and args.cfg_path is not None:
+        raise InputError("give --config or --cfg-path, not both")
+    original = None if args.cfg_path is None else read_original(args.cfg_path)
+    name = original.named if original is not None else args.config or default
+    named = None if name is None else named_config(name)
+    values: dict[str, Any] = {}
+    if original is not None:
+        values |= original.values
+    elif named is not None:
+        values |= config_to_dict(named.car)
+    if args.like_original:
+        values |= {"faithful": True, "max_side": None}
+    values |= _flags(args)
+    return Settings(load_config(CaRConfig, overrides=values), named, original)
+
+
+def load_segmenter(args: argparse.Namespace, config: CaRConfig) -> CaRSegmenter:
+    """Load the CLIPs; the device and precision are the arguments'."""
+    return load_car(config, device=choose_device(args.device), precision=args.precision)
+
+
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that were given; lists may be one argument with commas."""
+    flags = flags_of(args, CaRConfig)
+    for key in _LISTS:
+        if isinstance(flags.get(key), list):
+            parts = (part.strip() for text in flags[key] for part in text.split(","))
+            flags[key] = [part for part in parts if part]
+    return flags
