@@ -158,7 +158,7 @@ def test_flags_of_a_parser():
 
 configs = st.builds(
     Training,
-    name=st.text(max_size=8),
+    name=st.text(max_size=8) | st.sampled_from(["\x85", "\u2028", "on", "1e3", "é 面"]),
     steps=st.integers(-(10**9), 10**9),
     amp=st.booleans(),
     sizes=st.lists(st.integers(1, 999), max_size=3).map(tuple),

@@ -51,7 +51,7 @@ def load_config(
 
 def dump_config(config: Any, path: str | Path) -> None:
     """Write a config with every value as YAML, atomically; `load_config` reads it back."""
-    write_text(path, yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(config_to_dict(config), sort_keys=False))
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
