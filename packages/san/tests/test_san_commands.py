@@ -207,3 +207,23 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(weights, photos, tmp_path:
 def _records(out: Path) -> int:
     logs = [p for p in out.rglob("*") if p.is_file() and p.suffix in (".jsonl", ".log")]
     return sum(max(log.read_bytes().count(b"\n") - 1, 0) for log in logs)
+
+
+def test_evaluate_on_ade20k_in_detectron2_s_layout(recording, weights, tmp_path: Path) -> None:
+    root = tmp_path / "datasets" / "ADEChallengeData2016"
+    images, labels = (root / d / "validation" for d in ("images", "annotations_detectron2"))
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    generator = np.random.default_rng(1)
+    for index in recording.images[:2]:
+        image = recording.load(f"infer_{index}_input")["image_uint8"].numpy()
+        Image.fromarray(image).save(images / f"ADE_val_{index:08}.jpg")
+        truth = generator.choice([0, 5, 149, 255], image.shape[:2]).astype(np.uint8)
+        Image.fromarray(truth).save(labels / f"ADE_val_{index:08}.png")
+    for name in ("ade20k-150", "ade20k_sem_seg_val"):  # ours, and the original's
+        out = tmp_path / name
+        data = ["--dataset", name, "--data-root", str(tmp_path / "datasets")]
+        assert evaluate.main([*data, "--output", str(out), "--weights", str(weights)]) == 0
+        result = json.loads((out / "result.json").read_text())
+        assert result["card"]["vocabulary"] == "ade20k-150" and result["card"]["n_images"] == 2
+        assert result["scores"]["mmseg"]["classes_present"] == 3
