@@ -172,8 +172,9 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B·windows, heads, N, d)
         bias = self.bias(n).to(x.dtype)  # (1, heads, N, N)
         if mask is not None:
-            images = total // mask.shape[0]
-            bias = (bias + mask.unsqueeze(1)).repeat(images, 1, 1, 1)
+            bias = bias + mask.unsqueeze(1)  # (windows, heads, N, N)
+            if total > len(mask):  # several images
+                bias = bias.repeat(total // len(mask), 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         merged: Tensor = self.proj(out.transpose(1, 2).reshape(total, n, dim))
         return merged
