@@ -474,7 +474,9 @@ def test_a_known_data_set_under_its_names(tmp_path, capsys, name):
     save_png(root / "annotations_detectron2" / "validation" / "ADE_val_1.png", truth)
     output = tmp_path / "out"
     assert command("--dataset", name, "--data-root", tmp_path, "--output", output) == 0
-    assert "ade20k-150 val: 1 images, 150 classes, 3 of them present" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "ade20k-150 val: 1 images, 150 classes, 3 of them present" in printed.out
+    assert "in the layout of detectron2" in printed.err
     result = Result.load(output / "result.json")
     assert (result.card.data_set, result.card.split) == ("ade20k-150", "val")
     assert result.scores("detectron2").miou == pytest.approx(200 / 3)

@@ -193,7 +193,7 @@ def test_folders_with_a_names_file(tmp_path, make_image, make_labels):
     absolute = [str(tmp_path / f) if not f.startswith("--") else f for f in folders]
     result = scored(tmp_path, tmp_path / "out", *absolute)
     assert result.matrix[1, 1] == 24 * 32 == result.matrix.sum()
-    with pytest.raises(InputError, match="Give --dataset"):
+    with pytest.raises(InputError, match="Missing --names; give --dataset"):
         main(["--predictions", str(tmp_path / "out"), *absolute[:4]])
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from openvocab.bootstrap import bootstrap_interval
 from openvocab.boundary import boundary_counts
+from openvocab.data_arguments import add_data_arguments, sample_set
 from openvocab.detectron2 import Prediction, write_predictions
 from openvocab.errors import InputError
 from openvocab.evaluation_log import EvaluationLog, ImageRecord
@@ -286,18 +287,9 @@ def _size(pixels: NDArray[Any]) -> str:
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every method's evaluate command has."""
-    data = parser.add_argument_group("data (--dataset, or --images with --labels and --names)")
-    data.add_argument("--dataset", metavar="NAME", help="a known data set, such as ade20k-150")
-    data.add_argument(
-        "--data-root",
-        type=Path,
-        metavar="DIR",
-        help="where the data sets lie (default: $DETECTRON2_DATASETS, else ./datasets)",
-    )
-    data.add_argument("--images", type=Path, metavar="DIR", help="folder of images")
-    data.add_argument("--labels", type=Path, metavar="DIR", help="folder of label maps")
-    data.add_argument("--names", type=Path, metavar="FILE", help="one class name per line")
-    data.add_argument(
+    add_data_arguments(parser)
+    run = parser.add_argument_group("evaluation")
+    run.add_argument(
         "--ignore-index",
         type=int,
         nargs="+",
@@ -305,7 +297,6 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="label values that are void (default: the data set's; in folders 255, or 65535 "
         "where there are more than 255 classes)",
     )
-    run = parser.add_argument_group("evaluation")
     run.add_argument("--output", type=Path, default=Path("output/evaluation"), metavar="DIR")
     run.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     run.add_argument(
@@ -391,26 +382,3 @@ def _run(
 def _print_warning(message: Warning | str, *place: Any) -> None:
     """Print what a warning says, without the line of code it came from."""
     print(f"warning: {message}", file=sys.stderr)
-
-
-def sample_set(args: argparse.Namespace) -> SampleSet:
-    """Return the data that arguments of `add_evaluate_arguments` name.
-
-    Raises:
-        InputError: they name none, or it is not there.
-    """
-    folders = {"--images": args.images, "--labels": args.labels, "--names": args.names}
-    given = [flag for flag, value in folders.items() if value is not None]
-    if args.dataset is not None:
-        if given:
-            raise InputError(f"Give --dataset or {given[0]}, not both.")
-        from openvocab.datasets import resolve  # the catalogue is not needed for folders
-
-        return resolve(args.dataset, args.data_root)
-    if len(given) < len(folders):
-        missing = [flag for flag in folders if flag not in given]
-        raise InputError(
-            f"Missing {' and '.join(missing)}; give --dataset NAME, or --images, --labels and "
-            f"--names."
-        )
-    return FolderDataset(args.images, args.labels, args.names)

@@ -18,20 +18,20 @@ import numpy as np
 import openvocab
 from openvocab.bootstrap import bootstrap_interval
 from openvocab.cli import run
+from openvocab.data_arguments import add_data_arguments, sample_set
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
 from openvocab.datasets.preparation import default_workers, run_parallel
-from openvocab.datasets.resolver import resolve
 from openvocab.errors import InputError
 from openvocab.metrics import CONVENTIONS, PairCounts, count_pairs, void_values
 from openvocab.protocol import metric_names
 from openvocab.results import ProtocolCard, Result
-from openvocab.samples import FolderDataset, Sample, SampleSet
+from openvocab.samples import Sample, SampleSet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score predictions and print the result by all conventions."""
     args = _parser().parse_args(argv)
-    data = sample_set_of(args)
+    data = sample_set(args)
     predictions = open_predictions(args.predictions, data, args.category_ids)
     result = score_predictions(
         predictions,
@@ -90,29 +90,9 @@ def score_predictions(
     return Result(card=card, names=names, matrix=matrix, intervals=intervals)
 
 
-def sample_set_of(args: argparse.Namespace) -> SampleSet:
-    """Return the set that the arguments name.
-
-    Raises:
-        InputError: they name none, or it is not there.
-    """
-    folders = (args.images, args.labels, args.names)
-    if args.dataset is not None and not any(folders):
-        data = resolve(args.dataset, args.data_root)
-        print(data.describe(), file=sys.stderr)
-        return data
-    if args.dataset is None and all(folders):
-        return FolderDataset(*folders)
-    raise InputError("Give --dataset NAME, or all of --images, --labels and --names.")
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a data set and tell how to read predictions for it."""
-    parser.add_argument("--dataset", metavar="NAME")
-    parser.add_argument("--data-root", type=Path, metavar="DIR")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="instead of --dataset")
-    parser.add_argument("--labels", type=Path, metavar="DIR")
-    parser.add_argument("--names", type=Path, metavar="FILE", help="one class name per line")
+    add_data_arguments(parser)
     parser.add_argument(
         "--category-ids",
         choices=("auto", "labels", "dataset"),
@@ -149,7 +129,7 @@ def _count(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m openvocab.score", description=__doc__)
     parser.add_argument("--predictions", type=Path, required=True, metavar="DIR|JSON")
-    add_data_arguments(parser)
+    add_prediction_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result as JSON")
     parser.add_argument("--method", help="the name that the result carries")
     parser.add_argument(

@@ -16,13 +16,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from openvocab.cli import run
+from openvocab.data_arguments import sample_set
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.image import ImageArray, read_image
 from openvocab.protocol import metric_names
 from openvocab.samples import Sample, SampleSet
-from openvocab.score import add_data_arguments, sample_set_of
+from openvocab.score import add_prediction_arguments
 from openvocab.visualization import draw_overlay, side_by_side
 
 _HEIGHT = 512  # of a row, as the original's
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.limit is not None and args.limit < 1:
         raise InputError(f"The limit is {args.limit} images; give at least 1, or none for all.")
-    data = sample_set_of(args)
+    data = sample_set(args)
     predictions = open_predictions(args.input, data, args.category_ids)
     samples = check_complete(predictions, data.samples, partial=True)[: args.limit]
     for sample in tqdm(samples, desc="drawing", unit="image", disable=args.quiet):
@@ -71,7 +72,7 @@ def draw(sample: Sample, predictions: Predictions, data: SampleSet) -> ImageArra
                 f"The {what} of {sample.id} has the size {labels.shape} (height, width) and its "
                 f"image {image.shape[:2]}."
             )
-        panels.append(draw_overlay(image, _visible(labels, len(names)), names))
+        panels.append(draw_overlay(image, _visible(labels, len(names)), names, legend=False))
     return side_by_side(panels, _TITLES, height=_HEIGHT)
 
 
@@ -82,7 +83,7 @@ def _visible(labels: NDArray[np.int32], classes: int) -> NDArray[np.int32]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m openvocab.visualize", description=__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="JSON|DIR")
-    add_data_arguments(parser)
+    add_prediction_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
