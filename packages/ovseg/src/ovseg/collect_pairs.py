@@ -1,0 +1,330 @@
+"""Collect masked crops with nouns: `python -m ovseg.collect_pairs --images DIR --nouns FILE ...`.
+
+Each noun of an image's caption gets the proposals that CLIP finds most like it; or, from a labelled
+data set, every class that an image shows gets its true mask.
+
+Source: OVSeg paper section 3.2 ("collecting diverse mask-category pairs from captions"); the
+original release has no code for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.image import ImageArray, list_images, read_image, resize_shortest_edge
+from openvocab.samples import Sample, SampleSet
+from openvocab.training.segmentation_data import DataConfig, open_training_set
+from openvocab.vocabulary import Vocabulary
+from ovseg.config import RegionConfig
+from ovseg.mask_clip import MaskCLIP
+from ovseg.pairs import PairWriter, paint_crop
+from ovseg.segmenter import OVSegSegmenter
+from ovseg.weights import load_ovseg
+
+Crop = tuple[ImageArray, str]
+_DETERMINERS = frozenset(("a", "an", "the", "this", "that", "some", "his", "her", "its", "their"))
+_ANYTHING = Vocabulary(("object",))
+
+
+def match_nouns(
+    features: Tensor, nouns: Tensor, areas: Tensor, *, per_noun: int, min_area: float
+) -> list[tuple[int, int]]:
+    """Give every noun its best proposals.
+
+    Args:
+        features: unit-length embeddings of V proposals (V, E).
+        nouns: unit-length embeddings of N nouns (N, E).
+        areas: shares of the image that the proposals cover (V,), 0..1.
+        per_noun: how many proposals a noun gets.
+        min_area: smaller proposals are left out.
+
+    Returns:
+        Pairs (proposal, noun), nouns in order, best first.
+    """
+    usable = (areas >= min_area).nonzero().squeeze(1)
+    similarity = features[usable] @ nouns.T  # (V', N)
+    best = similarity.topk(min(per_noun, len(usable)), dim=0).indices  # (per_noun, N)
+    return [
+        (int(usable[proposal]), noun)
+        for noun in range(len(nouns))
+        for proposal in best[:, noun].tolist()
+    ]
+
+
+class ProposalMatcher:
+    """Makes proposals in an image and matches them with nouns.
+
+    Args:
+        segmenter: a stage-1 model.
+        clip: names the proposals; not yet adapted, so without mask prompts.
+        per_noun: proposals for each noun.
+        min_area: smallest share of the image that a proposal covers.
+    """
+
+    def __init__(
+        self, segmenter: OVSegSegmenter, clip: MaskCLIP, *, per_noun: int, min_area: float
+    ) -> None:
+        inference = replace(segmenter.inference, clip_ensemble=False)  # only its masks are used
+        self.segmenter = segmenter.with_inference(inference)
+        self.clip, self.per_noun, self.min_area = clip, per_noun, min_area
+        self.threshold = inference.region.mask_threshold
+        self.region = RegionConfig(mask_threshold=self.threshold, mask_prompts=False)
+
+    @torch.inference_mode()
+    def crops(self, image: ImageArray, nouns: Sequence[str]) -> list[Crop]:
+        """Return painted crops of an image (H, W, 3) with their nouns."""
+        resized = self.segmenter.resize(image)
+        probability = self.segmenter.look(resized, _ANYTHING).mask_prob()  # (Q, h, w)
+        pixels = torch.from_numpy(resized).permute(2, 0, 1).to(probability.device)
+        self.clip.region = self.region  # the segmenter may use the same CLIP in its own way
+        features, valid = self.clip.encode_proposals(pixels, probability)
+        masks = probability[valid] > self.threshold
+        chosen = match_nouns(
+            features,
+            self.clip.embed_names(nouns),
+            masks.flatten(1).float().mean(1),
+            per_noun=self.per_noun,
+            min_area=self.min_area,
+        )
+        return [(paint_crop(resized, masks[q].cpu().numpy()), nouns[n]) for q, n in chosen]
+
+
+def labelled_crops(
+    image: ImageArray, label: NDArray[Any], names: Sequence[str], short: int, max_size: int
+) -> list[Crop]:
+    """Return a crop for each class that a label map shows, at the size the model would see."""
+    resized = resize_shortest_edge(image, short, max_size)
+    height, width = resized.shape[:2]
+    rows = (np.arange(height) + 0.5) * label.shape[0] / height
+    columns = (np.arange(width) + 0.5) * label.shape[1] / width
+    small = label[rows.astype(int)][:, columns.astype(int)]
+    present = [value for value in np.unique(small) if 0 <= value < len(names)]
+    return [(paint_crop(resized, small == value), names[value].strip()) for value in present]
+
+
+def read_nouns(file: Path) -> dict[str, list[str]]:
+    """Read nouns by image: JSON `{"a.jpg": ["dog", ...]}`, or lines `a.jpg<TAB>dog, grass`.
+
+    Raises:
+        InputError: the file cannot be read, or is neither.
+    """
+    text = _read_text(file)
+    if file.suffix == ".json":
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise InputError(f"{file} must map image names to lists of nouns")
+        return {str(image): _unique(map(str, nouns)) for image, nouns in content.items()}
+    found = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        image, tab, nouns = line.partition("\t")
+        if line.strip() and not tab:
+            raise InputError(f"{file}, line {number}: expected an image, a tab, and its nouns")
+        if tab:
+            found[image] = _unique(nouns.split(","))
+    return found
+
+
+def read_captions(file: Path) -> dict[str, list[str]]:
+    """Read captions by image: COCO's JSON, or lines `a.jpg<TAB>A dog runs.`.
+
+    Raises:
+        InputError: the file cannot be read, or is neither.
+    """
+    text = _read_text(file)
+    found: dict[str, list[str]] = defaultdict(list)
+    if file.suffix != ".json":
+        for line in text.splitlines():
+            image, _, caption = line.partition("\t")
+            found[image].append(caption)
+        return dict(found)
+    content = json.loads(text)
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise InputError(f"{file} is not COCO's captions: it needs images and annotations")
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    for annotation in content["annotations"]:
+        found[names[annotation["image_id"]]].append(annotation["caption"])
+    return dict(found)
+
+
+def nouns_of_captions(captions: Mapping[str, Sequence[str]], limit: int) -> dict[str, list[str]]:
+    """Find the noun phrases of the first `limit` captions of each image, with spaCy.
+
+    Raises:
+        InputError: spaCy or its English model is not installed.
+    """
+    try:
+        import spacy
+
+        parse = spacy.load("en_core_web_sm", disable=["ner"])
+    except (ImportError, OSError):
+        raise InputError(
+            "captions need spaCy and its model en_core_web_sm (pip install spacy, then python -m "
+            "spacy download en_core_web_sm); or give the nouns yourself with --nouns FILE"
+        ) from None
+    texts = [(caption, image) for image, all_ in captions.items() for caption in all_[:limit]]
+    found: dict[str, list[str]] = defaultdict(list)
+    for document, image in parse.pipe(texts, as_tuples=True):
+        found[image] += [without_determiner(chunk.text) for chunk in document.noun_chunks]
+    return {image: _unique(nouns) for image, nouns in found.items()}
+
+
+def without_determiner(phrase: str) -> str:
+    """Take "the" and its like off the front of a noun phrase, in lower case."""
+    words = phrase.lower().split()
+    while words and words[0] in _DETERMINERS:
+        words.pop(0)
+    return " ".join(words)
+
+
+def collect(
+    writer: PairWriter, work: Iterable[tuple[str, Iterable[Crop] | None]], total: int
+) -> None:
+    """Write the pairs of all images; None stands for one that is done."""
+    for name, crops in tqdm(work, total=total, unit="image", disable=None):
+        if crops is not None:
+            writer.add(name, crops)
+    path = writer.finish()
+    print(f"{len(writer.pairs)} pairs of {len(writer.done)} images: {path}")
+
+
+def _from_nouns(
+    images: Sequence[Path],
+    nouns: Mapping[str, Sequence[str]],
+    matcher: ProposalMatcher,
+    done: set[str],
+) -> Iterator[tuple[str, list[Crop] | None]]:
+    for path in images:
+        words = nouns.get(path.name) or nouns.get(path.stem) or []
+        if path.stem in done:
+            yield path.stem, None
+        else:
+            yield path.stem, matcher.crops(read_image(path), words) if words else []
+
+
+def _from_labels(
+    data: SampleSet, short: int, max_size: int, done: set[str]
+) -> Iterator[tuple[str, list[Crop] | None]]:
+    for sample in data.samples:
+        name = _file_name(sample)
+        if name in done:
+            yield name, None
+            continue
+        image, label = read_image(sample.image), data.read_label(sample)
+        yield name, labelled_crops(image, label, data.vocabulary.names, short, max_size)
+
+
+def _file_name(sample: Sample) -> str:
+    return sample.id.replace("/", "__")
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _unique(nouns: Iterable[str]) -> list[str]:
+    stripped = (" ".join(noun.split()) for noun in nouns)
+    return list(dict.fromkeys(noun for noun in stripped if noun))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    result = argparse.ArgumentParser(prog="python -m ovseg.collect_pairs", description=__doc__)
+    words = result.add_argument_group("from captions or nouns")
+    words.add_argument("--images", type=Path, metavar="DIR", help="folder of images")
+    words.add_argument("--captions", type=Path, metavar="FILE", help="COCO's JSON, or a TSV")
+    words.add_argument("--captions-per-image", type=int, default=1, metavar="N")
+    words.add_argument("--nouns", type=Path, metavar="FILE", help="nouns by image: JSON, or a TSV")
+    words.add_argument("--weights", type=Path, metavar="FILE", help="a stage-1 OVSeg checkpoint")
+    words.add_argument("--config-file", metavar="FILE", help="its configuration")
+    words.add_argument(
+        "--clip", metavar="NAME", help="what names the proposals (default: the checkpoint's CLIP)"
+    )
+    words.add_argument("--per-noun", type=int, default=1, metavar="N", help="proposals per noun")
+    words.add_argument("--min-area", type=float, default=0.001, metavar="SHARE")
+    labels = result.add_argument_group("from labels")
+    labels.add_argument("--dataset", metavar="NAME", help="a known data set")
+    labels.add_argument("--data-root", type=Path, metavar="DIR")
+    labels.add_argument("--labels", type=Path, metavar="DIR", help="label maps of --images")
+    labels.add_argument("--names", type=Path, metavar="FILE", help="names of the labels")
+    labels.add_argument("--min-size", type=int, default=640, help="short side of the images")
+    labels.add_argument("--max-size", type=int, default=2560, help="their longest long side")
+    result.add_argument("--output", type=Path, default=Path("pairs"), metavar="DIR")
+    result.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    result.add_argument("--device", default="cpu")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Collect pairs; a second call goes on where the first was stopped."""
+    args = parser().parse_args(argv)
+    if args.dataset is not None or args.labels is not None:
+        _collect_labels(args)
+    else:
+        _collect_words(args)
+    return 0
+
+
+def _collect_labels(args: argparse.Namespace) -> None:
+    data = open_training_set(
+        DataConfig(args.dataset, args.data_root)
+        if args.labels is None
+        else DataConfig(None, None, args.images, args.labels, args.names)
+    )
+    writer = PairWriter(args.output)
+    work = _from_labels(data, args.min_size, args.max_size, writer.done)
+    collect(writer, _first(work, args.limit), args.limit or len(data.samples))
+
+
+def _collect_words(args: argparse.Namespace) -> None:
+    if args.images is None or (args.captions is None) == (args.nouns is None):
+        raise InputError(
+            "give --images with either --captions or --nouns; or --dataset, or --images with "
+            "--labels and --names"
+        )
+    if args.weights is None:
+        raise InputError("--weights is missing: proposals need a stage-1 OVSeg checkpoint")
+    if args.per_noun < 1:
+        raise InputError(f"--per-noun is {args.per_noun}; give at least 1")
+    if args.nouns is not None:
+        nouns = read_nouns(args.nouns)
+    else:
+        nouns = nouns_of_captions(read_captions(args.captions), args.captions_per_image)
+    images = list_images([args.images])[: args.limit]
+    segmenter = load_ovseg(args.weights, args.config_file, device=args.device)
+    clip: MaskCLIP = segmenter.model.clip_adapter
+    if args.clip is not None:
+        clip = MaskCLIP.load(args.clip).to(args.device)
+    matcher = ProposalMatcher(segmenter, clip, per_noun=args.per_noun, min_area=args.min_area)
+    writer = PairWriter(args.output)
+    collect(writer, _from_nouns(images, nouns, matcher, writer.done), len(images))
+
+
+def _first(
+    work: Iterator[tuple[str, list[Crop] | None]], limit: int | None
+) -> Iterator[tuple[str, list[Crop] | None]]:
+    for count, item in enumerate(work):
+        if limit is not None and count >= limit:
+            return
+        yield item
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

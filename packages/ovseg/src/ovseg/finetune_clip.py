@@ -1,0 +1,446 @@
+"""Adapt CLIP to masked crops: `python -m ovseg.finetune_clip --pairs pairs.tsv`.
+
+Either the image tower is fine-tuned, or both towers stay and prompts for background patches are
+learned (`--mask-prompt-depth 3`). The text tower is locked in both.
+
+Source: OVSeg paper sections 3.2 and 3.3; SPEC ovseg 11.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openvocab.cli import run
+from openvocab.clip.model import CLIP, Activation, VisionTransformer
+from openvocab.clip.prompts import TextEncoder
+from openvocab.config import dump_config
+from openvocab.errors import InputError
+from openvocab.losses import Losses
+from openvocab.training import (
+    CosineSchedule,
+    RunConfig,
+    Task,
+    Trainer,
+    World,
+    gather_with_gradient,
+    join_world,
+    parameter_groups,
+)
+from openvocab.training.command import (
+    add_training_arguments,
+    describe_recipe,
+    launch_if_asked,
+    load_settings,
+    settings_of,
+)
+from openvocab.training.loop import check_fresh
+from openvocab.weights import load_strict, save_state_dict
+from ovseg._convert import PROMPTS, read_mask_clip
+from ovseg.mask_clip import LOGIT_SCALE, MaskPromptedCLIP
+from ovseg.pairs import PairData, PairItem, read_pairs
+
+MAX_LOG_SCALE = math.log(100)
+Duplicates = Literal["negative", "ignore"]
+_UNDECAYED = ("bn", "ln", "bias", "logit_scale")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW as published.
+
+    Attributes:
+        base_lr: learning rate behind the warm-up.
+        weight_decay: of matrices; vectors, norms, biases and the temperature have none.
+        prompt_weight_decay: of mask prompts.
+        prompt_lr_multiplier: of the learning rate of mask prompts (the original's schedule
+            overwrites it).
+        beta1: of AdamW.
+        beta2: of AdamW.
+        eps: of AdamW.
+    """
+
+    base_lr: float = 5e-6
+    weight_decay: float = 0.2
+    prompt_weight_decay: float = 0.0
+    prompt_lr_multiplier: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """An adaptation of CLIP.
+
+    Attributes:
+        clip: what to start from: "name:tag", or a file; for mask prompts a fine-tuned CLIP.
+        activation: of a file that does not tell; None: QuickGELU, as all of OpenAI's.
+        pairs: TSV with the columns filepath and title, from `ovseg.collect_pairs`.
+        validation: TSV of pairs to classify among all their titles; None for none.
+        mask_prompt_depth: 0 fine-tunes the image tower; above, that many layers of prompts are
+            learned and all else is locked.
+        duplicates: what a crop and the same noun of another crop are to each other: a "negative"
+            pair as in the original, or one to "ignore". (To call them positive changes nothing:
+            equal nouns have equal embeddings, so the sum over a group of them is the same.)
+        scale: share of a crop's area that random crops keep.
+        epochs: passes over the pairs.
+        warmup_steps: of the learning rate.
+        optimizer: AdamW.
+        run: how it is carried out.
+    """
+
+    clip: str = "ViT-L-14:openai"
+    activation: Activation | None = None
+    pairs: Path = Path("pairs.tsv")
+    validation: Path | None = None
+    mask_prompt_depth: int = 0
+    duplicates: Duplicates = "negative"
+    scale: tuple[float, float] = (0.9, 1.0)
+    epochs: int = 5
+    warmup_steps: int = 100
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(
+        default_factory=lambda: RunConfig(batch=128, precision="fp16", clip_norm=None)
+    )
+
+    def __post_init__(self) -> None:
+        if self.mask_prompt_depth < 0 or self.epochs < 1:
+            raise InputError(
+                f"mask_prompt_depth {self.mask_prompt_depth} and epochs {self.epochs} must be at "
+                "least 0 and 1"
+            )
+        if self.run.grad_accum != 1:
+            raise InputError(
+                "run.grad_accum must be 1: every crop is compared with the nouns of the whole "
+                "batch; use run.activation_checkpoints to save memory"
+            )
+
+
+class PairBatch(TypedDict):
+    """Crops (B, 3, S, S), foreground (B, 1, S, S), and their titles."""
+
+    images: Tensor
+    masks: Tensor
+    titles: list[str]
+
+
+def contrastive_loss(
+    images: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    *,
+    groups: Tensor | None = None,
+    duplicates: Duplicates = "negative",
+    world: World | None = None,
+) -> Tensor:
+    """Symmetric cross-entropy between this process's crops and nouns and those of all.
+
+    The mean over processes is the loss of the global batch, and so is its gradient.
+
+    Args:
+        images: unit length (N, E).
+        texts: unit length (N, E), row i belongs to crop i.
+        scale: factor of the cosines.
+        groups: numbers of the titles (N,); equal numbers are duplicates. None: there are none.
+        duplicates: see `FinetuneConfig`.
+        world: the processes.
+
+    Source: SPEC ovseg 11.3.
+    """
+    world = world or World()
+    all_images, all_texts = (gather_with_gradient(x, world) for x in (images, texts))
+    own = torch.arange(len(images), device=images.device) + world.rank * len(images)
+    same = None if groups is None else groups[:, None] == _gather_numbers(groups, world)[None]
+    parts = [
+        _cross_entropy(scale * left @ right.T, own, same, duplicates)
+        for left, right in ((images, all_texts), (texts, all_images))
+    ]
+    return (parts[0] + parts[1]) / 2
+
+
+def _cross_entropy(
+    logits: Tensor, own: Tensor, same: Tensor | None, duplicates: Duplicates
+) -> Tensor:
+    """Cross-entropy of rows (N, M) whose own column is `own`, and duplicates are `same`."""
+    if same is None or duplicates == "negative":
+        return F.cross_entropy(logits, own)
+    others = same.clone()
+    others[torch.arange(len(own), device=own.device), own] = False
+    return F.cross_entropy(logits.masked_fill(others, float("-inf")), own)
+
+
+def _gather_numbers(numbers: Tensor, world: World) -> Tensor:
+    if world.size == 1:
+        return numbers
+    parts = [torch.empty_like(numbers) for _ in range(world.size)]
+    dist.all_gather(parts, numbers)
+    return torch.cat(parts)
+
+
+class FinetuneStep(nn.Module):
+    """From crops and nouns to the loss: what the processes run in parallel."""
+
+    def __init__(self, clip: CLIP, config: FinetuneConfig, world: World) -> None:
+        super().__init__()
+        self.visual, self.logit_scale = clip.visual, clip.logit_scale
+        self.prompted = config.mask_prompt_depth > 0
+        self.duplicates, self.world = config.duplicates, world
+
+    def forward(self, batch: PairBatch, texts: Tensor) -> Losses:
+        """Compare crops with unit-length embeddings of their titles (N, E)."""
+        features = encode_crops(self.visual, batch, prompted=self.prompted)
+        numbers = [zlib.crc32(title.encode()) for title in batch["titles"]]
+        loss = contrastive_loss(
+            F.normalize(features.float(), dim=-1),
+            texts,
+            self.logit_scale.exp(),
+            groups=torch.tensor(numbers, device=texts.device),
+            duplicates=self.duplicates,
+            world=self.world,
+        )
+        return {"loss_contrastive": loss}
+
+
+def encode_crops(visual: VisionTransformer, batch: PairBatch, *, prompted: bool) -> Tensor:
+    """Embed a batch of crops (B, E), with prompts in place of background patches if asked for."""
+    if prompted:
+        embedded: Tensor = visual(batch["images"], batch["masks"])
+    else:
+        embedded = visual(batch["images"])
+    return embedded
+
+
+def mark_trainable(clip: CLIP) -> dict[str, nn.Parameter]:
+    """Lock what is not trained; return mask prompts, or the image tower, and the temperature."""
+    clip.requires_grad_(False)
+    prompted = isinstance(clip, MaskPromptedCLIP)
+    trained = {
+        name: parameter
+        for name, parameter in clip.named_parameters()
+        if name == "logit_scale" or (name == PROMPTS if prompted else name.startswith("visual."))
+    }
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    return trained
+
+
+def make_optimizer(
+    trained: Mapping[str, nn.Parameter], config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """Group what is trained by learning rate and weight decay."""
+
+    def decay(name: str) -> float:
+        if name == PROMPTS:
+            return config.prompt_weight_decay
+        free = trained[name].ndim < 2 or any(word in name for word in _UNDECAYED)
+        return 0.0 if free else config.weight_decay
+
+    def rate(name: str) -> float:
+        return config.base_lr * (config.prompt_lr_multiplier if name == PROMPTS else 1.0)
+
+    groups = parameter_groups(trained, rate=rate, decay=decay)
+    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+class FinetuneTask(Task[PairBatch]):
+    """Everything the engine needs to adapt a CLIP."""
+
+    def __init__(self, clip: CLIP, config: FinetuneConfig, world: World) -> None:
+        pairs = read_pairs(config.pairs)
+        if len(pairs) < config.run.batch:
+            raise InputError(
+                f"{config.pairs} has {len(pairs)} pairs, less than a batch of {config.run.batch}; "
+                "give a smaller run.batch"
+            )
+        self.clip, self.config, self.world = clip, config, world
+        size = clip.config.vision.image_size
+        self.samples = len(pairs)
+        self.data = PairData(pairs, size, config.scale, config.run.seed)
+        self.module = FinetuneStep(clip, config, world)
+        self.optimizer = make_optimizer(mark_trainable(clip), config.optimizer)
+        self.steps = config.epochs * (len(pairs) // config.run.batch)
+        self.schedule = CosineSchedule(self.steps, config.warmup_steps)
+        self._validation = read_pairs(config.validation) if config.validation else []
+
+    @property
+    def checkpointed(self) -> Sequence[nn.Module]:
+        """The blocks of the image tower."""
+        return self.clip.visual.blocks
+
+    def begin(self, device: torch.device) -> None:
+        """Prepare the locked text tower, which embeds every title once."""
+        self.clip.to(device)
+        self._text = TextEncoder(self.clip, cache_dir=False)
+
+    def collate(self, items: list[PairItem]) -> PairBatch:
+        """Stack items."""
+        return {
+            "images": torch.stack([item["image"] for item in items]),
+            "masks": torch.stack([item["mask"] for item in items]),
+            "titles": [item["title"] for item in items],
+        }
+
+    def prepare(self, batches: Sequence[PairBatch], world: World) -> Tensor:
+        """Embed the titles, as they are, without a template."""
+        return self._text.encode_texts(batches[0]["titles"]).clone()
+
+    def after_step(self) -> None:
+        """Keep the temperature in its range."""
+        self.clip.logit_scale.clamp_(0, MAX_LOG_SCALE)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return OpenAI's names, and `visual.mask_embedding`."""
+        return self.clip.state_dict()
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what `state_dict` returned."""
+        load_strict(self.clip, tensors, source="the checkpoint")
+
+    def export(self, folder: Path) -> None:
+        """Write `model_final.safetensors`, for `ovseg.replace_clip` and `MaskCLIP.load`."""
+        save_state_dict(folder / "model_final.safetensors", self.clip.state_dict())
+
+    @torch.no_grad()
+    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
+        """Classify the validation crops among all their titles: percent right."""
+        if not self._validation:
+            return {}
+        titles = sorted({pair.title for pair in self._validation})
+        classifier = self._text.encode_names(titles, "vild")
+        data = PairData(self._validation, self.clip.config.vision.image_size, None)
+        indices = list(range(world.rank, len(data), world.size))
+        hits = torch.zeros(3, len(titles), dtype=torch.float64)  # first, among five, all
+        for start in range(0, len(indices), self.config.run.batch):
+            rows = indices[start : start + self.config.run.batch]
+            batch = self.collate([data[row, row] for row in rows])
+            truth = torch.tensor([titles.index(title) for title in batch["titles"]])
+            hits += self._hits(batch, classifier, truth)
+        total = torch.tensor(world.sum(hits.flatten().tolist())).view_as(hits)
+        top1, top5, count = total
+        seen = count > 0
+        return {
+            "top1": 100 * float(top1.sum() / count.sum()),
+            "top5": 100 * float(top5.sum() / count.sum()),
+            "macro": 100 * float((top1[seen] / count[seen]).mean()),
+        }
+
+    def _hits(self, batch: PairBatch, classifier: Tensor, truth: Tensor) -> Tensor:
+        """Count, for each class, crops named right first, within five, and at all: (3, K)."""
+        device = classifier.device
+        moved: PairBatch = {
+            "images": batch["images"].to(device),
+            "masks": batch["masks"].to(device),
+            "titles": batch["titles"],
+        }
+        prompted = self.config.mask_prompt_depth > 0
+        features = encode_crops(self.clip.visual, moved, prompted=prompted)
+        logits = LOGIT_SCALE * F.normalize(features.float(), dim=-1) @ classifier.T
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu() == truth[:, None]
+        rows = torch.stack([best[:, 0], best.any(1), torch.ones_like(truth, dtype=torch.bool)])
+        return torch.zeros(3, len(classifier), dtype=torch.float64).index_add_(
+            1, truth, rows.double()
+        )
+
+
+def build_clip(config: FinetuneConfig) -> CLIP:
+    """Load the CLIP to start from, with new mask prompts if they are to be learned and not there.
+
+    Raises:
+        InputError: it has another number of prompts, or prompts that full fine-tuning would drop.
+    """
+    activation = config.activation
+    if activation is None and Path(config.clip).is_file():
+        activation = "quick_gelu"
+    architecture, tensors, prompted = read_mask_clip(config.clip, activation)
+    depth = config.mask_prompt_depth
+    if not depth:
+        if prompted:
+            raise InputError(f"{config.clip} has mask prompts; give --mask-prompt-depth")
+        clip = CLIP(architecture)
+        tensors = {name: tensor for name, tensor in tensors.items() if name != PROMPTS}
+        load_strict(clip, tensors, source=config.clip)
+        return clip
+    model = MaskPromptedCLIP(architecture, depth)
+    nn.init.normal_(model.visual.mask_embedding, std=0.02)
+    if not prompted:
+        tensors = {**tensors, PROMPTS: model.visual.mask_embedding.detach()}
+    elif len(tensors[PROMPTS]) != depth:
+        found = len(tensors[PROMPTS])
+        raise InputError(
+            f"{config.clip} has {found} layers of prompts; mask_prompt_depth is {depth}"
+        )
+    load_strict(model, tensors, source=config.clip)
+    return model
+
+
+def finetune(config: FinetuneConfig, *, resume: bool) -> int:
+    """Run an adaptation; returns the exit code."""
+    output = config.run.output
+    check_fresh(output, resume=resume)
+    with join_world(config.run.device) as world:
+        torch.manual_seed(config.run.seed)
+        task = FinetuneTask(build_clip(config), config, world)
+        if world.is_main:
+            dump_config(config, output / "config.yaml")
+        trainer = Trainer(task, config.run, steps=task.steps, samples=task.samples, world=world)
+        if resume:
+            trainer.resume()
+        return trainer.run()
+
+
+def evaluate_only(config: FinetuneConfig) -> int:
+    """Classify the validation pairs with the given CLIP, and print the scores."""
+    if config.validation is None:
+        raise InputError("--eval-only needs --validation FILE with pairs")
+    with join_world(config.run.device) as world:
+        task = FinetuneTask(build_clip(config), config, world)
+        task.begin(world.device)
+        scores = task.evaluate(config.run.output, world)
+    if world.is_main:
+        print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    result = argparse.ArgumentParser(
+        prog="python -m ovseg.finetune_clip",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Adapt CLIP to masked crops, by fine-tuning or by mask prompts.",
+        epilog="recipes: coco_proposal_1cap_finetune_VitL, coco_proposal_1cap_finetune_VitB, "
+        "coco_gt_171cls_finetune_VitL, coco_proposal_1cap_mask_prompt_tuning_VitL\n\n"
+        "The published recipe of full fine-tuning (coco_proposal_1cap_finetune_VitL); mask prompt "
+        "tuning has mask_prompt_depth 3 and base_lr 0.05:\n\n" + describe_recipe(FinetuneConfig()),
+    )
+    add_training_arguments(result, FinetuneConfig)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Adapt a CLIP."""
+    args = parser().parse_args(argv)
+    none: dict[str, Any] = {}
+    settings = settings_of(args, FinetuneConfig, package="ovseg", keys=none, aliases=none)
+    config = load_settings(FinetuneConfig, settings)
+    code = launch_if_asked(args, "ovseg.finetune_clip", argv)
+    if code is not None:
+        return code
+    if args.eval_only:
+        return evaluate_only(config)
+    return finetune(config, resume=args.resume)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,230 @@
+"""Pairs of a masked crop and a noun: what mask-adapted CLIP is trained on.
+
+A crop has its background painted in one colour, by which its mask is found again; so the files are
+PNG, whose colours survive. A list of pairs is a TSV with the columns `filepath` and `title`.
+
+Source: OVSeg paper section 3.2; SPEC ovseg 11.1 and 11.2.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as TF
+
+from openvocab.clip.model import PIXEL_MEAN, PIXEL_STD
+from openvocab.errors import InputError
+from openvocab.files import atomic_path
+from openvocab.image import ImageArray, read_image
+from openvocab.training import seed_of
+from openvocab.training.order import Key
+
+PAINT = (124, 116, 103)  # CLIP's mean colour, rounded
+LIST_FILE, LOG_FILE, SHEET_FILE = "pairs.tsv", "pairs.jsonl", "contact_sheet.png"
+
+_RATIO = (3 / 4, 4 / 3)
+_TILE, _COLUMNS = 160, 8
+
+
+class Pair(NamedTuple):
+    """A crop and what it shows."""
+
+    path: Path
+    title: str
+
+
+class PairItem(TypedDict):
+    """A normalised crop (3, S, S), its foreground (1, S, S), and its title."""
+
+    image: Tensor
+    mask: Tensor
+    title: str
+
+
+def paint_crop(image: ImageArray, mask: NDArray[np.bool_]) -> ImageArray:
+    """Cut the tight box of a mask out of an image (H, W, 3), with the background painted.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        raise ValueError("an empty mask has no crop")
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.where(mask[box][..., None], image[box], np.uint8(PAINT)).astype(np.uint8)
+
+
+def recover_mask(crop: ImageArray) -> NDArray[np.bool_]:
+    """Return the foreground (H, W) of a painted crop: what does not have exactly its colour."""
+    return np.asarray((crop != np.uint8(PAINT)).any(-1))
+
+
+def read_pairs(file: Path) -> list[Pair]:
+    """Read a list of pairs; relative paths start at its folder.
+
+    Raises:
+        InputError: no such file, not this layout, or empty.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except OSError as error:
+        raise InputError(f"cannot read the list of pairs {file}: {error.strerror}") from None
+    if not rows:
+        raise InputError(f"{file} lists no pairs; expected a line for each")
+    if not {"filepath", "title"} <= rows[0].keys():
+        raise InputError(f"{file} must be a TSV with the columns filepath and title")
+    return [Pair(file.parent / row["filepath"], row["title"]) for row in rows]
+
+
+class PairData(Dataset[PairItem]):
+    """Crops with their masks, varied for training or as they are for validation.
+
+    Args:
+        pairs: the list.
+        size: side S of CLIP's input.
+        scale: share of the crop's area that a random crop keeps; None: no variation.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], size: int, scale: tuple[float, float] | None, seed: int = 0
+    ) -> None:
+        self.pairs, self.size, self.scale, self.seed = pairs, size, scale, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: Key) -> PairItem:
+        position, index = key
+        pair = self.pairs[index]
+        crop = Image.fromarray(read_image(pair.path))
+        if self.scale is None:
+            resized = validation_view(crop, self.size)
+        else:
+            resized = training_view(crop, self.size, self.scale, seed_of(self.seed, position))
+        pixels = np.asarray(resized)
+        mask = torch.from_numpy(recover_mask(pixels)).float()[None]
+        return {"image": normalise(pixels), "mask": mask, "title": pair.title}
+
+
+def training_view(
+    crop: Image.Image, size: int, scale: tuple[float, float], seed: int
+) -> Image.Image:
+    """Take a random part of a crop and stretch it to a square, bicubically."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        box = v2.RandomResizedCrop(size, scale=scale, ratio=_RATIO).make_params([crop])
+    part = (box["top"], box["left"], box["height"], box["width"])
+    view: Image.Image = TF.resized_crop(crop, *part, [size, size], InterpolationMode.BICUBIC)
+    return view
+
+
+def validation_view(crop: Image.Image, size: int) -> Image.Image:
+    """Resize the short side bicubically, and cut out the middle."""
+    resized = TF.resize(crop, [size], InterpolationMode.BICUBIC)
+    view: Image.Image = TF.center_crop(resized, [size, size])
+    return view
+
+
+def normalise(pixels: ImageArray) -> Tensor:
+    """Turn (H, W, 3) uint8 into what CLIP expects, (3, H, W)."""
+    unit = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return (unit - mean) / std
+
+
+class PairWriter:
+    """Writes crops and their list; what was written before a kill is not done again.
+
+    Args:
+        folder: gets `crops/`, the log, and the list.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "crops").mkdir(parents=True, exist_ok=True)
+        self._entries = _read_entries(folder / LOG_FILE)
+        _rewrite(folder / LOG_FILE, self._entries)
+
+    @property
+    def done(self) -> set[str]:
+        """The images that are finished."""
+        return {entry["image"] for entry in self._entries}
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """File and title of all pairs, in the order of writing."""
+        return [(file, title) for entry in self._entries for file, title in entry["pairs"]]
+
+    def add(self, image: str, crops: Iterable[tuple[ImageArray, str]]) -> None:
+        """Write the pairs of one image; when this returns they are on the disk."""
+        written = []
+        for index, (pixels, title) in enumerate(crops):
+            file = f"crops/{image}_{index}.png"
+            with atomic_path(self.folder / file) as temporary:
+                Image.fromarray(pixels).save(temporary)
+            written.append((file, " ".join(title.split())))
+        entry = {"image": image, "pairs": written}
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+        self._entries.append(entry)
+
+    def finish(self) -> Path:
+        """Write the list of all pairs and the contact sheet; return the list."""
+        path = self.folder / LIST_FILE
+        with atomic_path(path) as temporary:
+            lines = ["filepath\ttitle", *(f"{file}\t{title}" for file, title in self.pairs)]
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if self.pairs:
+            with atomic_path(self.folder / SHEET_FILE) as temporary:
+                contact_sheet(self.folder, self.pairs).save(temporary)
+        return path
+
+
+def contact_sheet(
+    folder: Path, pairs: Sequence[tuple[str, str]], tiles: int = 48, seed: int = 0
+) -> Image.Image:
+    """Draw a random choice of crops with their titles under them."""
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:tiles]
+    rows = -(-len(chosen) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * (_TILE + 24)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, index in enumerate(sorted(chosen)):
+        file, title = pairs[index]
+        tile = Image.fromarray(read_image(folder / file))
+        tile.thumbnail((_TILE - 8, _TILE - 8))
+        left, top = place % _COLUMNS * _TILE + 4, place // _COLUMNS * (_TILE + 24) + 4
+        sheet.paste(tile, (left, top))
+        draw.text((left, top + _TILE - 6), textwrap.shorten(title, 24, placeholder="..."), "black")
+    return sheet
+
+
+def _read_entries(log: Path) -> list[dict[str, Any]]:
+    entries = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:  # killed while it was written
+            break
+    return entries
+
+
+def _rewrite(log: Path, entries: Sequence[dict[str, Any]]) -> None:
+    with atomic_path(log) as temporary:
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), "utf-8")

@@ -1,0 +1,226 @@
+"""Adapting CLIP to masked crops: the recorded step, the loss, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from openvocab.cli import run
+from openvocab.clip.weights import config_from_state_dict
+from openvocab.training.command import load_settings, settings_of
+from openvocab.training.log import read_log
+from openvocab.weights import load_strict
+from ovseg import finetune_clip
+from ovseg._convert import CLIP_PREFIX, PROMPTS
+from ovseg.finetune_clip import (
+    FinetuneConfig,
+    OptimizerConfig,
+    contrastive_loss,
+    main,
+    make_optimizer,
+    mark_trainable,
+)
+from ovseg.mask_clip import MaskCLIP, MaskPromptedCLIP
+from ovseg.pairs import PAINT, PairWriter
+
+MISC = Path(__file__).parent / "golden" / "misc"
+
+
+def test_the_recorded_step_of_mask_prompt_tuning() -> None:
+    with np.load(MISC / "mpt_step.npz") as arrays:
+        names = set(arrays.files) - {"trainable"}
+        recorded = {name: torch.from_numpy(arrays[name]) for name in names}
+        trainable = set(arrays["trainable"].tolist())
+    tensors = {k.removeprefix("sd__"): v for k, v in recorded.items() if k.startswith("sd__")}
+    clip = MaskPromptedCLIP(config_from_state_dict(tensors, "quick_gelu"), 2)
+    load_strict(clip, tensors, source="the recording")
+    assert set(mark_trainable(clip)) == trainable
+    images = F.normalize(clip.visual(recorded["images"], recorded["masks"]), dim=-1)
+    assert torch.allclose(images, F.normalize(recorded["image_features"], dim=-1), atol=2e-5)
+    texts = F.normalize(recorded["text_features"], dim=-1)
+    found = F.normalize(clip.encode_text(recorded["tokens"]), dim=-1)
+    assert torch.allclose(found, texts, atol=2e-5)
+    loss = contrastive_loss(images, found, clip.logit_scale.exp())
+    assert loss.item() == pytest.approx(recorded["loss"].item(), rel=1e-5)
+    loss.backward()
+    for name in trainable:
+        wanted = recorded[f"grad__{name}"]
+        error = (dict(clip.named_parameters())[name].grad - wanted).norm()
+        assert error <= 1e-3 * wanted.norm(), name
+
+
+def test_duplicates_are_negatives_or_ignored() -> None:
+    torch.manual_seed(0)
+    images, texts = (F.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
+    texts[2] = texts[0]
+    groups = torch.tensor([7, 8, 7, 9])
+    scale = torch.tensor(10.0)
+    kinds = ("negative", "ignore")
+    loss = {
+        k: contrastive_loss(images, texts, scale, groups=groups, duplicates=k).item() for k in kinds
+    }
+    assert loss["negative"] == pytest.approx(contrastive_loss(images, texts, scale).item())
+    logits = scale * images @ texts.T
+    rows = []
+    for matrix in (logits, logits.T):
+        for i in range(4):
+            keep = [j for j in range(4) if j == i or groups[j] != groups[i]]
+            rows.append(matrix[i, keep].logsumexp(0) - matrix[i, i])
+    assert loss["ignore"] == pytest.approx(torch.stack(rows).mean().item(), rel=1e-5)
+    assert loss["ignore"] < loss["negative"]
+    alone = torch.arange(4)
+    for kind in kinds:
+        found = contrastive_loss(images, texts, scale, groups=alone, duplicates=kind).item()
+        assert found == pytest.approx(loss["negative"], rel=1e-5)
+
+
+def test_groups_follow_the_published_rules(tiny) -> None:
+    clip = MaskPromptedCLIP(tiny.configs()[0].clip, 2)
+    trained = mark_trainable(clip)
+    assert set(trained) == {PROMPTS, "logit_scale"}
+    optimizer = make_optimizer(trained, OptimizerConfig(0.05, 0.2, 0.1, 3.0))
+    rules = {n: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for n in g["names"]}
+    assert rules[PROMPTS] == (pytest.approx(0.15), 0.1) and rules["logit_scale"] == (0.05, 0)
+    assert optimizer.defaults["betas"] == (0.9, 0.98) and optimizer.defaults["eps"] == 1e-6
+
+
+@pytest.fixture
+def command(tmp_path: Path, tiny):
+    """Arguments of a small adaptation: 12 painted crops of three classes, two steps an epoch."""
+    state = {
+        k.removeprefix(CLIP_PREFIX): v.clone()
+        for k, v in tiny.state_dict().items()
+        if k.startswith(CLIP_PREFIX) and not k.endswith("mask_embedding")
+    }
+    save_file(state, tmp_path / "clip.safetensors")
+    writer = PairWriter(tmp_path / "pairs")
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        crop = rng.integers(0, 90, (40, 50, 3), dtype=np.uint8)
+        crop[..., index % 3] += 120
+        crop[:10] = PAINT
+        writer.add(str(index), [(crop, tiny.class_names()[index % 3])])
+    writer.finish()
+
+    def arguments(output: Path, *more: str) -> list[str]:
+        settings = {
+            "clip": tmp_path / "clip.safetensors",
+            "pairs": tmp_path / "pairs" / "pairs.tsv",
+            "epochs": 2,
+            "warmup_steps": 1,
+            "run.output": output,
+            "run.batch": 6,
+            "run.precision": "fp32",
+            "run.workers": 0,
+            "run.log_period": 1,
+            "run.checkpoint_period": 2,
+            "run.device": "cpu",
+        }  # fmt: skip
+        return [text for k, v in settings.items() for text in (f"--{k}", str(v))] + list(more)
+
+    return arguments
+
+
+def test_full_fine_tuning_then_prompts_give_a_clip_that_names_regions(
+    command, tmp_path: Path, tiny
+) -> None:
+    full, prompts = tmp_path / "full", tmp_path / "prompts"
+    validation = ["--validation", str(tmp_path / "pairs" / "pairs.tsv"), "--run.eval_period", "4"]
+    assert main(command(full, *validation, "--optimizer.base_lr", "1e-4")) == 0
+    lines = read_log(full / "metrics.jsonl")
+    assert sum("loss_contrastive" in line for line in lines) == 4
+    scores = lines[-1]
+    assert 0 <= scores["top1"] <= scores["top5"] == 100 and "macro" in scores
+    tuned = str(full / "model_final.safetensors")
+    more = ["--mask-prompt-depth", "2", "--clip", tuned, "--optimizer.base_lr", "0.05"]
+    assert main(command(prompts, *more)) == 0
+    before, after = (
+        MaskCLIP.load(tuned, activation="quick_gelu"),
+        MaskCLIP.load(prompts / "model_final.safetensors"),
+    )
+    assert not before.region.mask_prompts and after.region.mask_prompts
+    original = tiny.state_dict()
+    for name, tensor in after.clip_model.state_dict().items():
+        if name == PROMPTS:
+            assert tensor.shape[0] == 2
+            continue
+        assert torch.equal(tensor, before.clip_model.state_dict()[name]) or name == "logit_scale"
+        locked = not name.startswith("visual.") and name != "logit_scale"
+        assert not locked or torch.equal(tensor, original[CLIP_PREFIX + name]), name
+    image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    masks = np.zeros((1, 60, 60), bool)
+    masks[0, 10:40, 10:40] = True
+    assert after.classify(image, masks, tiny.class_names()).sum() == pytest.approx(1)
+
+
+def test_two_processes_make_the_same_steps_as_one(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = ["--duplicates", "ignore", "--optimizer.base_lr", "1e-4"]
+    assert main(command(one, *more)) == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert main(command(two, *more, "--num-gpus", "2")) == 0
+    keys = ("loss_contrastive", "grad_norm")
+    ours, theirs = (
+        [[line[key] for key in keys] for line in read_log(folder / "metrics.jsonl")][:3]
+        for folder in (two, one)
+    )
+    assert np.allclose(ours, theirs, rtol=1e-5)
+
+
+def _config(*argv: str) -> FinetuneConfig:
+    args = finetune_clip.parser().parse_args(argv)
+    return load_settings(
+        FinetuneConfig, settings_of(args, FinetuneConfig, package="ovseg", keys={}, aliases={})
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "clip", "batch", "depth", "rate"),
+    [
+        ("coco_proposal_1cap_finetune_VitL", "ViT-L-14:openai", 128, 0, 5e-6),
+        ("coco_proposal_1cap_finetune_VitB", "ViT-B-16:openai", 512, 0, 5e-6),
+        ("coco_gt_171cls_finetune_VitL", "ViT-L-14:openai", 128, 0, 5e-6),
+        ("coco_proposal_1cap_mask_prompt_tuning_VitL", "finetuned.pt", 128, 3, 0.05),
+    ],
+)
+def test_published_recipes(recipe: str, clip: str, batch: int, depth: int, rate: float) -> None:
+    config = _config("--config-file", recipe)
+    assert (config.clip, config.run.batch, config.mask_prompt_depth) == (clip, batch, depth)
+    assert config.optimizer.base_lr == rate and config.optimizer.weight_decay == 0.2
+    assert config.epochs == 5 and config.warmup_steps == 100 and config.run.clip_norm is None
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--run.batch", "100"], "12 pairs"),
+        (["--run.grad_accum", "2"], "grad_accum"),
+        (["--pairs", "nothing.tsv"], "nothing.tsv"),
+        (["--duplicates", "merge"], "negative"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    command, tmp_path: Path, more: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(main, command(tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and sentence in error
+
+
+def test_learning_rate_of_prompts_follows_the_schedule(command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert (
+        main(command(out, "--mask-prompt-depth", "1", "--optimizer.prompt_lr_multiplier", "4")) == 0
+    )
+    groups = torch.load(out / "model_final.pth", weights_only=True)["optimizer"]["param_groups"]
+    rates = {tuple(group["names"]): group["lr"] for group in groups}
+    assert rates[(PROMPTS,)] == pytest.approx(4 * rates[("logit_scale",)])
+    assert json.dumps(sorted(len(names) for names in rates)) == "[1, 1]"

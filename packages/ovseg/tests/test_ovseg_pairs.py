@@ -1,0 +1,212 @@
+"""Crops, their masks and their lists."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.image import read_image
+from ovseg import collect_pairs
+from ovseg.collect_pairs import match_nouns, nouns_of_captions, read_captions, without_determiner
+from ovseg.pairs import (
+    PAINT,
+    Pair,
+    PairData,
+    PairWriter,
+    contact_sheet,
+    normalise,
+    paint_crop,
+    read_pairs,
+    recover_mask,
+    validation_view,
+)
+from ovseg.weights import save_model
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).parent / "golden" / "misc" / "maskget.npz") as arrays:
+        return dict(arrays)
+
+
+def test_masks_are_recovered_as_recorded(recorded) -> None:
+    assert np.array_equal(recover_mask(recorded["image"]), recorded["mask"] > 0)
+    resized = np.asarray(Image.fromarray(recorded["image"]).resize((64, 64), Image.BICUBIC))
+    assert np.array_equal(resized, recorded["resized_bicubic64"])
+    assert np.array_equal(recover_mask(resized), recorded["mask_resized"] > 0)
+
+
+def test_the_validation_view_equals_the_recorded(recorded) -> None:
+    view = np.asarray(validation_view(Image.fromarray(recorded["image"]), 64))
+    assert np.array_equal(recover_mask(view), recorded["val_transform_mask"] > 0)
+    expected = torch.from_numpy(recorded["val_transform_image"])
+    assert torch.allclose(normalise(view), expected, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_what_is_painted_is_found_again(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (12, 15, 3), dtype=np.uint8)
+    image[(image == np.uint8(PAINT)).all(-1)] += 1
+    mask = rng.random((12, 15)) < 0.1
+    mask[rng.integers(12), rng.integers(15)] = True
+    rows, columns = np.nonzero(mask)
+    box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+    crop = paint_crop(image, mask)
+    assert np.array_equal(recover_mask(crop), mask[box])
+    assert np.array_equal(crop[mask[box]], image[mask])
+
+
+def _write(folder: Path, images: list[str]) -> PairWriter:
+    writer = PairWriter(folder)
+    for name in images:
+        if name not in writer.done:
+            crop = np.full((9, 7, 3), 50 + len(name), np.uint8)
+            crop[:3] = PAINT
+            writer.add(name, [(crop, f"a  {name}"), (crop, "sky")])
+    return writer
+
+
+def test_a_collection_is_resumed_and_read_back(tmp_path: Path) -> None:
+    _write(tmp_path, ["one", "three"])
+    with (tmp_path / "pairs.jsonl").open("a") as log:
+        log.write('{"image": "four", "pai')  # killed while writing
+    writer = _write(tmp_path, ["one", "three", "four"])
+    assert writer.done == {"one", "three", "four"} and len(writer.pairs) == 6
+    pairs = read_pairs(writer.finish())
+    assert [pair.title for pair in pairs[:2]] == ["a one", "sky"]
+    item = PairData(pairs, 32, None)[0, 0]
+    assert item["image"].shape == (3, 32, 32) and item["mask"].shape == (1, 32, 32)
+    assert 0 < item["mask"].mean() < 1
+    assert Image.open(tmp_path / "contact_sheet.png").width > 500
+
+
+def test_training_views_depend_on_their_position_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    data = PairData([Pair(tmp_path / "a.png", "noise")], 24, (0.5, 1.0), seed=3)
+    first, again, other = data[7, 0]["image"], data[7, 0]["image"], data[8, 0]["image"]
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_bad_lists_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        read_pairs(tmp_path / "none.tsv")
+    (tmp_path / "a.tsv").write_text("path,name\nx,y\n")
+    with pytest.raises(InputError, match="columns filepath and title"):
+        read_pairs(tmp_path / "a.tsv")
+    (tmp_path / "b.tsv").write_text("filepath\ttitle\n")
+    with pytest.raises(InputError, match="no pairs"):
+        read_pairs(tmp_path / "b.tsv")
+
+
+def test_the_sheet_shows_at_most_so_many(tmp_path: Path) -> None:
+    writer = _write(tmp_path, ["a"])
+    assert contact_sheet(tmp_path, writer.pairs * 40, tiles=9).height == 2 * (160 + 24)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two pictures, their label maps, and the names of the labels."""
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        label = np.full((80, 100), 1, np.uint8)
+        label[20:50, 10 + 30 * index : 60] = 0
+        label[:4] = 255
+        image = rng.integers(0, 60, (80, 100, 3), dtype=np.uint8) + 90 * (label[..., None] == 0)
+        for folder, pixels in (("images", image.astype(np.uint8)), ("labels", label)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    (tmp_path / "names.txt").write_text("cat\nsky\ndog\n")
+    return tmp_path
+
+
+def test_true_pairs_are_collected_from_labels(photographs: Path) -> None:
+    folders = [f"--{name}={photographs / name}" for name in ("images", "labels")]
+    out = photographs / "pairs"
+    more = [f"--names={photographs / 'names.txt'}", f"--output={out}", "--min-size=80"]
+    assert collect_pairs.main([*folders, *more, "--limit=1"]) == 0
+    assert len(read_pairs(out / "pairs.tsv")) == 2
+    before = (out / "crops" / "0_0.png").stat().st_mtime_ns
+    assert collect_pairs.main([*folders, *more]) == 0
+    assert (out / "crops" / "0_0.png").stat().st_mtime_ns == before  # not done again
+    pairs = read_pairs(out / "pairs.tsv")
+    assert [pair.title for pair in pairs] == ["cat", "sky"] * 2
+    assert read_image(pairs[0].path).shape == (30, 50, 3)
+    assert recover_mask(read_image(pairs[0].path)).all()
+    assert 0 < recover_mask(read_image(pairs[1].path)).mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["tsv", "json"])
+def test_nouns_get_the_proposals_most_like_them(photographs: Path, tiny, kind: str) -> None:
+    names = tiny.class_names()
+    nouns = photographs / f"nouns.{kind}"
+    content = {"0.png": [names[0], names[1], names[0]], "1.png": []}
+    if kind == "json":
+        nouns.write_text(json.dumps(content))
+    else:
+        nouns.write_text("".join(f"{k}\t{', '.join(v)}\n" for k, v in content.items()))
+    weights, out = photographs / "stage1.safetensors", photographs / "pairs"
+    save_model(tiny.model(), weights, tiny.configs()[1])
+    more = [f"--nouns={nouns}", f"--weights={weights}", f"--output={out}", "--per-noun=2"]
+    assert collect_pairs.main([f"--images={photographs / 'images'}", *more]) == 0
+    pairs = read_pairs(out / "pairs.tsv")
+    assert [pair.title for pair in pairs] == [names[0]] * 2 + [names[1]] * 2
+    for pair in pairs:
+        crop = read_image(pair.path)
+        assert recover_mask(crop).any() and crop.ndim == 3
+    assert (out / "contact_sheet.png").exists()
+    assert PairWriter(out).done == {"0", "1"}
+
+
+def test_matching_takes_the_best_that_are_large_enough() -> None:
+    features = torch.eye(4)
+    nouns = F.normalize(torch.tensor([[0.9, 0.5, 0.1, 0.0], [0.0, 0.2, 0.1, 0.9]]), dim=-1)
+    areas = torch.tensor([0.5, 0.5, 0.5, 0.0001])
+    assert match_nouns(features, nouns, areas, per_noun=1, min_area=0.001) == [(0, 0), (1, 1)]
+    two = match_nouns(features, nouns, areas, per_noun=2, min_area=0)
+    assert two == [(0, 0), (1, 0), (3, 1), (1, 1)]
+    assert match_nouns(features, nouns, areas * 0, per_noun=1, min_area=0.1) == []
+
+
+def test_captions_are_read_from_coco_and_from_lines(tmp_path: Path) -> None:
+    coco = {
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 7, "caption": "A dog."}, {"image_id": 7, "caption": "Dogs."}],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    (tmp_path / "c.tsv").write_text("a.jpg\tA dog.\na.jpg\tDogs.\n")
+    expected = {"a.jpg": ["A dog.", "Dogs."]}
+    assert read_captions(tmp_path / "c.json") == read_captions(tmp_path / "c.tsv") == expected
+    assert without_determiner("The large  Brown dog") == "large brown dog"
+
+
+def test_captions_without_spacy_say_what_to_do(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(InputError, match="--nouns FILE"):
+        nouns_of_captions({"a.jpg": ["A dog."]}, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--captions or --nouns"),
+        (["--images=x", "--nouns=y"], "--weights is missing"),
+        (["--images=x", "--labels=y"], "data.names is missing"),
+    ],
+)
+def test_missing_arguments_are_named(arguments: list[str], sentence: str, capsys) -> None:
+    assert run(collect_pairs.main, arguments) == 2
+    assert sentence in capsys.readouterr().err
