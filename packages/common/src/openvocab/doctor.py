@@ -136,7 +136,8 @@ def _overlay(data: LabelledSet, index: int, samples: Sequence[Any]) -> ImageArra
     labels = data.read_label(sample)
     names = data.label_names
     shown = np.where((labels >= 0) & (labels < len(names)), labels, -1)
-    return draw_overlay(read_image(sample.image), shown, names, max_side=_SHEET_HEIGHT * 2)
+    image = read_image(sample.image)
+    return draw_overlay(image, shown, names, legend=False, max_side=2 * _SHEET_HEIGHT)
 
 
 def _facts(seen: TreeInspection) -> list[str]:
