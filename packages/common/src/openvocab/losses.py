@@ -60,7 +60,7 @@ def targets_of(label: Tensor, num_classes: int) -> Targets:
 
     Void pixels are outside of every mask, and so count as negatives.
     """
-    labels = label.unique()
+    labels = torch.unique(label)
     labels = labels[(labels >= 0) & (labels < num_classes)].long()
     return Targets(labels, label[None] == labels[:, None, None])
 

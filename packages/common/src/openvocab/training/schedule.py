@@ -40,11 +40,11 @@ class PolySchedule:
 
     def factor(self, step: int) -> float:
         """Return the factor of an iteration, 0..1."""
-        decay = max(0.0, 1 - step / self.steps) ** self.power
+        decay = math.pow(max(0.0, 1 - step / self.steps), self.power)
         if step >= self.warmup_steps:
             return decay
         progress = step / self.warmup_steps
-        return float(decay * (self.warmup_factor * (1 - progress) + progress))
+        return decay * (self.warmup_factor * (1 - progress) + progress)
 
 
 @dataclass(frozen=True)
