@@ -33,6 +33,7 @@ from openvocab.clip.prompts import Templates, TextEncoder
 from openvocab.errors import InputError
 from openvocab.image import ImageSource, read_image
 from openvocab.weights import load_strict
+from ovseg._convert import read_mask_clip
 from ovseg.config import RegionConfig
 from ovseg.regions import Regions, binarise, expand_boxes, extract_regions, tight_boxes
 
@@ -146,8 +147,6 @@ class MaskCLIP(nn.Module):
         Raises:
             InputError: if the weights are none of these.
         """
-        from ovseg._convert import read_mask_clip
-
         config, tensors, prompted = read_mask_clip(source, activation)
         region = region or RegionConfig(mask_prompts=prompted)
         depth = len(tensors["visual.mask_embedding"])
