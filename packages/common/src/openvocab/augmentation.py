@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvocab.errors import InputError
-from openvocab.image import ImageArray, ImageSource, read_image, resize_shortest_edge
-from openvocab.segmenter import Names, Segmentation, Segmenter
+from openvocab.image import ImageArray, resize_shortest_edge
+from openvocab.segmenter import BaseSegmenter, Segmentation, Segmenter
 from openvocab.semantic import vocabulary_scores
 from openvocab.vocabulary import Vocabulary
 
@@ -36,7 +36,7 @@ class DenseSegmenter(Segmenter, Protocol):
         """
 
 
-class TestTimeAugmentation:
+class TestTimeAugmentation(BaseSegmenter):
     """A segmenter that averages the scores of several views of the image.
 
     As in detectron2 the views are made from the image that was already resized for evaluation, and
@@ -84,44 +84,26 @@ class TestTimeAugmentation:
         assert total is not None
         return total.div_(count)
 
-    @overload
-    def segment(
-        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
-    ) -> Segmentation: ...
-    @overload
-    def segment(
-        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
-    ) -> list[Segmentation]: ...
     @torch.inference_mode()
-    def segment(
-        self,
-        image: ImageSource | list[ImageSource],
-        vocabulary: Names,
-        *,
-        return_scores: bool = False,
-    ) -> Segmentation | list[Segmentation]:
-        """Segment one image or several by their mean scores; see `Segmenter.segment`.
+    def segment_arrays(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
+        """Segment images by their mean scores; see `BaseSegmenter.segment_arrays`.
 
         Raises:
-            InputError: the image cannot be read, or the background policy is "learned".
+            InputError: the background policy is "learned".
         """
-        if not isinstance(vocabulary, Vocabulary):
-            vocabulary = Vocabulary.from_names(vocabulary)
         if vocabulary.background.kind == "learned":
             raise InputError(
                 "Test-time augmentation averages the scores of words and cannot use a learned "
                 "background; choose another background policy."
             )
-        if isinstance(image, list):
-            return [self._segment(read_image(one), vocabulary, return_scores) for one in image]
-        return self._segment(read_image(image), vocabulary, return_scores)
-
-    def _segment(
-        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
-    ) -> Segmentation:
-        scores = self.scores(image, vocabulary)
-        kept = vocabulary_scores(scores, vocabulary) if return_scores else None
-        return Segmentation(labels_of_scores(scores, vocabulary), vocabulary, kept)
+        results = []
+        for image in images:
+            scores = self.scores(image, vocabulary)
+            kept = vocabulary_scores(scores, vocabulary) if return_scores else None
+            results.append(Segmentation(labels_of_scores(scores, vocabulary), vocabulary, kept))
+        return results
 
     def describe(self) -> dict[str, Any]:
         """Return the lines of the protocol card."""

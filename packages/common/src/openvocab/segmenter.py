@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,3 +203,50 @@ class Segmenter(Protocol):
         Method, variant, sha256 of the weights, thresholds, resize rule, post-processing, precision.
         """
         ...
+
+
+class BaseSegmenter(ABC):
+    """What segmenters share: reading images and names; a method adds `segment_arrays`.
+
+    Attributes:
+        templates: with which names that are not a `Vocabulary` become sentences.
+    """
+
+    templates: str = "vild"
+
+    @overload
+    def segment(
+        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
+    ) -> Segmentation: ...
+    @overload
+    def segment(
+        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
+    ) -> list[Segmentation]: ...
+    def segment(
+        self,
+        image: ImageSource | list[ImageSource],
+        vocabulary: Names,
+        *,
+        return_scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Segment one image, or a list of images of any sizes; see `Segmenter.segment`."""
+        names = self.vocabulary(vocabulary)
+        if isinstance(image, list):
+            return self.segment_arrays([read_image(one) for one in image], names, return_scores)
+        return self.segment_arrays([read_image(image)], names, return_scores)[0]
+
+    def vocabulary(self, names: Names) -> Vocabulary:
+        """Return the vocabulary of names: itself, or a user's words with the method's templates."""
+        if isinstance(names, Vocabulary):
+            return names
+        return Vocabulary.from_names(names, templates=self.templates)
+
+    @abstractmethod
+    def segment_arrays(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
+        """Segment images (H, W, 3) uint8 RGB of any sizes, each as if it were alone."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the labels; see `Segmenter.describe`."""

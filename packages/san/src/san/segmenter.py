@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from openvocab.clip.prompts import TextEncoder
 from openvocab.files import sha256_of
-from openvocab.image import ImageArray, ImageSource, read_image, resize_shortest_edge
+from openvocab.image import ImageArray, resize_shortest_edge
 from openvocab.precision import Precision, dtype_of
-from openvocab.segmenter import Segmentation
+from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.semantic import (
     MaskGeometry,
     semantic_scores,
@@ -62,8 +62,11 @@ def load_san(
     )
 
 
-class SANSegmenter:
-    """Segments images of any size with any names; implements `openvocab.segmenter.Segmenter`."""
+class SANSegmenter(BaseSegmenter):
+    """Segments images of any size with any names.
+
+    result = segmenter.segment("photo.jpg", ["cat", "sofa"])
+    """
 
     def __init__(
         self,
@@ -87,53 +90,12 @@ class SANSegmenter:
         """
         self.network = network.eval().requires_grad_(False).to(device)
         self.config, self.precision = network.config, precision
+        self.templates = network.config.templates
         self.text = TextEncoder(network.clip, cache_dir)
         self.weights_sha256 = weights_sha256 or "unsaved"
         network.clip.visual.to(dtype_of(precision))
         network.side_adapter.to(dtype_of(precision))
         self._forward = torch.compile(network) if compile else network
-
-    @overload
-    def segment(
-        self,
-        image: ImageSource,
-        vocabulary: Vocabulary | Sequence[str] | str,
-        *,
-        return_scores: bool = ...,
-    ) -> Segmentation: ...
-    @overload
-    def segment(
-        self,
-        image: list[ImageSource],
-        vocabulary: Vocabulary | Sequence[str] | str,
-        *,
-        return_scores: bool = ...,
-    ) -> list[Segmentation]: ...
-    def segment(
-        self,
-        image: ImageSource | list[ImageSource],
-        vocabulary: Vocabulary | Sequence[str] | str,
-        *,
-        return_scores: bool = False,
-    ) -> Segmentation | list[Segmentation]:
-        """Name every pixel.
-
-        Args:
-            image: a path, bytes, a Pillow image or an RGB array; or a list of them. A list gives
-                the same results as its images one by one.
-            vocabulary: the names.
-            return_scores: also keep the score of every name at every pixel, (K, H, W).
-
-        Returns:
-            A label map at the image's own size, or a list of them.
-
-        Raises:
-            InputError: an image cannot be read, or no name is given.
-        """
-        vocabulary = self._vocabulary(vocabulary)
-        if not isinstance(image, list):
-            return self._segment([read_image(image)], vocabulary, return_scores)[0]
-        return self._segment([read_image(one) for one in image], vocabulary, return_scores)
 
     @torch.inference_mode()
     def scores_at(
@@ -170,12 +132,7 @@ class SANSegmenter:
             "device": str(next(self.network.parameters()).device),
         }
 
-    def _vocabulary(self, names: Vocabulary | Sequence[str] | str) -> Vocabulary:
-        if isinstance(names, Vocabulary):
-            return names
-        return Vocabulary.from_names(names, templates=self.config.templates)
-
-    def _segment(
+    def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
     ) -> list[Segmentation]:
         """Resize, predict in batches of one padded size, label at the original size."""
