@@ -64,12 +64,12 @@ def paint_crop(image: ImageArray, mask: NDArray[np.bool_]) -> ImageArray:
     if not len(rows):
         raise ValueError("an empty mask has no crop")
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return np.where(mask[box][..., None], image[box], np.uint8(PAINT)).astype(np.uint8)
+    return np.where(mask[box][..., None], image[box], np.array(PAINT, np.uint8)).astype(np.uint8)
 
 
 def recover_mask(crop: ImageArray) -> NDArray[np.bool_]:
     """Return the foreground (H, W) of a painted crop: what does not have exactly its colour."""
-    return np.asarray((crop != np.uint8(PAINT)).any(-1))
+    return np.asarray((crop != np.array(PAINT, np.uint8)).any(-1))
 
 
 def read_pairs(file: Path) -> list[Pair]:

@@ -40,7 +40,7 @@ class TrainingLog:
         self.path = folder / LOG_FILE
         _take_back(self.path, start)
         self._file: TextIO = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder), purge_step=start)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder), purge_step=start)
         self._wandb = _start_wandb(folder, wandb) if wandb else None
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=None, dynamic_ncols=True)
 
@@ -54,7 +54,7 @@ class TrainingLog:
         self._file.write(json.dumps({"iteration": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
         if self._bar.disable:
@@ -64,7 +64,7 @@ class TrainingLog:
         """Close everything, and draw the curves."""
         self._bar.close()
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
         plot_losses(self.path, self.path.with_name(CURVE_FILE))

@@ -166,7 +166,7 @@ class Trainer(Generic[Batch]):
         self.order = EndlessShuffle(samples, config.seed)
         self.checkpoints = Checkpoints(config.output, config.keep)
         scaled = config.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
         self.start = 0
         task.module.to(world.device)
         self._terminated = False
@@ -423,7 +423,7 @@ def _recompute(block: nn.Module) -> None:
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    block.forward = recomputing  # type: ignore[method-assign]
+    block.forward = recomputing
 
 
 def check_fresh(folder: Path, *, resume: bool) -> None:
