@@ -150,8 +150,8 @@ class Archives:
                 {"image_id": image["image_id"], "category_id": number, "segmentation": [shape]}
                 for image in mine
                 for number, shape in (
-                    (sky, [0, 0, 31, 0, 31, 9, 0, 9]),
-                    (grass, [0, 5, 31, 5, 31, 31, 0, 31]),  # over the sky: file order decides
+                    (sky, [0, 0, 40, 0, 40, 9, 0, 9]),
+                    (grass, [0, 5, 40, 5, 40, 40, 0, 40]),  # over the sky: file order decides
                 )
             ]
             coco = {
@@ -202,7 +202,7 @@ class Archives:
             name = f"COCO_train2014_{i:012d}.jpg"
             save_image(self.root / "train2014" / name, (24, 32), i)
             images.append({"id": i, "file_name": name, "height": 24, "width": 32})
-            shape = [[8, 4, 19, 4, 19, 11, 8, 11]] if i % 2 else encode_rle(square)
+            shape = [[8, 4, 20, 4, 20, 12, 8, 12]] if i % 2 else encode_rle(square)
             annotations.append({"id": 100 + i, "image_id": i, "segmentation": shape})
             many = file.endswith(".json")
             sentences = [

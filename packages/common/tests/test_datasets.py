@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 
 from openvocab.datasets import ALIASES, CATALOG, resolve
+from openvocab.datasets.polygons import fill_polygon, segment_mask
 from openvocab.datasets.referring import (
     REFERRING,
     load_referring,
     referring_scores,
-    segment_mask,
 )
 from openvocab.datasets.resolver import parse_name
 from openvocab.datasets.spec import decode
 from openvocab.errors import InputError
-from openvocab.masks import encode_rle
+from openvocab.masks import decode_rle, encode_rle
 from openvocab.prepare import main as prepare
 from openvocab.vocabulary import Vocabulary
 
@@ -36,7 +37,13 @@ def make_layout(tmp_path, make_image, make_labels, name, layout_name, below, spl
     """Lay out a set by the catalogue's own words, which `test_folders_of` pins to the specs."""
     layout = next(one for one in CATALOG[name].layouts if one.name == layout_name)
     root = tmp_path / below
-    deep = layout.label_end == ".tif"
+    deep = layout.label_end != ".png"
+    if layout.label_end == ".mat":
+
+        def make_labels(path, labels, dtype):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scipy.io.savemat(path, {"LabelMap": labels.astype(dtype)})
+
     for i, stem in enumerate(stems):
         image_end = layout.image_end or ".jpg"
         make_image(root / layout.fill(layout.images, split) / f"{stem}{image_end}", (24, 32), i)
@@ -414,5 +421,21 @@ def test_referring_masks_must_have_one_size():
         referring_scores([(np.ones((2, 2)), np.ones((3, 2)))])
     with pytest.raises(InputError, match="no masks"):
         referring_scores([])
-    with pytest.raises(InputError, match="size"):
+    with pytest.raises(InputError, match="2x2 pixels and its image 3x3"):
         segment_mask(encode_rle(np.ones((2, 2))), (3, 3))
+
+
+RECORDED = json.loads((Path(__file__).parent / "golden/coco_polygons.json").read_text())
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=range(len(RECORDED)))
+def test_polygons_are_filled_as_the_coco_api_fills_them(recorded):
+    """Recorded from pycocotools: random polygons, some outside the image, some degenerate."""
+    found = segment_mask(recorded["polygons"], tuple(recorded["size"]))
+    np.testing.assert_array_equal(found, decode_rle(recorded))
+
+
+@pytest.mark.parametrize("polygon", [[], [1.0], [1, 2, 3], [[1, 2]], [float("nan"), 1]])
+def test_no_polygon(polygon):
+    with pytest.raises(InputError, match="A polygon is a list"):
+        fill_polygon(polygon, (4, 4))

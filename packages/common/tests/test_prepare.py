@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -16,15 +15,16 @@ import numpy as np
 import pytest
 
 from openvocab.datasets import CATALOG, resolve
-from openvocab.datasets.ade20k_full import decode_ids
 from openvocab.datasets.cityscapes import IDS
 from openvocab.datasets.coco_stuff import category_ids
-from openvocab.datasets.pascal_context_masks import ROUTES, read_mat
+from openvocab.datasets.label_files import decode_ids, read_mat, read_stored
+from openvocab.datasets.pascal_context_masks import ROUTES
 from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.datasets.spec import read_data
 from openvocab.errors import InputError
 from openvocab.evaluation import evaluate_set
 from openvocab.image import read_image, read_label_map
+from openvocab.masks import encode_rle
 from openvocab.prepare import MAKERS, main
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Vocabulary
@@ -441,12 +441,10 @@ def test_wrong_arguments(tmp_path, arguments, words):
 
 def test_several_processes_make_the_same_tree(archives, tmp_path):
     archives.ade(per_split=70)
-    shared = ["--source", str(archives.root), "--split", "val", "--quiet"]
-    command = [sys.executable, "-m", "openvocab.prepare", "ade20k-150", *shared]
+    arguments = ["ade20k-150", "--source", str(archives.root), "--split", "val", "--quiet"]
     for workers in ("1", "2"):
         output = ["--workers", workers, "--output", str(tmp_path / workers)]
-        done = subprocess.run([*command, *output], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert main([*arguments, *output]) == 0
     first, second = (resolve("ade20k-150", tmp_path / workers) for workers in ("1", "2"))
     assert len(first.samples) == 70 and first.label_tree_hash() == second.label_tree_hash()
 
@@ -461,3 +459,29 @@ def test_copies_and_links(archives, tmp_path):
     assert (tmp_path / "copies" / name).stat().st_ino != original
     shutil.rmtree(archives.root)
     assert read_image(tmp_path / "links" / name).shape == (24, 32, 3)
+
+
+def test_the_official_mat_files_are_read_without_preparation(archives, tmp_path):
+    archives.pascal_context(Vocabulary.load("pascal-context-459").names)
+    prepare("pascal-context-459", archives.root, tmp_path / "data")
+    official = resolve("pascal-context-459", archives.root)
+    assert official.layout.name == "official" and len(official.samples) == 3
+    made = resolve("pascal-context-459", tmp_path / "data")
+    assert made.label_tree_hash() == official.label_tree_hash()
+
+
+def test_run_length_codes_are_read_as_label_maps(tmp_path):
+    labels = np.array([[3, 3, 7], [65535, 7, 7]])
+    codes = [{"category_id": v, "segmentation": encode_rle(labels == v)} for v in (3, 7)]
+    (tmp_path / "a.json").write_text(json.dumps(codes))
+    assert read_stored(tmp_path / "a.json").tolist() == labels.tolist()
+    for damage in ("[]", "{}", '[{"category_id": 1}]', "no JSON"):
+        (tmp_path / "a.json").write_text(damage)
+        with pytest.raises(InputError, match="no list of run-length codes"):
+            read_stored(tmp_path / "a.json")
+
+
+def test_coded_files_must_be_rgb(tmp_path, make_labels):
+    make_labels(tmp_path / "ADE_val_1_seg.png", np.ones((4, 4)))
+    with pytest.raises(InputError, match="expected RGB"):
+        read_stored(tmp_path / "ADE_val_1_seg.png")

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from openvocab.datasets.archives import Source
-from openvocab.datasets.preparation import Task, Tree, read_stored
+from openvocab.datasets.label_files import read_stored
+from openvocab.datasets.preparation import Task, Tree
 from openvocab.datasets.spec import VOID_8_BIT, DatasetSpec, Layout
 from openvocab.vocabulary import Vocabulary
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from openvocab.datasets.archives import Source
+from openvocab.datasets.label_files import decode_ids, read_coded
 from openvocab.datasets.preparation import IntArray, Task, Tree, table_of
 from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.datasets.spec import VOID_16_BIT, DatasetSpec, Layout, read_data
@@ -95,19 +95,13 @@ def read_index(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def decode_ids(pixels: NDArray[np.uint8]) -> IntArray:
-    """Return the object ids `(H, W)` of an RGB-coded label map `(H, W, 3)`."""
-    wide = pixels.astype(np.int32)
-    return np.asarray(wide[..., 0] // 10 * 256 + wide[..., 1], dtype=np.int32)
-
-
 def read_shrunk(labels: Path, image: Path, image_target: Path) -> IntArray:
     """Read object ids and write the image, both shrunk until the short side is 512.
 
     The image is written first, so that a label map is never without it.
     """
     pixels = read_image(image)
-    ids = decode_ids(_read_coded(labels))
+    ids = decode_ids(read_coded(labels))
     if ids.shape != pixels.shape[:2]:
         raise InputError(
             f"{labels} has {ids.shape[1]}x{ids.shape[0]} pixels and its image {pixels.shape[1]}x"
@@ -128,14 +122,3 @@ def read_shrunk(labels: Path, image: Path, image_target: Path) -> IntArray:
         with atomic_path(image_target) as temporary:
             Image.fromarray(pixels).save(temporary, quality=95, subsampling="4:2:0")
     return ids.astype(np.int32)
-
-
-def _read_coded(path: Path) -> NDArray[np.uint8]:
-    pixels = read_image(path)
-    with Image.open(path) as image:
-        if image.mode not in ("RGB", "RGBA"):
-            raise InputError(
-                f"{path} has pixels of kind {image.mode}; expected RGB, where red and green code "
-                f"the object."
-            )
-    return pixels

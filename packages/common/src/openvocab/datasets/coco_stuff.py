@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openvocab.datasets.archives import Source
-from openvocab.datasets.preparation import Task, Tree, read_stored, table_of
+from openvocab.datasets.label_files import read_stored
+from openvocab.datasets.preparation import Task, Tree, table_of
 from openvocab.datasets.spec import VOID_8_BIT, YEAR_2017, DatasetSpec, Layout, read_data
 from openvocab.vocabulary import Vocabulary
 

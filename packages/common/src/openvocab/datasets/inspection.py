@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from openvocab.datasets.label_files import read_stored
 from openvocab.datasets.preparation import run_parallel
 from openvocab.datasets.resolver import LabelledSet, label_hash, tree_hash
 from openvocab.datasets.spec import Coding, decode
 from openvocab.errors import InputError
-from openvocab.image import read_image, read_label_map
+from openvocab.image import read_image
 from openvocab.samples import Sample
 
 Size = tuple[int, int]
@@ -101,7 +102,7 @@ def inspect_sample(sample: Sample, coding: Coding, ignore: Sequence[int]) -> Ins
     """Look at one image and its label map."""
     image_size, image_error = _image(sample.image)
     try:
-        labels = decode(read_label_map(sample.label), coding, max(ignore))
+        labels = decode(read_stored(sample.label), coding, max(ignore))
     except InputError as error:
         return Inspection(sample, image_error, str(error), image_size)
     half = labels.shape[0] // 2

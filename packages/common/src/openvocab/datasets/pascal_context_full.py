@@ -51,6 +51,15 @@ PASCAL_CONTEXT_459 = DatasetSpec(
             labels="pascal_ctx_d2/annotations_ctx459/{split}",
             label_end=".tif",
         ),
+        Layout(
+            "official",  # the .mat files as downloaded
+            images="VOCdevkit/VOC2010/JPEGImages",
+            labels="trainval",
+            words=PLAIN,
+            coding="from-one",
+            label_end=".mat",
+            listed="pascalcontext_{split}.txt",
+        ),
         replace(
             _OVSEG,
             name="maft+",

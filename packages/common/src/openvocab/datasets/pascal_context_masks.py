@@ -1,29 +1,26 @@
 """The three sources of Pascal Context's labels, all read to one numbering.
 
 The numbering is that of the 459 names, from 1 on in alphabetical order; 0 is no label. Source:
-SPEC ovseg 12 (.mat), SPEC san 9 (Detail's JSON), layouts.md (polygons painted in file order).
+SPEC ovseg 12 (.mat), SPEC san 9 (Detail's JSON), layouts.md (polygons painted in file order). By
+which rule CAT-Seg fills polygons is in none of them; here it is COCO's.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-import scipy.io
-from scipy.io.matlab import MatReadError
 
 from openvocab.datasets.archives import Source
-from openvocab.datasets.preparation import IntArray
+from openvocab.datasets.label_files import IntArray, read_mat
+from openvocab.datasets.polygons import segment_mask
 from openvocab.datasets.spec import read_list
 from openvocab.errors import InputError
 from openvocab.image import read_image
-from openvocab.masks import decode_rle
 from openvocab.vocabulary import Vocabulary
 
 FOLDERS = ("VOCdevkit/VOC2010", "VOC2010")
@@ -45,10 +42,7 @@ _JSON_FILES = {
 _IMAGE_ID, _ANNOTATIONS = ("id", "image_id"), ("annotations", "annos_segmentation")
 _CATEGORY_ID = ("id", "category_id")
 _SYNONYMS = {"diningtable": "table"}
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError),
-    *(MatReadError, zlib.error),
-)
+_DAMAGE = (OSError, ValueError, TypeError, KeyError)
 
 
 class Mask(NamedTuple):
@@ -81,7 +75,8 @@ def readers(
         folder = source.path(*_MAT_FOLDERS)
         numbers = _renumbering(source)
         return [
-            (stem, read_mat, (folder / f"{stem}.mat", numbers)) for stem in _stems(source, split)
+            (stem, read_renumbered, (folder / f"{stem}.mat", numbers))
+            for stem in _stems(source, split)
         ]
     if route in _JSON_FILES:
         path = source.path(*(name.format(split=split) for name in _JSON_FILES[route]))
@@ -97,25 +92,13 @@ def image_of(source: Source, stem: str) -> Path:
     return source.path(*(f"{folder}/JPEGImages" for folder in FOLDERS)) / f"{stem}.jpg"
 
 
-def read_mat(path: Path, numbers: Mapping[int, int] | None = None) -> IntArray:
-    """Read the `LabelMap` of a .mat file, `(H, W)`; scipy reads numbers and runs nothing.
+def read_renumbered(path: Path, numbers: Mapping[int, int] | None) -> IntArray:
+    """Read a .mat file whose `labels.txt` may number the names otherwise, `(H, W)`.
 
     Raises:
-        InputError: it is missing, damaged, or has no such array of integers.
+        InputError: it cannot be read.
     """
-    try:
-        content = scipy.io.loadmat(str(path), variable_names=["LabelMap"])
-        labels = np.asarray(content["LabelMap"])
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}; is the archive unpacked in full?") from None
-    except _DAMAGE as error:
-        raise InputError(f"{path} is no .mat file with a LabelMap ({error!r:.80}).") from None
-    if labels.ndim != 2 or labels.dtype.kind not in "uif":
-        raise InputError(
-            f"The LabelMap of {path} is {labels.dtype} of shape {labels.shape}; expected one "
-            f"number for each pixel."
-        )
-    values = labels.astype(np.int32)
+    values = read_mat(path)
     if numbers is None:
         return values
     table = np.arange(max(int(values.max(initial=0)), *numbers) + 1, dtype=np.int32)
@@ -134,18 +117,7 @@ def paint(image: Path, masks: Sequence[Mask], size: tuple[int, int] | None) -> I
     height, width = size or read_image(image).shape[:2]
     labels = np.zeros((height, width), dtype=np.int32)
     for number, segmentation in masks:
-        if isinstance(segmentation, Mapping):
-            inside = decode_rle(segmentation)
-            if inside.shape != labels.shape:
-                raise InputError(
-                    f"A mask of {image.stem} has {inside.shape[1]}x{inside.shape[0]} pixels and "
-                    f"the image {width}x{height}."
-                )
-            labels[inside] = number
-            continue
-        for polygon in segmentation:
-            points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-            cv2.fillPoly(labels, [np.round(points).astype(np.int32)], number)
+        labels[segment_mask(segmentation, (height, width))] = number
     return labels
 
 

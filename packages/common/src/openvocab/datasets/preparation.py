@@ -24,7 +24,6 @@ import openvocab
 from openvocab.datasets.spec import VOID_8_BIT, VOID_16_BIT
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
-from openvocab.image import read_label_map
 from openvocab.vocabulary import Vocabulary
 
 MANIFEST = "openvocab.json"
@@ -232,8 +231,3 @@ def place(source: Path, target: Path, placing: Placing) -> None:
                 os.link(source, temporary)
         if not temporary.exists():
             shutil.copyfile(source, temporary)
-
-
-def read_stored(path: Path) -> IntArray:
-    """Read the stored numbers of a label map, `(H, W)`."""
-    return read_label_map(path)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from openvocab.datasets.polygons import segment_mask
 from openvocab.datasets.resolver import data_root_of
 from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.errors import InputError
-from openvocab.masks import Mask, decode_rle
+from openvocab.masks import Mask
 
 IMAGES = "refer/data/images/mscoco/images/train2014"
 DATA = "refer/data"
@@ -141,24 +141,6 @@ def load_referring(
     if not samples:
         raise InputError(f"{folder / spec.file} has nothing in the split {split!r}.")
     return tuple(samples)
-
-
-def segment_mask(segment: Any, size: tuple[int, int]) -> Mask:
-    """Return the mask `(H, W)` of a run-length code, or of a list of polygons x, y, x, y, ...
-
-    Polygons are filled with their outline. COCO's own tool fills polygons on a grid five times as
-    fine; pixels on the outline may differ.
-    """
-    if isinstance(segment, Mapping):
-        inside = decode_rle(segment)
-        if inside.shape != size:
-            raise InputError(f"A mask has the size {inside.shape} and its image {size}.")
-        return inside
-    canvas = np.zeros(size, dtype=np.uint8)
-    for polygon in segment:
-        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        cv2.fillPoly(canvas, [np.round(points).astype(np.int32)], 1)
-    return canvas.astype(bool)
 
 
 def referring_scores(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> ReferringScores:

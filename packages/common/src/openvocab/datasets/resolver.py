@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.datasets.catalog import ALIASES, CATALOG
+from openvocab.datasets.label_files import read_stored
 from openvocab.datasets.spec import VOID_16_BIT, DatasetSpec, Layout, decode, read_list
 from openvocab.errors import InputError
-from openvocab.image import IMAGE_SUFFIXES, read_label_map
+from openvocab.image import IMAGE_SUFFIXES
 from openvocab.samples import Sample
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 
@@ -99,7 +100,7 @@ class LabelledSet:
         Raises:
             InputError: the file cannot be read.
         """
-        return decode(read_label_map(sample.label), self.layout.coding, max(self.ignore_index))
+        return decode(read_stored(sample.label), self.layout.coding, max(self.ignore_index))
 
     def label_tree_hash(self) -> str:
         """Return a SHA-256 over ids and labels, the same for every layout with the same labels."""
@@ -122,12 +123,17 @@ def resolve(name: str, data_root: str | Path | None = None) -> LabelledSet:
 
     Args:
         name: a name of the catalogue or an alias, with ":train" for the split that is not "val"
-            and "@LAYOUT" to insist on a layout; `ade20k-150`, `voc-20:train`, `voc-20@mmseg`.
+            and "@LAYOUT" to insist on a layout; `ade20k-150`, `voc-20:train`, `voc-20@mmseg`;
+            or `world`, `world:tune`, `world:train:20000`, which is drawn when it is not there.
         data_root: where data sets lie; None: `$DETECTRON2_DATASETS`, else `./datasets`.
 
     Raises:
         InputError: the name is not known, or none of the set's layouts is there.
     """
+    if name.partition(":")[0] == "world":
+        from openvocab.world.dataset import resolve_world  # it is built on this module
+
+        return resolve_world(name, data_root)
     request = parse_name(name)
     root = data_root_of(data_root)
     found = find_layouts(request, root)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from openvocab.datasets.archives import Source
-from openvocab.datasets.preparation import IntArray, Task, Tree, read_stored, table_of
+from openvocab.datasets.label_files import read_stored
+from openvocab.datasets.preparation import IntArray, Task, Tree, table_of
 from openvocab.datasets.spec import PLAIN, VOID_8_BIT, DatasetSpec, Layout, read_list
 from openvocab.vocabulary import Background, Vocabulary
 
