@@ -176,7 +176,7 @@ def test_two_processes_make_the_same_steps_as_one(
 
 
 def _config(*argv: str) -> FinetuneConfig:
-    args = finetune_clip.parser().parse_args(argv)
+    args = finetune_clip.build_parser().parse_args(argv)
     return load_settings(
         FinetuneConfig, settings_of(args, FinetuneConfig, package="ovseg", keys={}, aliases={})
     )

@@ -108,7 +108,7 @@ def test_learning_rates_equal_the_recorded(tiny) -> None:
 
 
 def _settings(*argv: str):
-    args = train.parser().parse_args(argv)
+    args = train.build_parser().parse_args(argv)
     found = settings_of(
         args, OVSegTrainConfig, package="ovseg", keys=train._KEYS, aliases=train._ALIASES
     )

@@ -250,7 +250,7 @@ def test_activation_checkpoints_and_workers_change_nothing(
 
 
 def _settings(*argv: str):
-    args = train.parser().parse_args(argv)
+    args = train.build_parser().parse_args(argv)
     return settings_of(
         args, SANTrainConfig, package="san", keys=train._KEYS, aliases=train._ALIASES
     )

@@ -244,7 +244,7 @@ def _unique(nouns: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(noun for noun in stripped if noun))
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     result = argparse.ArgumentParser(prog="python -m ovseg.collect_pairs", description=__doc__)
     words = result.add_argument_group("from captions or nouns")
@@ -274,7 +274,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Collect pairs; a second call goes on where the first was stopped."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.dataset is not None or args.labels is not None:
         _collect_labels(args)
     else:

@@ -413,7 +413,7 @@ def evaluate_only(config: FinetuneConfig) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     result = argparse.ArgumentParser(
         prog="python -m ovseg.finetune_clip",
@@ -430,7 +430,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Adapt a CLIP."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     none: dict[str, Any] = {}
     settings = settings_of(args, FinetuneConfig, package="ovseg", keys=none, aliases=none)
     config = load_settings(FinetuneConfig, settings)

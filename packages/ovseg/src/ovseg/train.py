@@ -291,7 +291,7 @@ def evaluate_only(config: OVSegTrainConfig, original: Mapping[str, Any]) -> int:
     return evaluate_segmentation(config, make_segmenter)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     result = argparse.ArgumentParser(
         prog="python -m ovseg.train",
@@ -306,7 +306,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, or evaluate."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     settings = settings_of(args, OVSegTrainConfig, package="ovseg", keys=_KEYS, aliases=_ALIASES)
     config = load_settings(OVSegTrainConfig, settings)
     code = launch_if_asked(args, "ovseg.train", argv)

@@ -259,7 +259,7 @@ def evaluate_only(config: SANTrainConfig, original: Mapping[str, Any]) -> int:
     return evaluate_segmentation(config, make_segmenter)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     result = argparse.ArgumentParser(
         prog="python -m san.train",
@@ -274,7 +274,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, or evaluate."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     settings: Settings = settings_of(
         args, SANTrainConfig, package="san", keys=_KEYS, aliases=_ALIASES
     )

@@ -1,0 +1,232 @@
+"""Measures a training step of SAN: where its time goes, what it keeps in memory, and the loader.
+
+`python benchmarks/speed_training.py --output benchmarks/measured/speed_training.json` runs SAN
+ViT-B/16 at random weights on 640 x 640 pictures with 20 classes each, as training does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from measuring import best_time, matrix_product, matrix_throughput
+from PIL import Image
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+
+from openvocab.cli import run
+from openvocab.datasets.transforms import TransformConfig
+from openvocab.files import write_text
+from openvocab.losses import PerImageDraws, Targets, targets_of, totals_of
+from openvocab.training import EndlessShuffle, StepBatches
+from openvocab.training.segmentation_data import (
+    DataConfig,
+    SegmentationData,
+    collate_segmentation,
+    open_training_set,
+)
+from san.config import san_vit_b_16
+from san.criterion import CriterionConfig, SANCriterion
+from san.model import SAN
+from san.train import OptimizerConfig, make_optimizer
+
+SIDE, CLASSES, PRESENT = 640, 171, 20
+
+
+class Step:
+    """One training step, cut into its parts."""
+
+    def __init__(self, images: int) -> None:
+        torch.manual_seed(0)
+        self.network = SAN(san_vit_b_16())
+        self.optimizer = make_optimizer(self.network, OptimizerConfig())
+        self.criterion = SANCriterion(CriterionConfig())
+        self.text = F.normalize(torch.randn(CLASSES, self.network.config.clip.embed_dim), dim=-1)
+        self.images = torch.randn(images, 3, SIDE, SIDE)
+        self.labels = torch.stack([_label_map(seed) for seed in range(images)])
+
+    def targets(self) -> list[Targets]:
+        """Make masks of the label maps."""
+        return [targets_of(label, CLASSES) for label in self.labels]
+
+    def forward(self) -> list[Any]:
+        """Run the network."""
+        classifier = self.network.classifier(self.text)
+        return list(self.network(self.images, classifier, all_layers=True))
+
+    def times(self) -> dict[str, float]:
+        """Make a step, and return the seconds of each part."""
+        clock = Clock()
+        targets = self.targets()
+        clock.stop("targets")
+        predictions = self.forward()
+        clock.stop("forward")
+        draw = PerImageDraws(range(len(targets)))
+        matches = [self.criterion.match(p, targets, draw) for p in predictions]
+        clock.stop("matching")
+        counts = [len(target.labels) for target in targets]
+        totals = totals_of(counts, self.network.config.num_queries, 0.1)
+        losses: list[Tensor] = []
+        for prediction, found in zip(predictions, matches, strict=True):
+            compared = self.criterion.compare(prediction, targets, found, totals, draw)
+            losses += compared.values()
+        total = torch.stack(losses).sum()
+        clock.stop("losses")
+        self.optimizer.zero_grad()
+        total.backward()
+        clock.stop("backward")
+        trained = list(self.network.trainable_parameters().values())
+        torch.nn.utils.clip_grad_norm_(trained, 0.01)
+        self.optimizer.step()
+        clock.stop("optimiser")
+        return clock.seconds
+
+
+class Clock:
+    """Adds up the time between stops by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        """Credit the time since the last stop to a name."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def kept_for_backward(step: Step) -> float:
+    """Return the MiB of activations that a forward pass keeps, parameters not counted."""
+    parameters = {p.untyped_storage().data_ptr() for p in step.network.parameters()}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = step.forward()  # held until the sum is made, so that no address is used twice
+    total = sum(seen.values()) / 2**20
+    del kept
+    return total
+
+
+def memory(images: int) -> dict[str, float]:
+    """Compare what is kept with CLIP trained, frozen, and with recomputed blocks."""
+    step = Step(images)
+    frozen = kept_for_backward(step)
+    step.network.requires_grad_(True)
+    trained = kept_for_backward(step)
+    make_optimizer(step.network, OptimizerConfig())
+    shallow = step.network.clip.visual.blocks[: step.network.config.split]
+    for block in [*shallow, *step.network.side_adapter.vit_model.blocks]:
+        whole = block.forward
+        block.forward = lambda *a, f=whole, **k: checkpoint(f, *a, use_reentrant=False, **k)
+    return {
+        "CLIP trained": trained,
+        "CLIP frozen": frozen,
+        "CLIP frozen, blocks recomputed": kept_for_backward(step),
+    }
+
+
+def loader_rate(workers: int, samples: int, batch: int) -> float:
+    """Return the samples a second that the loader gives from JPEG and PNG files of COCO's size."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write_photographs(Path(folder), 16)
+        config = DataConfig(None, None, *(Path(folder, n) for n in ("images", "labels", "names")))
+        data = SegmentationData(open_training_set(config), TransformConfig(), seed=0)
+        steps = StepBatches(EndlessShuffle(16, 0), batch=batch, start=0, steps=samples // batch + 1)
+        loader = DataLoader(
+            data, batch_sampler=steps, collate_fn=collate_segmentation, num_workers=workers
+        )
+        batches = iter(loader)
+        next(batches)
+        began = time.perf_counter()
+        count = sum(len(found["ids"]) for found in batches)
+        return count / (time.perf_counter() - began)
+
+
+def _write_photographs(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "names").write_text("\n".join(f"class {i}" for i in range(CLASSES)))
+    for index in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+        label = _label_map(index)[:480].numpy().astype(np.uint8)
+        for name, image, suffix in (
+            ("images", small.resize((640, 480), Image.Resampling.BICUBIC), "jpg"),
+            ("labels", Image.fromarray(label), "png"),
+        ):
+            (folder / name).mkdir(exist_ok=True)
+            image.save(folder / name / f"{index}.{suffix}")
+
+
+def _label_map(seed: int) -> Tensor:
+    """A map of rectangles of `PRESENT` classes."""
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(CLASSES)[:PRESENT]
+    cells = rng.permutation(np.arange(100) % PRESENT).reshape(10, 10)
+    return torch.from_numpy(classes[cells].repeat(SIDE // 10, 0).repeat(SIDE // 10, 1))
+
+
+def measure(images: int, repeats: int, workers: int) -> dict[str, Any]:
+    """Run everything."""
+    product = matrix_throughput(best_time(matrix_product()))
+    step = Step(images)
+    step.times()
+    runs = [step.times() for _ in range(repeats)]
+    parts = {name: min(r[name] for r in runs) for name in runs[0]}
+    total = sum(parts.values())
+    del step
+    rate = loader_rate(workers, 48, 4)
+    return {
+        "model": "SAN ViT-B/16, random weights",
+        "image": f"{SIDE} x {SIDE}, {PRESENT} classes each",
+        "images_per_step": images,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "matrix_product_gflops": product / 1e9,
+        "seconds": parts,
+        "seconds_per_step": total,
+        "share": {name: value / total for name, value in parts.items()},
+        "kept_for_backward_mib": memory(images),
+        "loader": {
+            "workers": workers,
+            "samples_per_second": rate,
+            "step_needs_per_second": images / total,
+        },
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2, help="in a step")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args(argv)
+    text = json.dumps(measure(args.images, args.repeats, args.workers), indent=2)
+    print(text)
+    if args.output is not None:
+        write_text(args.output, text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
