@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from openvocab.datasets import resolve
+from openvocab.datasets.diagnosis import diagnose
 from openvocab.datasets.inspection import inspect_set
 from openvocab.doctor import main
 from openvocab.errors import InputError
@@ -265,3 +267,20 @@ def test_turned_photographs_count_as_they_are_shown(ade, capsys):
         image.save(path, exif=exif)
     code, text = visit(capsys, ade)
     assert code == 1 and "(image 24x32, label map 32x24)" in text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "severity", "words"),
+    [
+        ((4,), None, ""),
+        ((4, 5), "note", "4 images; complete is 4 or 5, depending on the list"),
+        ((3,), "warning", "too many"),
+        ((7, 8), "warning", "instead of the official 7 or 8 (4 are missing)"),
+    ],
+)
+def test_counts_are_held_against_the_official_ones(ade, sizes, severity, words):
+    data = resolve("ade20k-150", ade)
+    data = replace(data, spec=replace(data.spec, sizes={"val": sizes}))
+    found = diagnose(inspect_set(data, workers=1, progress=False), ade)
+    assert [finding.severity for finding in found] == ([severity] if severity else [])
+    assert all(words in finding.text for finding in found)

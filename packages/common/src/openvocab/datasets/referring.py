@@ -158,7 +158,18 @@ def referring_scores(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Refe
         a, b = prediction != 0, truth != 0
         intersections.append(int(np.count_nonzero(a & b)))
         unions.append(int(np.count_nonzero(a | b)))
-    if not unions:
+    return scores_of_overlaps(intersections, unions)
+
+
+def scores_of_overlaps(intersections: Sequence[int], unions: Sequence[int]) -> ReferringScores:
+    """Score items by the pixels that prediction and truth share, and that either has.
+
+    Raises:
+        InputError: there are none.
+
+    Source: SPEC car 9.
+    """
+    if len(unions) == 0:
         raise InputError("There are no masks to score.")
     i, u = np.array(intersections, dtype=np.float64), np.array(unions, dtype=np.float64)
     iou = np.divide(i, u, out=np.zeros_like(i), where=u > 0)

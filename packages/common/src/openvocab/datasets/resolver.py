@@ -246,7 +246,7 @@ def _is_there(layout: Layout, root: Path, split: str) -> bool:
     if not all(path.exists() for path in paths):
         return False
     # Several trees may share a folder and differ in the ends of names; one file is proof enough.
-    walk = os.walk(paths[1])
+    walk = os.walk(paths[1], followlinks=True)
     return any(name.endswith(layout.label_end) for _, _, names in walk for name in names)
 
 
