@@ -3,9 +3,10 @@
 import open_clip
 import pytest
 import torch
+from torch import nn
+
 from openvocab.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, load_clip
 from openvocab.clip.model import resize_positions
-from torch import nn
 
 TINY = CLIPConfig(
     embed_dim=24,

@@ -8,11 +8,12 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from torch import nn
+
 from openvocab.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, load_clip
 from openvocab.clip._torchscript import is_torchscript, read_torchscript
 from openvocab.errors import InputError
 from openvocab.weights import load_strict, read_state_dict, save_state_dict
-from torch import nn
 
 CONFIG = CLIPConfig(
     embed_dim=16,

@@ -71,9 +71,7 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to a tensor of any shape."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            return x * torch.sigmoid(1.702 * x)
-        return torch.mul(x, 1.702).sigmoid_().mul_(x)  # one buffer instead of three
+        return x * torch.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
