@@ -22,6 +22,8 @@ from openvocab.training import segmentation
 from openvocab.training.command import settings_of
 from openvocab.training.log import read_log
 from san import train
+from san.config import VARIANTS
+from san.model import SAN
 from san.segmenter import load_san
 from san.train import SANTrainConfig, main
 
@@ -339,3 +341,57 @@ def test_periodic_evaluation_keeps_the_best(
     assert best["score"] == max(scores.values()) == scores[best["iteration"]]
     state = torch.load(tmp_path / "model_best.pth", weights_only=True)
     assert state["iteration"] == best["iteration"]
+
+
+@pytest.fixture
+def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data root with a few images of COCO-Stuff in the originals' layout."""
+    rng = np.random.default_rng(0)
+    for split in ("train2017", "val2017"):
+        folders = ("coco", split), ("coco", "stuffthingmaps_detectron2", split)
+        for folder in folders:
+            tmp_path.joinpath(*folder).mkdir(parents=True)
+        for index in range(3):
+            image, label = _scene(rng, 7)
+            Image.fromarray(image).save(tmp_path.joinpath(*folders[0], f"{index:012d}.jpg"))
+            Image.fromarray(label).save(tmp_path.joinpath(*folders[1], f"{index:012d}.png"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_originals_commands_train_and_evaluate_on_the_originals_tree(
+    coco: Path, tiny_san, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    recipe = ["--config-file", "configs/san_clip_vit_res4_coco.yaml", "--num-gpus", "1"]
+    small = {"transform.crop_size": 64, "criterion.points": 32, "run.log_period": 1,
+             "run.device": "cpu"}  # fmt: skip
+    flags = [text for key, value in small.items() for text in (f"--{key}", str(value))]
+    pairs = {
+        "OUTPUT_DIR": out, "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 2,
+        "INPUT.MIN_SIZE_TRAIN": "(64,)", "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.AMP.ENABLED": "False", "DATASETS.TEST": "('coco_2017_test_stuff_sem_seg',)",
+    }  # fmt: skip
+    opts = [text for key, value in pairs.items() for text in (key, str(value))]
+    start = ["MODEL.WEIGHTS", str(tiny_san[0])]
+    assert main([*recipe, *flags, *opts, *start]) == 0
+    lines = read_log(out / "metrics.jsonl")
+    assert any(key.startswith("mIoU") for key in lines[-1])
+    capsys.readouterr()
+    final = ["MODEL.WEIGHTS", str(out / "model_final.safetensors")]
+    assert main([*recipe, "--eval-only", *flags, *opts, *final]) == 0
+    assert "mIoU" in capsys.readouterr().out
+    assert list((out / "inference").rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "millions"), [("san_vit_b_16", 8.37), ("san_vit_large_14", 9.32)]
+)
+def test_as_many_parameters_are_trained_as_in_the_authors_logs(
+    variant: str, millions: float
+) -> None:
+    with torch.device("meta"):
+        network = SAN(VARIANTS[variant]())
+    count = sum(p.numel() for p in network.trainable_parameters().values())
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
