@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from car.visual_prompts import checked_types
+from openvocab.clip.prompts import load_templates, resolve_templates
 from openvocab.config import load_config, near_matches
 from openvocab.errors import InputError
 
@@ -43,7 +44,8 @@ class CaRConfig:
         stuff_bg_factor: the same in the pass for stuff.
         visual_prompt_type: see `visual_prompts.PROMPT_TYPES`.
         stuff_visual_prompt_type: of the pass for stuff; empty: one pass for all names.
-        semantic_templates: template set of the classifier, or None: `cam_text_template` alone.
+        semantic_templates: templates of the classifier, or the name of a set of them; None:
+            `cam_text_template` alone, and one softmax instead of two.
         text_template: templates of the names that are looked for; None: the names as they are.
         cam_text_template: what names become from the second step on.
         bg_cls: names that compete with those looked for, and are dropped.
@@ -64,7 +66,7 @@ class CaRConfig:
     stuff_bg_factor: float = 1.0
     visual_prompt_type: tuple[str, ...] = ("circle",)
     stuff_visual_prompt_type: tuple[str, ...] = ()
-    semantic_templates: str | tuple[str, ...] | None = "car"
+    semantic_templates: tuple[str, ...] | None = ("car",)
     text_template: tuple[str, ...] | None = None
     cam_text_template: str = "a clean origami {}."
     bg_cls: tuple[str, ...] = BACKGROUND
@@ -91,8 +93,17 @@ class CaRConfig:
             raise InputError(f"max_side is {self.max_side}; use at least 32 pixels, or none")
         if self.classifier_batch < 1:
             raise InputError(f"classifier_batch is {self.classifier_batch}; use at least 1")
-        if self.cam_text_template.count("{}") != 1:
-            raise InputError(f"cam_text_template {self.cam_text_template!r} must have one '{{}}'")
+        for templates in ((self.cam_text_template,), self.text_template, self.classifier_templates):
+            if templates is not None:
+                resolve_templates(templates)
+
+    @property
+    def classifier_templates(self) -> tuple[str, ...] | None:
+        """The classifier's templates; a set that is given by its name is looked up."""
+        given = self.semantic_templates
+        if given is not None and len(given) == 1 and "{}" not in given[0]:
+            return load_templates(given[0])
+        return None if given is None else resolve_templates(given)
 
     @property
     def two_passes(self) -> bool:

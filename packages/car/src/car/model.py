@@ -233,8 +233,9 @@ class CaR:
         return proposals if carried is None or proposals.any() else carried
 
     def _classifier_texts(self, names: Sequence[str], config: CaRConfig) -> _ClassifierTexts:
-        if config.semantic_templates is not None:
-            features = self.classifier_text.names_per_template(names, config.semantic_templates)
+        templates = config.classifier_templates
+        if templates is not None:
+            features = self.classifier_text.names_per_template(names, templates)
             return _ClassifierTexts(features)
         sentences = [config.cam_text_template.format(name) for name in names]
         features = self.classifier_text.encode_texts(sentences)[None]

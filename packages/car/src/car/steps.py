@@ -52,9 +52,8 @@ def _draw_step(image: ImageArray, names: Sequence[str], step: Step, title: str) 
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     height, width = panels[0].shape[:2]
     left_out = len(order) - len(panels)
-    line = (
-        f"{title}: {len(order)} {'name' if len(order) == 1 else 'names'}, {len(step.kept)} kept"
-        + (f"; the {left_out} lowest are not drawn" if left_out else "")
+    line = f"{title}: {len(step.kept)} of {len(order)} kept (saliency, proposal, what CLIP saw)" + (
+        f"; the {left_out} lowest are not drawn" if left_out else ""
     )
     canvas = Image.new(
         "RGB",
