@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openvocab.datasets import resolve
+from openvocab.datasets import CATALOG, resolve
 from openvocab.datasets.diagnosis import diagnose
 from openvocab.datasets.inspection import inspect_set
 from openvocab.doctor import main
@@ -284,3 +284,36 @@ def test_counts_are_held_against_the_official_ones(ade, sizes, severity, words):
     found = diagnose(inspect_set(data, workers=1, progress=False), ade)
     assert [finding.severity for finding in found] == ([severity] if severity else [])
     assert all(words in finding.text for finding in found)
+
+
+def test_what_our_preparation_does_not_write_is_replaced_beside_it(archives, capsys):
+    """VOC as downloaded is nobody's to move away; a tree is made next to it."""
+    archives.voc()
+    bad = archives.root / "VOCdevkit/VOC2012/SegmentationClass/2007_000003.png"
+    bad.write_bytes(bad.read_bytes()[:30])
+    code, text = visit(capsys, archives.root, "voc-21")
+    assert code == 1 and all("rm " not in fix and "mv " not in fix for fix in fixes(text))
+    command, use = fixes(text)[0].split("  # and then use ")
+    assert use == "--dataset voc-21@fc-clip"
+    command = command.replace("DOWNLOADS", shlex.quote(str(archives.root)))
+    bad.unlink()  # the augmented masks are whole
+    assert prepare([*shlex.split(command)[3:], "--quiet"]) == 0
+    assert visit(capsys, archives.root, "voc-21@fc-clip")[0] == 0
+
+
+def test_a_tree_of_the_detail_route_is_made_by_that_route(archives, tmp_path, capsys):
+    archives.pascal_context(Vocabulary.load("pascal-context-459").names)
+    arguments = ["--source", str(archives.root), "--output", str(tmp_path / "data"), "--quiet"]
+    assert prepare(["pascal-context-59", *arguments, "--route", "detail"]) == 0
+    lost = sorted((tmp_path / "data/pcontext/val/label").glob("*.png"))[0]
+    lost.unlink()
+    code, text = visit(capsys, tmp_path / "data", "pascal-context-59")
+    assert code == 1
+    command = fixes(text)[0].replace("DOWNLOADS", shlex.quote(str(archives.root)))
+    assert prepare([*shlex.split(command)[3:], "--quiet"]) == 0
+    assert lost.exists() and visit(capsys, tmp_path / "data", "pascal-context-59")[0] == 0
+
+
+def test_every_set_names_the_layout_that_its_preparation_writes():
+    for spec in CATALOG.values():
+        assert spec.made in {layout.name for layout in spec.layouts}

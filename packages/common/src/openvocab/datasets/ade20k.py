@@ -21,6 +21,7 @@ _ROOTS = ("", "ade/")  # MAFT+ and the mmseg family have a folder more
 
 ADE20K_150 = DatasetSpec(
     name="ade20k-150",
+    made="detectron2",
     title="ADE20K-150",
     vocabulary="ade20k-150",
     sizes={"train": (20210,), "val": (2000,)},

@@ -29,6 +29,7 @@ SHORT_SIDE = 512
 
 ADE20K_847 = DatasetSpec(
     name="ade20k-847",
+    made="detectron2",
     title="ADE20K-847",
     vocabulary="ade20k-847",
     sizes={"train": (25574,), "val": (2000,)},

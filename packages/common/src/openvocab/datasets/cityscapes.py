@@ -21,6 +21,7 @@ _IMAGE, _IDS, _TRAIN_IDS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_
 
 CITYSCAPES_19 = DatasetSpec(
     name="cityscapes-19",
+    made="official",
     title="Cityscapes",
     vocabulary="cityscapes-19",
     sizes={"train": (2975,), "val": (500,)},

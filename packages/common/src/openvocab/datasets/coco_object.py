@@ -31,6 +31,7 @@ _LAYOUT = Layout(
 
 COCO_OBJECT_81 = DatasetSpec(
     name="coco-object-81",
+    made="mmseg",
     title="COCO-Object, 80 classes and the background",
     vocabulary="coco-object-81",
     sizes={"train": (118287,), "val": (5000,)},
@@ -40,6 +41,7 @@ COCO_OBJECT_81 = DatasetSpec(
 
 COCO_OBJECT_80 = DatasetSpec(
     name="coco-object-80",
+    made="mmseg",
     title="COCO-Object, 80 classes",
     vocabulary="coco-object-80",
     sizes=COCO_OBJECT_81.sizes,

@@ -16,6 +16,7 @@ from openvocab.vocabulary import Vocabulary
 
 COCO_STUFF_171 = DatasetSpec(
     name="coco-stuff-171",
+    made="detectron2",
     title="COCO-Stuff-171",
     vocabulary="coco-stuff-171",
     sizes={"train": (118287,), "val": (5000,)},

@@ -10,6 +10,7 @@ from typing import Literal
 
 from openvocab.datasets.inspection import Inspection, TreeInspection
 from openvocab.datasets.label_order import order_findings
+from openvocab.datasets.resolver import LabelledSet
 from openvocab.datasets.spec import VOID_8_BIT
 from openvocab.metrics import void_values
 
@@ -36,7 +37,7 @@ class Finding:
 
 def diagnose(seen: TreeInspection, data_root: Path) -> list[Finding]:
     """Return everything that is wrong or worth knowing, the worst first."""
-    remake = remake_command(seen, data_root)
+    remake = _remake(seen.data, data_root)
     found = [
         *_counts(seen, data_root),
         *_damage(seen, data_root),
@@ -54,19 +55,42 @@ def prepare_command(name: str, split: str, data_root: Path) -> str:
     return f"python -m openvocab.prepare {name} --split {split} --source DOWNLOADS --output {root}"
 
 
-def remake_command(seen: TreeInspection, data_root: Path) -> str:
-    """Return the commands that set a label tree aside and make it again."""
-    folder = seen.data.labels_folder
+def repair_command(data: LabelledSet, data_root: Path, *, first: str = "") -> str:
+    """Return the command that makes a tree whole: this one, or one beside it to be used instead.
+
+    Args:
+        data: the set as it lies there.
+        data_root: where data sets lie.
+        first: a command that takes what is wrong out of the way.
+    """
+    shared = "{split}" not in data.layout.labels  # one folder holds the labels of all splits
+    splits = " ".join(data.spec.splits) if shared else data.split
+    command = prepare_command(data.name, splits, data_root)
+    if data.name == "pascal-context-59" and data.layout.name == "san":
+        command += " --route detail"  # the route by which SAN's layout is made
+    elif data.labels_folder != _made_folder(data, data_root):
+        # Our preparation does not write this layout, so that nothing here needs to be moved.
+        return f"{command}  # and then use --dataset {data.name}@{data.spec.made}"
+    return f"{first} && {command}" if first else command
+
+
+def _remake(data: LabelledSet, data_root: Path) -> str:
+    folder = data.labels_folder
     aside = folder.with_name(f"{folder.name}.wrong")
-    return (
-        f"mv {shlex.quote(str(folder))} {shlex.quote(str(aside))} && "
-        f"{prepare_command(seen.data.name, seen.data.split, data_root)}"
-    )
+    move = f"mv {shlex.quote(str(folder))} {shlex.quote(str(aside))}"
+    return repair_command(data, data_root, first=move)
+
+
+def _made_folder(data: LabelledSet, data_root: Path) -> Path:
+    layout = next(one for one in data.spec.layouts if one.name == data.spec.made)
+    if data.split not in layout.words:
+        return data_root
+    return data_root / layout.roots[0] / layout.fill(layout.labels, data.split)
 
 
 def _counts(seen: TreeInspection, data_root: Path) -> Iterable[Finding]:
     data = seen.data
-    make = prepare_command(data.name, data.split, data_root)
+    make = repair_command(data, data_root)
     for sentence in data.left_out:
         yield Finding("error", f"{sentence}.", make)
     official, count = data.spec.sizes.get(data.split, ()), len(data.samples)
@@ -87,7 +111,6 @@ def _counts(seen: TreeInspection, data_root: Path) -> Iterable[Finding]:
 
 def _damage(seen: TreeInspection, data_root: Path) -> Iterable[Finding]:
     data = seen.data
-    make = prepare_command(data.name, data.split, data_root)
     labels = [image for image in seen.images if image.label_error]
     images = [image for image in seen.images if image.image_error]
     for what, wrong, paths, reasons in (
@@ -99,7 +122,7 @@ def _damage(seen: TreeInspection, data_root: Path) -> Iterable[Finding]:
             yield Finding(
                 "error",
                 f"{len(wrong)} {what} cannot be read: {_several(reasons)}",
-                f"rm {remove} && {make}",
+                repair_command(data, data_root, first=f"rm {remove}"),
             )
 
 

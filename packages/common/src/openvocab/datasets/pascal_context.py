@@ -69,6 +69,7 @@ def with_background(layout: Layout) -> Vocabulary:
 
 PASCAL_CONTEXT_59 = DatasetSpec(
     name="pascal-context-59",
+    made="ovseg",
     title="Pascal Context, 59 classes",
     vocabulary=_ALPHABETICAL,
     sizes=_SIZES,
@@ -79,6 +80,7 @@ PASCAL_CONTEXT_59 = DatasetSpec(
 
 PASCAL_CONTEXT_60 = DatasetSpec(
     name="pascal-context-60",
+    made="mmseg",
     title="Pascal Context, 59 classes and the background",
     vocabulary="pascal-context-60",
     make_vocabulary=with_background,

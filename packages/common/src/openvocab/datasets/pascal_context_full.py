@@ -30,6 +30,7 @@ _OVSEG = Layout(
 
 PASCAL_CONTEXT_459 = DatasetSpec(
     name="pascal-context-459",
+    made="ovseg",
     title="Pascal Context, 459 classes",
     vocabulary="pascal-context-459",
     sizes={"train": (4998,), "val": (5104, 5105)},

@@ -83,6 +83,7 @@ class DatasetSpec:
         ignore: the void values of labels; class labels are `0..K-1`.
         sources: keys in `data/sources.json` of what to get for the preparation.
         make_vocabulary: makes the vocabulary of a layout where it is none of the published ones.
+        made: the layout that our preparation writes, in the first of its roots.
         siblings: sets with the same images and shared names, to hold the order of labels against.
     """
 
@@ -95,6 +96,7 @@ class DatasetSpec:
     sources: tuple[str, ...] = ()
     make_vocabulary: Callable[[Layout], Vocabulary] | None = None
     siblings: tuple[str, ...] = ()
+    made: str = ""
 
     def vocabulary_of(self, layout: Layout) -> Vocabulary:
         """Return the names of the labels in a layout."""

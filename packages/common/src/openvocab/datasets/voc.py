@@ -41,6 +41,7 @@ def voc_20b(layout: Layout) -> Vocabulary:
 
 VOC_20 = DatasetSpec(
     name="voc-20",
+    made="ovseg",
     title="PASCAL VOC 2012, 20 classes",
     vocabulary="voc-20",
     sizes=_SIZES,
@@ -77,6 +78,7 @@ VOC_20 = DatasetSpec(
 
 VOC_20B = DatasetSpec(
     name="voc-20b",
+    made="cat-seg",
     title="PASCAL VOC 2012, 20 classes and what CAT-Seg counts as background",
     vocabulary="voc-20",
     make_vocabulary=voc_20b,
@@ -96,6 +98,7 @@ VOC_20B = DatasetSpec(
 
 VOC_21 = DatasetSpec(
     name="voc-21",
+    made="fc-clip",
     title="PASCAL VOC 2012, 20 classes and the background",
     vocabulary="voc-21",
     sizes=_SIZES,
