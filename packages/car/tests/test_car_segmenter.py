@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from car.config import CaRConfig
 from car.segmenter import CaRSegmenter, shrink
@@ -33,6 +34,13 @@ def test_a_list_gives_the_same_as_its_images(tiny, photo) -> None:
     both = segmenter.segment([photo, photo[:, ::-1]], NAMES)
     alone = segmenter.segment(photo[:, ::-1], NAMES)
     np.testing.assert_array_equal(both[1].labels, alone.labels)
+
+
+def test_callers_may_have_switched_gradients_off(tiny, photo) -> None:
+    expected = tiny().segment(photo, NAMES)
+    with torch.inference_mode():
+        found = tiny().segment(photo, NAMES)
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 def test_background_is_what_nothing_wins(tiny, photo) -> None:

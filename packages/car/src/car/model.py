@@ -136,6 +136,7 @@ class CaR:
         return Scene(image, self.saliency, self.device)
 
     @torch.no_grad()
+    @torch.inference_mode(False)  # saliency needs gradients, whatever the caller has switched off
     def find(
         self,
         scene: Scene,

@@ -1,0 +1,45 @@
+"""The measurements of CaR run, and count what they claim to."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+
+FOLDER = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("speed_car", FOLDER / "speed_car.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vision, text = VisionConfig(32, 16, 32, 3, 2, 64), TextConfig(77, 64, 16, 1, 1, 32)
+    clip = CLIP(CLIPConfig(16, vision, text, "quick_gelu")).eval().requires_grad_(False)
+    monkeypatch.setattr(module, "random_clip", lambda name: clip)
+    monkeypatch.setattr(sys.modules["measuring"], "SIDE", 64)
+    return module
+
+
+def test_stages_add_up(speed, tmp_path) -> None:
+    output = tmp_path / "speed.json"
+    size = ["--height", "48", "--width", "64", "--names", "3", "--repeats", "1"]
+    assert speed.main([*size, "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    assert sum(result["share"].values()) == pytest.approx(1)
+    assert result["seconds"]["trunk"] > 0
+    patches = 3 * 4
+    # Of the trunk's products, the largest are the two blocks' MLPs, and the patch embedding.
+    assert result["gflop"]["trunk"] * 1e9 > 2 * 2 * 2 * patches * 32 * 64
+
+
+def test_a_large_picture_is_segmented(speed, capsys) -> None:
+    assert speed.main(["--large", "3", "40", "60"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["names"] == 3 and 0 < found["names_found"] <= 3

@@ -1,0 +1,60 @@
+"""CaR's own account of its structure, for those who measure or draw it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from car.crf import DenseCRF
+from car.segmenter import CaRSegmenter
+from car.visual_prompts import VisualPrompter
+from openvocab.stages import Anatomy, Part, Stage, group_parameters
+
+_TITLES = {"visual.": "image tower", "": "text tower"}
+
+
+def anatomy(segmenter: CaRSegmenter) -> Anatomy:
+    """Return the stages and the parameters of a CaR.
+
+    Source: CaR paper section 3.
+    """
+    car = segmenter.car
+    texts = [(car.proposer_text, "encode_names"), (car.classifier_text, "names_per_template")]
+    stages = (
+        Stage(
+            "text", "names to embeddings", "frozen", tuple(texts),
+            "two tables, one for each CLIP",
+        ),
+        Stage(
+            "proposer", "CLIP with attention maps", "frozen", ((car.saliency, "encode"),),
+            "tokens, and the mean attention between patches",
+        ),
+        Stage(
+            "maps", "gradients to masks", "frozen", ((car.saliency, "maps"),),
+            "one soft mask for each name",
+        ),
+        Stage(
+            "prompts", "masks drawn on the image", "none", ((VisualPrompter, "__call__"),),
+            "one picture for each name",
+        ),
+        Stage(
+            "classifier", "second CLIP, once a name", "frozen", ((car.classifier, "encode"),),
+            "names that do not convince leave; repeat from the masks",
+        ),
+        Stage(
+            "crf", "dense CRF", "none", ((DenseCRF, "__init__"), (DenseCRF, "marginals")),
+            "label map",
+        ),
+    )  # fmt: skip
+    clips = {"proposes masks": car.proposer_text.clip, "judges them": car.classifier_text.clip}
+    distinct = {id(clip): (role, clip) for role, clip in clips.items()}
+    parts = [part for role, clip in distinct.values() for part in _parts(clip, role)]
+    return Anatomy(stages, tuple(parts), clips)
+
+
+def _parts(clip: nn.Module, role: str) -> list[Part]:
+    return [
+        replace(part, title=f"CLIP that {role}: {part.title}")
+        for part in group_parameters(clip, _TITLES, set())
+    ]
