@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -338,12 +339,16 @@ def test_evaluation_is_the_same_in_one_and_two_processes(tmp_path: Path, monkeyp
     (tmp_path / "ov_evaluation.py").write_text(EVALUATION)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    matrices = []
-    for processes in (1, 2):
-        out = tmp_path / f"out{processes}"
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out in (one, two):
         out.mkdir()
-        assert launch("ov_evaluation", [str(tmp_path), str(out)], processes) == 0
-        matrices += [np.load(out / f"matrix{rank}.npy") for rank in range(processes)]
+    monkeypatch.setattr(sys, "argv", ["ov_evaluation", str(tmp_path), str(one)])
+    runpy.run_path(str(tmp_path / "ov_evaluation.py"), run_name="__main__")
+    assert launch("ov_evaluation", [str(tmp_path), str(two)], 2) == 0
+    files = (one / "matrix0.npy", two / "matrix0.npy", two / "matrix1.npy")
+    matrices = [np.load(file) for file in files]
     assert all(np.array_equal(matrices[0], matrix) for matrix in matrices[1:])
     assert matrices[0].sum() == 5 * 20 * 30
 
