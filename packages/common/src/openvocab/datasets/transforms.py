@@ -77,9 +77,7 @@ def resize_pair(
     image: ImageArray, label: Labels, short: int, max_size: int
 ) -> tuple[ImageArray, Labels]:
     """Resize by the short side: the image bilinearly, the label map to the nearest pixel centre."""
-    height, width = output_size_shortest_edge(
-        image.shape[0], image.shape[1], short, max_size
-    )
+    height, width = output_size_shortest_edge(image.shape[0], image.shape[1], short, max_size)
     nearest = Image.fromarray(label.astype(np.int32)).resize(
         (width, height), Image.Resampling.NEAREST
     )
