@@ -24,7 +24,7 @@ from openvocab.world import (
     world_vocabulary,
 )
 from openvocab.world import scenes as scenes_module
-from openvocab.world.names import caption_of, name_of
+from openvocab.world.names import caption_of, name_of, names_in_caption
 from openvocab.world.pictograms import OPAQUE, attribution, place, raster
 from openvocab.world.scenes import Composition, visible_labels
 from openvocab.world.textures import TEXTURES, draw_texture
@@ -208,7 +208,7 @@ def test_captions_name_exactly_what_is_visible() -> None:
     for index in range(60):
         drawn = scene(index, "val", 64)
         visible = {NAMES[label].name for label in visible_labels(drawn.label)}
-        assert named_in(drawn.caption) == visible
+        assert named_in(drawn.caption) == visible == set(names_in_caption(drawn.caption))
 
 
 def test_what_is_visible_is_visible_enough() -> None:

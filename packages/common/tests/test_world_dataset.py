@@ -15,9 +15,10 @@ from openvocab.datasets import resolve
 from openvocab.errors import InputError
 from openvocab.evaluation import evaluate_set
 from openvocab.image import read_image, read_label_map
+from openvocab.samples import FolderDataset
 from openvocab.segmenter import Segmentation
 from openvocab.world import dataset as dataset_module
-from openvocab.world import main, open_world, scene, world_vocabulary
+from openvocab.world import main, names_in_caption, open_world, scene, world_vocabulary
 
 # Of 256 scenes of 128 pixels. It changes when, and only when, the validation labels change; results
 # on the old ones can then no longer be compared with new ones.
@@ -128,6 +129,21 @@ def test_command_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str
     corner = pixels[14 : 14 + 384 : 8, 14 : 14 + 384 : 8]  # one of 8 x 8 equal pixels
     np.testing.assert_array_equal(corner, scene(7, "val", 48).image)
     assert pixels.shape[1] > pixels.shape[0] > 384 * 2
+
+
+def test_command_writes_folders_that_are_a_data_set(tmp_path: Path) -> None:
+    options = ["--split", "pretrain", "--count", "5", "--size", "40", "--seed", "10"]
+    assert main(["--write", str(tmp_path), *options]) == 0
+    data = FolderDataset(tmp_path / "images", tmp_path / "labels", tmp_path / "names.txt")
+    assert data.vocabulary.names == world_vocabulary(seen_only=True).names
+    scenes = [scene(10 + i, "pretrain", 40) for i in range(5)]
+    for sample, drawn in zip(data.samples, scenes, strict=True):
+        np.testing.assert_array_equal(read_image(sample.image), drawn.image)
+        np.testing.assert_array_equal(data.read_label(sample), drawn.label)
+    lines = (tmp_path / "captions.tsv").read_text().splitlines()
+    assert lines == [f"{10 + i:06d}.png\t{drawn.caption}" for i, drawn in enumerate(scenes)]
+    nouns = [line.split("\t")[1] for line in (tmp_path / "nouns.tsv").read_text().splitlines()]
+    assert nouns == [", ".join(names_in_caption(drawn.caption)) for drawn in scenes]
 
 
 def test_command_lists_the_world_in_a_process_of_its_own() -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from openvocab.world.command import build_parser, main
 from openvocab.world.crops import crop
 from openvocab.world.dataset import COUNTS, open_world, resolve_world, world_version
+from openvocab.world.export import export
 from openvocab.world.names import (
     Name,
     caption_frames,
+    names_in_caption,
     seen_labels,
     unseen_labels,
     world_names,
@@ -29,7 +31,9 @@ __all__ = [
     "build_parser",
     "caption_frames",
     "crop",
+    "export",
     "main",
+    "names_in_caption",
     "open_world",
     "resolve_world",
     "scene",

@@ -1,4 +1,4 @@
-"""Draw sheets of scenes, and say what the world consists of."""
+"""Draw sheets of scenes, write them as files, and say what the world consists of."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from openvocab.fonts import font_for
 from openvocab.legend import INK, WHITE
 from openvocab.visualization import draw_overlay
 from openvocab.world.dataset import COUNTS, world_version
+from openvocab.world.export import export
 from openvocab.world.names import world_names
 from openvocab.world.pictograms import Pixels, attribution, package_versions
 from openvocab.world.scenes import NOTHING, SIZE, Scene, Split, scene
@@ -30,11 +31,18 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m openvocab.world`."""
     parser = argparse.ArgumentParser(
         prog="python -m openvocab.world",
-        description="Show the embedded world. Without options: its names and splits.",
+        description="Show or write the embedded world. Without options: list it.",
     )
-    parser.add_argument("--draw", type=Path, metavar="FILE", help="draw a sheet of scenes")
-    parser.add_argument("--count", type=int, default=12, help="scenes on the sheet")
-    parser.add_argument("--columns", type=int, default=3, help="scenes in a row")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--draw", type=Path, metavar="FILE", help="draw a sheet of scenes")
+    what.add_argument(
+        "--write",
+        type=Path,
+        metavar="DIR",
+        help="write images, labels, names, captions and nouns as files",
+    )
+    parser.add_argument("--count", type=int, default=12, help="number of scenes")
+    parser.add_argument("--columns", type=int, default=3, help="scenes in a row of the sheet")
     parser.add_argument("--size", type=int, default=SIZE, help="pixels of a scene's side")
     parser.add_argument("--seed", type=int, default=0, help="index of the first scene")
     parser.add_argument("--split", choices=get_args(Split), default="val")
@@ -44,22 +52,29 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `openvocab.cli.run`."""
     args = build_parser().parse_args(argv)
-    if args.draw is None:
-        print(describe())
-        return 0
-    if args.draw.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{args.draw} is no picture; end its name with {', '.join(_SUFFIXES)}.")
     if args.count < 1 or args.columns < 1:
         raise InputError(
-            f"A sheet of {args.count} scenes in {args.columns} columns cannot be drawn; "
+            f"{args.count} scenes in {args.columns} columns cannot be drawn; "
             "give at least 1 of each."
         )
+    if args.draw is not None:
+        _save_sheet(args)
+    elif args.write is not None:
+        export(args.write, args.split, args.count, args.size, args.seed)
+    else:
+        print(describe())
+        return 0
+    print(f"written to {args.draw or args.write}; {attribution()}")
+    return 0
+
+
+def _save_sheet(args: argparse.Namespace) -> None:
+    if args.draw.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"{args.draw} is no picture; end its name with {', '.join(_SUFFIXES)}.")
     scenes = [scene(args.seed + i, args.split, args.size) for i in range(args.count)]
     sheet = Image.fromarray(draw_sheet(scenes, args.columns))
     with atomic_path(args.draw) as temporary:
         sheet.save(temporary, optimize=True)
-    print(f"written to {args.draw}; {attribution()}")
-    return 0
 
 
 def describe() -> str:

@@ -11,15 +11,14 @@ from typing import cast
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from openvocab.clip.text_cache import default_cache_dir
 from openvocab.datasets.resolver import LabelledSet, data_root_of
 from openvocab.datasets.spec import DatasetSpec, Layout
 from openvocab.errors import InputError
-from openvocab.files import atomic_path
 from openvocab.samples import Sample
+from openvocab.world.export import write_scene
 from openvocab.world.names import world_vocabulary
 from openvocab.world.pictograms import package_versions
 from openvocab.world.scenes import SIZE, Split, scene
@@ -121,9 +120,4 @@ def _draw_missing(samples: tuple[Sample, ...], split: Split, size: int) -> None:
         missing, desc="drawing the world", unit="scene", disable=len(missing) < _MANY
     ):
         drawn = scene(index, split, size)
-        for path, pixels in (
-            (samples[index].label, drawn.label),
-            (samples[index].image, drawn.image),
-        ):
-            with atomic_path(path) as temporary:
-                Image.fromarray(pixels).save(temporary, compress_level=1)
+        write_scene(samples[index].image, samples[index].label, drawn.image, drawn.label)

@@ -102,6 +102,12 @@ def caption_of(labels: Collection[int], rng: np.random.Generator) -> str:
     return frames[int(rng.integers(len(frames)))].format(things + between + stuff)
 
 
+def names_in_caption(caption: str) -> tuple[str, ...]:
+    """Return the names that a caption of `caption_of` holds, in the order of the labels."""
+    words = set(caption.replace(",", " ").split())
+    return tuple(name.name for name in world_names() if name.name in words)
+
+
 def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
