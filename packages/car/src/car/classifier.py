@@ -28,7 +28,7 @@ class MaskClassifier:
 
     def __init__(self, clip: CLIP, *, batch: int = 16) -> None:
         self.visual, self.batch = clip.visual, batch
-        self.scale = clip.logit_scale.detach().exp().float()
+        self.scale = float(clip.logit_scale.float().exp())
         self.trunk = clip.visual.blocks[:-1]
 
     @torch.no_grad()

@@ -82,7 +82,7 @@ class Saliency:
 
     def __init__(self, clip: CLIP, *, faithful: bool = False) -> None:
         self.visual, self.faithful = clip.visual, faithful
-        self.scale = clip.logit_scale.detach().exp().float()
+        self.scale = float(clip.logit_scale.float().exp())
         *self.trunk, last = clip.visual.blocks
         self.last: Block = last
         self.ln_post = clip.visual.ln_post
