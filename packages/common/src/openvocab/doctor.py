@@ -44,7 +44,7 @@ _MARKS = {"error": "WRONG", "warning": "CAREFUL", "note": "note"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look at data sets; return 1 if something is wrong with one, else 0."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     root = data_root_of(args.data_root)
     if not root.is_dir():
         raise InputError(
@@ -168,7 +168,8 @@ def _print_set(title: str, lines: Sequence[str], findings: Sequence[Finding]) ->
     print()
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser("python -m openvocab.doctor", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="NAME, NAME:train, NAME@LAYOUT")
     parser.add_argument("--data-root", type=Path, metavar="DIR")

@@ -52,7 +52,7 @@ MAKERS: dict[str, Trees] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare a data set, compare routes, or say what to download."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.name is None:
         print("\n".join([*CATALOG, *REFERRING]))
         return 0
@@ -128,7 +128,8 @@ def _check_routes(name: str, routes: Sequence[str]) -> None:
             raise InputError(f"{name} has no route {route!r}; known are {few}.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser("python -m openvocab.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="a data set; none lists them all")
     parser.add_argument("--source", type=Path, metavar="DIR", help="what was downloaded")

@@ -30,7 +30,7 @@ from openvocab.samples import Sample, SampleSet
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score predictions and print the result by all conventions."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     data = sample_set(args)
     predictions = open_predictions(args.predictions, data, args.category_ids)
     result = score_predictions(
@@ -126,7 +126,8 @@ def _count(
         raise InputError(f"{sample.id}: {error}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser("python -m openvocab.score", description=__doc__)
     parser.add_argument("--predictions", type=Path, required=True, metavar="DIR|JSON")
     add_prediction_arguments(parser)

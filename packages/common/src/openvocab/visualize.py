@@ -32,7 +32,7 @@ _TITLES = ("image", "prediction", "ground truth")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the predictions that are there and write one PNG for each image."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.limit is not None and args.limit < 1:
         raise InputError(f"The limit is {args.limit} images; give at least 1, or none for all.")
     data = sample_set(args)
@@ -80,7 +80,8 @@ def _visible(labels: NDArray[np.int32], classes: int) -> NDArray[np.int32]:
     return np.where((labels >= 0) & (labels < classes), labels, -1).astype(np.int32)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser("python -m openvocab.visualize", description=__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="JSON|DIR")
     add_prediction_arguments(parser)

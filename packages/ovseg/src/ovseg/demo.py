@@ -27,7 +27,7 @@ from ovseg.options import (
 from ovseg.segmenter import OVSegSegmenter
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m ovseg.demo",
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    args = make_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     options = read_opts(args.opts)
     weights_of(args, options)  # before images are looked for
 

@@ -50,7 +50,7 @@ _TTA_MAX_SIZE = 3584
 SEEN_FILE = "seen_unseen.json"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m ovseg.evaluate",
@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    args = make_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     options = read_opts(args.opts)
     _take_over(args, options)
     weights_of(args, options)  # before data sets are looked for

@@ -54,7 +54,7 @@ def replace_clip(
     return result, changed
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m ovseg.replace_clip",
@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    args = make_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     _, clip, prompted = read_mask_clip(args.clip, "quick_gelu")
     if not prompted:
         del clip[PROMPTS]

@@ -160,7 +160,7 @@ def score_setting(
     return scores(counts.matrix, "detectron2").miou
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m ovseg.search_ensemble",
@@ -188,7 +188,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    args = make_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     options = read_opts(args.opts)
     if args.stride < 1 or (args.limit is not None and args.limit < 1):
         raise InputError("--stride and --limit must be at least 1")

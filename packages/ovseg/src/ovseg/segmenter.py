@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openvocab.clip.prompts import TextEncoder
-from openvocab.image import ImageArray, ImageSource, read_image, resize_shortest_edge
+from openvocab.image import ImageArray, resize_shortest_edge
 from openvocab.precision import dtype_of
-from openvocab.segmenter import Segmentation
+from openvocab.segmenter import BaseSegmenter, Names, Segmentation
 from openvocab.semantic import (
     MaskGeometry,
     semantic_scores,
@@ -74,7 +74,7 @@ class Painting:
         return MaskGeometry(self.padded, self.size, output, resize_logits=False)
 
 
-class OVSegSegmenter:
+class OVSegSegmenter(BaseSegmenter):
     """Segments images of any size with any names; implements `openvocab.segmenter.Segmenter`."""
 
     def __init__(
@@ -108,47 +108,11 @@ class OVSegSegmenter:
         for part in (model.backbone, model.sem_seg_head, model.clip_adapter.clip_model.visual):
             part.to(dtype_of(self.inference.precision))
 
-    @overload
-    def segment(
-        self,
-        image: ImageSource,
-        vocabulary: Vocabulary | Sequence[str] | str,
-        *,
-        return_scores: bool = ...,
-    ) -> Segmentation: ...
-    @overload
-    def segment(
-        self,
-        image: list[ImageSource],
-        vocabulary: Vocabulary | Sequence[str] | str,
-        *,
-        return_scores: bool = ...,
-    ) -> list[Segmentation]: ...
-    def segment(
-        self,
-        image: ImageSource | list[ImageSource],
-        vocabulary: Vocabulary | Sequence[str] | str,
-        *,
-        return_scores: bool = False,
-    ) -> Segmentation | list[Segmentation]:
-        """Name every pixel.
-
-        Args:
-            image: a path, bytes, a Pillow image or an RGB array; or a list of them.
-            vocabulary: the names. In demo mode a single name gets "others" beside it.
-            return_scores: also keep the score of every name at every pixel, (K, H, W).
-
-        Returns:
-            A label map at the image's own size, or a list of them. In demo mode pixels that no
-            chosen proposal covers are -1.
-
-        Raises:
-            InputError: an image cannot be read, or no name is given.
-        """
-        vocabulary = self.vocabulary(vocabulary)
-        if isinstance(image, list):
-            return [self._segment(read_image(one), vocabulary, return_scores) for one in image]
-        return self._segment(read_image(image), vocabulary, return_scores)
+    def segment_arrays(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
+        """Name every pixel; in demo mode pixels that no chosen proposal covers are -1."""
+        return [self._segment(image, vocabulary, return_scores) for image in images]
 
     @torch.inference_mode()
     def scores_at(
@@ -265,13 +229,12 @@ class OVSegSegmenter:
             lines["model_templates"] = own
         return lines
 
-    def vocabulary(self, names: Vocabulary | Sequence[str] | str) -> Vocabulary:
+    def vocabulary(self, names: Names) -> Vocabulary:
         """Return the vocabulary that is segmented: in demo mode one name gets "others" too."""
-        if not isinstance(names, Vocabulary):
-            names = Vocabulary.from_names(names)
-        if self.inference.mode == "demo" and len(names.words) == 1:
-            return Vocabulary(demo_names(names.names), names.templates)
-        return names
+        vocabulary = super().vocabulary(names)
+        if self.inference.mode == "demo" and len(vocabulary.words) == 1:
+            return Vocabulary(demo_names(vocabulary.names), vocabulary.templates)
+        return vocabulary
 
     def classifier(self, vocabulary: Vocabulary) -> Tensor:
         """Return the text classifier (W + 1, E) of a vocabulary's words and "no object"."""
