@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from car.options import Settings, add_model_arguments, load_segmenter, read_settings
 from car.sam import MaskGenerator, load_sam
@@ -21,12 +21,13 @@ from car.segmenter import CaRSegmenter
 from car.steps import draw_steps
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.image import ImageSource
+from openvocab.image import ImageArray
 from openvocab.predict import add_predict_arguments, choose_device, run_prediction
-from openvocab.segmenter import Names, Segmentation
+from openvocab.segmenter import BaseSegmenter, Segmentation
+from openvocab.vocabulary import Vocabulary
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m car.demo",
@@ -50,8 +51,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class DemoSegmenter:
+class DemoSegmenter(BaseSegmenter):
     """CaR as the command shows it: with pictures of the steps, or with SAM's masks."""
+
+    templates = CaRSegmenter.templates
 
     def __init__(
         self, segmenter: CaRSegmenter, *, show_steps: bool, sam: MaskGenerator | None
@@ -59,24 +62,15 @@ class DemoSegmenter:
         self.segmenter, self.show_steps = segmenter, show_steps
         self.segmenter.mask_generator = sam
 
-    @overload
-    def segment(
-        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
-    ) -> Segmentation: ...
-    @overload
-    def segment(
-        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
-    ) -> list[Segmentation]: ...
-    def segment(
-        self,
-        image: ImageSource | list[ImageSource],
-        vocabulary: Names,
-        *,
-        return_scores: bool = False,
-    ) -> Segmentation | list[Segmentation]:
+    def segment_arrays(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
         """Segment, and hand the picture of the steps over in `extra`."""
-        if isinstance(image, list):
-            return [self.segment(one, vocabulary, return_scores=return_scores) for one in image]
+        return [self._segment(image, vocabulary, return_scores) for image in images]
+
+    def _segment(
+        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
+    ) -> Segmentation:
         found, passes, seen = self.segmenter.segment_with_steps(
             image, vocabulary, return_scores=return_scores, keep_steps=self.show_steps
         )
@@ -91,7 +85,7 @@ class DemoSegmenter:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    args = make_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     settings = read_settings(args)
     _take_over(args, settings)
     if settings.original is not None and settings.original.test.get("use_pseudo") is False:

@@ -43,7 +43,7 @@ SUMMARY_FILE = "car.json"
 CONFIG_FILE = "config.yaml"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m car.evaluate",
@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    args = make_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     settings = read_settings(args)
     _take_over(args, settings)
     if args.dataset in REFERRING:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from openvocab.clip.model import CLIP
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, ImageSource, read_image
 from openvocab.precision import Precision, dtype_of
-from openvocab.segmenter import Names, Segmentation
+from openvocab.segmenter import BaseSegmenter, Names, Segmentation
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 
 _SHORTEST = 32  # thin images are not shrunk below this, if the long side can be afforded
@@ -57,8 +57,10 @@ def load_car(
     return CaRSegmenter(clip, judge, config, precision=precision)
 
 
-class CaRSegmenter:
-    """Segments images with any names; implements `openvocab.segmenter.Segmenter`."""
+class CaRSegmenter(BaseSegmenter):
+    """Segments images with any names, without any training."""
+
+    templates = "car"
 
     def __init__(
         self,
@@ -89,35 +91,19 @@ class CaRSegmenter:
         self.car = CaR(clip, classifier_clip, self.config, cache_dir=cache_dir)
         self.mask_generator: MaskGenerator | None = None
 
-    @overload
-    def segment(
-        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
-    ) -> Segmentation: ...
-    @overload
-    def segment(
-        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
-    ) -> list[Segmentation]: ...
-    def segment(
-        self,
-        image: ImageSource | list[ImageSource],
-        vocabulary: Names,
-        *,
-        return_scores: bool = False,
-    ) -> Segmentation | list[Segmentation]:
-        """Find names in one image, or in a list of images.
+    def segment_arrays(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
+        """Find names in images; see `BaseSegmenter.segment_arrays`.
 
-        Args:
-            image: a path, bytes, a Pillow image or an RGB array; or a list of them.
-            vocabulary: the names. What none of them wins is the class "background", or -1 where
-                there is none. Background words of the vocabulary replace the configured ones.
-            return_scores: also return (K, H, W) probabilities of the CRF.
-
-        Raises:
-            InputError: an image cannot be read, or there is no name.
+        What none of the names wins is the class "background", or -1 where there is none.
+        Background words of the vocabulary replace the configured ones. Scores are the (K, H, W)
+        probabilities of the CRF.
         """
-        if isinstance(image, list):
-            return [self.segment(one, vocabulary, return_scores=return_scores) for one in image]
-        return self.segment_with_steps(image, vocabulary, return_scores=return_scores)[0]
+        return [
+            self.segment_with_steps(image, vocabulary, return_scores=return_scores)[0]
+            for image in images
+        ]
 
     def segment_with_steps(
         self,
@@ -128,7 +114,7 @@ class CaRSegmenter:
         keep_steps: bool = False,
     ) -> tuple[Segmentation, list[Pass], ImageArray]:
         """Segment, and also return the passes and the image as they saw it; see `segment`."""
-        vocabulary = self._vocabulary(vocabulary)
+        vocabulary = self.vocabulary(vocabulary)
         pixels = read_image(image)
         small = shrink(pixels, self.config.max_side)
         scene = self.car.scene(small)
@@ -206,11 +192,6 @@ class CaRSegmenter:
         return np.stack(
             [match_masks(m, candidates, config.iom_thres, config.min_pred_threshold) for m in masks]
         )
-
-    def _vocabulary(self, names: Names) -> Vocabulary:
-        if isinstance(names, Vocabulary):
-            return names
-        return Vocabulary.from_names(names, templates="car")
 
     def _plan(
         self, vocabulary: Vocabulary, words: list[str], ids: NDArray[np.int32]
