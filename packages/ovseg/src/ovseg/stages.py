@@ -57,4 +57,4 @@ def anatomy(segmenter: OVSegSegmenter) -> Anatomy:
     )  # fmt: skip
     trained = {name for name, _ in model.named_parameters() if name.startswith(_TRAINED)}
     parts = group_parameters(model, _TITLES, trained)
-    return Anatomy(stages, parts, {"names the crops": adapter.clip_model})
+    return Anatomy(stages, parts, {"names the crops": adapter.clip_model}, ("head", "clip"))

@@ -1,0 +1,338 @@
+"""Measures how the three methods are built and what they cost, from the running models.
+
+`python benchmarks/structure.py san` prints the anatomy of SAN as JSON: parameters by part, floating
+point operations and time by stage, what is fed to CLIP, which of its layers are read or changed,
+and latency against the number of names and the size of the image. Weights are random: nothing here
+depends on what a model has learned, except where the JSON says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import count_flops, in_fresh_process
+from metering import REST, kept_for_training, metered, traced
+from torch.nn import functional as F
+
+import car.stages
+import ovseg.stages
+import san.stages
+from car.config import CaRConfig
+from car.segmenter import CaRSegmenter
+from openvocab.cli import run
+from openvocab.clip.model import CLIP
+from openvocab.clip.prompts import TextEncoder
+from openvocab.clip.weights import open_clip_config
+from openvocab.stages import Anatomy
+from openvocab.vocabulary import Vocabulary
+from ovseg import OVSeg, OVSegSegmenter, RegionConfig, load_published
+from san import SAN, SANSegmenter, san_vit_b_16
+
+METHODS = ("san", "ovseg", "car")
+SIDE = 480
+REGIONS = 4  # crops that OVSeg's CLIP is shown here; it is shown up to 100
+NAMES = ("sky", "grass", "road", "tree", "house", "person", "car", "dog")
+OTHER_NAMES = ("sea", "sand", "path", "bush", "wall", "child", "bus", "cat")  # not yet encoded
+FORMAT = "openvocab-structure-1"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method as it is measured.
+
+    Attributes:
+        title: with its networks.
+        segmenter: random weights.
+        anatomy: what it says about itself.
+        name_counts: for the latency against the number of names.
+        sides: of square images, for the latency against their size.
+        notes: what the measurement depends on.
+        templates: of the names, for each call of the text stage.
+        forward: the pass that training differentiates, at 640 x 640; None: nothing is trained.
+    """
+
+    title: str
+    segmenter: Any
+    anatomy: Anatomy
+    name_counts: tuple[int, ...]
+    sides: tuple[int, ...]
+    notes: tuple[str, ...]
+    templates: tuple[Any, ...]
+    forward: Callable[[], Any] | None = None
+
+
+def make_san() -> Subject:
+    network = SAN(san_vit_b_16())
+    segmenter = SANSegmenter(network, cache_dir=False)
+    trained = set(network.trainable_parameters())
+    classes = torch.randn(172, network.config.clip.embed_dim)
+
+    def forward() -> Any:
+        _train_only(network, trained)
+        return network(torch.randn(1, 3, 640, 640), classes, all_layers=True)
+
+    return Subject(
+        "SAN, CLIP ViT-B/16",
+        segmenter,
+        san.stages.anatomy(segmenter),
+        (20, 150, 847, 5000),
+        (240, 480, 960),
+        ("Images are resized to a short side of 640 pixels, whatever they measure.",),
+        ("vild",),
+        forward,
+    )
+
+
+def make_ovseg() -> Subject:
+    config, inference = load_published("ovseg_swinB_vitL_bs32_120k")
+    model = OVSeg(config)
+    # Prompts are zero until they are trained; any other value shows where they enter.
+    torch.nn.init.normal_(model.clip_adapter.clip_model.visual.mask_embedding)
+    region = RegionConfig(mask_threshold=0.5, max_regions=REGIONS, memory_mb=256)
+    segmenter = OVSegSegmenter(model, replace(inference, region=region), cache_dir=False)
+    classes = torch.randn(172, config.clip.embed_dim)
+    first = {n for n, _ in model.named_parameters() if n.startswith(("backbone.", "sem_seg_head."))}
+
+    def forward() -> Any:
+        _train_only(model, first)
+        return model([torch.randint(0, 255, (3, 640, 640))], classes, all_layers=True)
+
+    return Subject(
+        "OVSeg, Swin-B and CLIP ViT-L/14",
+        segmenter,
+        ovseg.stages.anatomy(segmenter),
+        (20, 150, 847, 5000),
+        (240, 480, 960),
+        (
+            "Images are resized to a short side of 640 pixels, whatever they measure.",
+            f"CLIP is shown {REGIONS} crops here, and up to {config.num_queries} in real use; "
+            "cost per crop is the same for each.",
+        ),
+        ("vild",),
+        forward,
+    )
+
+
+def make_car() -> Subject:
+    proposer = CLIP(open_clip_config("ViT-B-16", "quick_gelu")).eval().requires_grad_(False)
+    judge = CLIP(open_clip_config("ViT-L-14", "quick_gelu")).eval().requires_grad_(False)
+    segmenter = CaRSegmenter(proposer, judge, CaRConfig(classifier_batch=4), cache_dir=False)
+    return Subject(
+        "CaR, CLIP ViT-B/16 and ViT-L/14",
+        segmenter,
+        car.stages.anatomy(segmenter),
+        (2, 4, 8),
+        (240, 480),
+        (
+            "Images keep their size.",
+            "How often it repeats depends on what it finds: random weights stop after two steps, "
+            "and the second has one name left. Cost per picture is the same for each.",
+        ),
+        (("{}",), "car"),
+    )
+
+
+MAKERS = {"san": make_san, "ovseg": make_ovseg, "car": make_car}
+
+
+def _train_only(model: torch.nn.Module, names: set[str]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+
+
+def picture(side: int) -> np.ndarray:
+    """Return a smooth random picture (side, side, 3)."""
+    coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 255
+    fine = F.interpolate(coarse, (side, side), mode="bicubic")[0].clamp(0, 255)
+    return fine.permute(1, 2, 0).to(torch.uint8).numpy()
+
+
+@contextmanager
+def known_names() -> Iterator[None]:
+    """Let names be known already: embeddings are random, and cost nothing."""
+
+    def table(encoder: TextEncoder, count: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(count)
+        width = encoder.clip.config.embed_dim
+        return F.normalize(torch.randn(count, width, generator=generator), dim=-1)
+
+    before = {
+        name: getattr(TextEncoder, name)
+        for name in ("encode_names", "encode_texts", "names_per_template")
+    }
+    TextEncoder.encode_names = lambda self, names, templates="vild": table(self, len(names))
+    TextEncoder.encode_texts = lambda self, texts: table(self, len(texts))
+    TextEncoder.names_per_template = lambda self, names, templates="vild": table(self, len(names))[
+        None
+    ]
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(TextEncoder, name, method)
+
+
+def words(count: int) -> Vocabulary:
+    """Return a vocabulary of so many made-up names."""
+    return Vocabulary(tuple(f"name {index}" for index in range(count)))
+
+
+def measure(method: str, seconds: float, subject: Subject | None = None) -> dict[str, Any]:
+    """Measure a method; the curves end early when the time is up, and say so.
+
+    Args:
+        method: one of `METHODS`.
+        seconds: how long it may take, about.
+        subject: what is measured instead of the published architecture.
+    """
+    start = time.monotonic()
+    torch.manual_seed(0)
+    subject = subject or MAKERS[method]()
+    left = lambda: seconds - (time.monotonic() - start)  # noqa: E731
+    stages, towers = measure_stages(subject)
+    result = {
+        "format": FORMAT,
+        "method": method,
+        "title": subject.title,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "image": [SIDE, SIDE],
+        "names": len(NAMES),
+        "notes": list(subject.notes),
+        "parameters": parameters_of(subject.anatomy),
+        "stages": stages,
+        "clip": towers,
+        "names_enter": list(subject.anatomy.names_enter),
+        "added_names": added_names(subject, stages),
+        "training_mib": None if subject.forward is None else training_mib(subject),
+    }
+    for axis, points in (("side", subject.sides), ("names", subject.name_counts)):
+        result[f"latency_{axis}"] = _curve(subject, points, axis, left, _expected(stages))
+    result["seconds"] = time.monotonic() - start
+    return result
+
+
+def parameters_of(anatomy: Anatomy) -> dict[str, Any]:
+    """Count parameters: all, trained, frozen, by part."""
+    trained = sum(part.count for part in anatomy.parts if part.trained)
+    total = sum(part.count for part in anatomy.parts)
+    parts = [{"title": p.title, "count": p.count, "trained": p.trained} for p in anatomy.parts]
+    return {"total": total, "trained": trained, "frozen": total - trained, "parts": parts}
+
+
+def measure_stages(subject: Subject) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run twice: once counted and watched, once on the clock."""
+    image, vocabulary, anatomy = picture(SIDE), Vocabulary(NAMES), subject.anatomy
+    with ExitStack() as stack:
+        distinct = {id(clip): (role, clip) for role, clip in anatomy.clips.items()}
+        traces = [(r, clip, stack.enter_context(traced(clip))) for r, clip in distinct.values()]
+        with metered(anatomy.stages, flops=True) as counted:
+            subject.segmenter.segment(image, vocabulary)
+    with metered(anatomy.stages, flops=False) as clock:
+        subject.segmenter.segment(image, Vocabulary(OTHER_NAMES))
+    rows = [
+        {
+            "key": stage.key,
+            "title": stage.title,
+            "weights": stage.weights,
+            "detail": stage.detail,
+            "calls": counted.spent[stage.key].calls,
+            "gflop": counted.spent[stage.key].flops / 1e9,
+            "seconds": clock.spent[stage.key].seconds,
+        }
+        for stage in anatomy.stages
+    ]
+    rest = {
+        "key": REST,
+        "title": "resizing and the rest",
+        "weights": "none",
+        "detail": "",
+        "calls": 1,
+        "gflop": counted.spent[REST].flops / 1e9,
+        "seconds": clock.spent[REST].seconds,
+    }
+    towers = [
+        {"role": role, "vision": asdict(clip.config.vision), **trace.to_json()}
+        for role, clip, trace in traces
+    ]
+    return [*rows, rest], towers
+
+
+def added_names(subject: Subject, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what one more name costs: once for its text, and on every image after that."""
+    text = next(stage for stage in subject.anatomy.stages if stage.key == "text")
+    once = sum(
+        count_flops(lambda owner=owner, name=name, sets=sets: getattr(owner, name)(["zebra"], sets))
+        for (owner, name), sets in zip(text.calls, subject.templates, strict=True)
+    )
+    judge = next((stage for stage in stages if stage["key"] == "classifier"), None)
+    # CaR's two random steps show all names and then one; the one is not scored.
+    each = 0.0 if judge is None else judge["gflop"] / len(NAMES)
+    return {"text_gflop_once": once / 1e9, "clip_gflop_each_image": each}
+
+
+def _curve(
+    subject: Subject,
+    points: Sequence[int],
+    axis: str,
+    left: Callable[[], float],
+    expected: float,
+) -> list[dict[str, Any]]:
+    """Measure seconds for an image at several numbers of names, or sizes."""
+    curve: list[dict[str, Any]] = []
+    last = expected
+    with known_names():
+        for point in points:
+            if left() < 1.5 * last:
+                curve.append({axis: point, "seconds": None})
+                continue
+            side, count = (SIDE, point) if axis == "names" else (point, 4)
+            image, vocabulary = picture(side), words(count)
+            start = time.perf_counter()
+            subject.segmenter.segment(image, vocabulary)
+            last = time.perf_counter() - start
+            curve.append({axis: point, "seconds": last})
+    return curve
+
+
+def _expected(stages: list[dict[str, Any]]) -> float:
+    return float(sum(stage["seconds"] for stage in stages if stage["key"] != "text"))
+
+
+def training_mib(subject: Subject) -> float:
+    """Return the MiB that one 640 x 640 image keeps for the backward pass of training."""
+    assert subject.forward is not None
+    parameters = [p for part in subject.anatomy.parts for p in part.parameters.values()]
+    with kept_for_training(parameters) as sizes, torch.enable_grad():
+        subject.forward()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return sum(sizes) / 2**20
+
+
+def measure_in_process(method: str, seconds: float) -> dict[str, Any]:
+    """Measure in a process of its own, with its peak memory."""
+    return in_fresh_process(__file__, [method, "--seconds", str(seconds)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure one method and print JSON in one line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--seconds", type=float, default=90, help="after which curves end early")
+    args = parser.parse_args(argv)
+    print(json.dumps(measure(args.method, args.seconds)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

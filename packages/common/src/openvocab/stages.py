@@ -1,0 +1,91 @@
+"""What a method consists of, said by the method: its stages, and whose parameters are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from openvocab.clip.model import CLIP
+
+Weights = Literal["none", "frozen", "trained"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box on the way from the image to the label map.
+
+    Attributes:
+        key: short and unique within the method.
+        title: what it does, a few words.
+        weights: whether it has any, and whether the method trained them.
+        calls: (owner, attribute) of the callables that do it; a class, a module or an object. Time
+            inside the calls of another stage counts there.
+        detail: what flows out of it, one line.
+    """
+
+    key: str
+    title: str
+    weights: Weights
+    calls: tuple[tuple[object, str], ...]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Parameters that belong together.
+
+    Attributes:
+        title: what they are.
+        parameters: by name.
+        trained: whether the method trains them.
+    """
+
+    title: str
+    parameters: dict[str, nn.Parameter]
+    trained: bool
+
+    @property
+    def count(self) -> int:
+        """How many numbers these are."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Everything that a method says about its own structure.
+
+    Attributes:
+        stages: in the order of the data path.
+        parts: every parameter once.
+        clips: the CLIPs inside, by what they do.
+        names_enter: keys of the stages that use the names' embeddings.
+    """
+
+    stages: tuple[Stage, ...]
+    parts: tuple[Part, ...]
+    clips: dict[str, CLIP]
+    names_enter: tuple[str, ...]
+
+
+def group_parameters(
+    module: nn.Module, titles: dict[str, str], trained: set[str]
+) -> tuple[Part, ...]:
+    """Group a model's parameters by the first prefix that fits.
+
+    Args:
+        module: the model.
+        titles: title by prefix of the parameter's name; "" takes the rest.
+        trained: names of the parameters that the method trains.
+
+    Returns:
+        One part for each title and kind, without empty ones.
+    """
+    groups: dict[tuple[str, bool], dict[str, nn.Parameter]] = {
+        (title, kind): {} for title in titles.values() for kind in (False, True)
+    }
+    for name, parameter in module.named_parameters():
+        title = next(title for prefix, title in titles.items() if name.startswith(prefix))
+        groups[title, name in trained][name] = parameter
+    return tuple(Part(title, found, kind) for (title, kind), found in groups.items() if found)
