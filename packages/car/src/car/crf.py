@@ -86,14 +86,16 @@ class DenseCRF:
         Returns:
             (..., L, H, W), float32, sums to 1 over L.
         """
-        labels = probability.shape[-3]
+        shape, labels = probability.shape, probability.shape[-3]
         rows = probability.reshape(-1, labels, self.size[0] * self.size[1])  # (B, L, N)
         evidence = rows.permute(2, 0, 1).float().contiguous()  # (N, B, L)
+        del probability, rows  # a caller that does not need it either has its memory back now
         evidence = evidence.clamp_(self.config.smallest_probability, 1).log_()
         q = evidence.softmax(dim=-1)
         for _ in range(self.config.iterations if iterations is None else iterations):
-            q = self._messages(q.flatten(1)).view_as(q).add_(evidence).softmax(dim=-1)
-        return q.permute(1, 2, 0).reshape(probability.shape)
+            logits = self._messages(q.flatten(1)).view_as(q).add_(evidence)
+            torch.softmax(logits, dim=-1, out=q)
+        return q.permute(1, 2, 0).reshape(shape)
 
     def _messages(self, q: Tensor) -> Tensor:
         """Potts messages (N, B * L) of both terms; each kernel is normalised symmetrically.

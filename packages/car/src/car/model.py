@@ -187,13 +187,13 @@ class CaR:
             if convincing == count:
                 break
             count = convincing
-        probability = self._with_background(carried, config)
+        inputs = [self._with_background(carried, config)]
+        recorded = inputs[0] if keep_steps else None
+        del step, masks, carried  # with many names, the CRF needs the memory
         found = self._follow_edges(
-            scene, probability, alive, scores, len(names), config, return_marginals
+            scene, inputs, alive, scores, len(names), config, return_marginals
         )
-        if not keep_steps:
-            return found
-        return replace(found, steps=tuple(steps), crf_probability=probability)
+        return replace(found, steps=tuple(steps), crf_probability=recorded)
 
     def _step(
         self,
@@ -256,7 +256,7 @@ class CaR:
     def _follow_edges(
         self,
         scene: Scene,
-        probability: Tensor | None,
+        inputs: list[Tensor | None],
         alive: list[int],
         scores: NDArray[np.float32],
         count: int,
@@ -267,17 +267,26 @@ class CaR:
 
         In faithful mode the original's order is kept: masks that win no pixel may vanish, so that
         those behind them move up to other names.
+
+        Args:
+            scene: the image.
+            inputs: one probability (see `_with_background`), which is taken out and given up.
+            alive: (K,) the names it holds.
+            scores: (K,) their scores.
+            count: N, of all names.
+            config: how.
+            return_marginals: also keep what the CRF says.
         """
         size = scene.image.shape[:2]
         marginals = np.zeros((count, *size), dtype=np.float32) if return_marginals else None
         found = Found(
             np.zeros((count, *size), dtype=bool), np.zeros(count, dtype=np.float32), marginals
         )
-        if probability is None:
+        if inputs[0] is None:
             if not config.faithful:
                 found.scores[alive] = scores
             return found
-        q = scene.crf.marginals(probability)
+        q = scene.crf.marginals(inputs.pop())  # type: ignore[arg-type]  # checked above
         labels = q.argmax(dim=-3).cpu().numpy()  # (H, W), or (K, H, W)
         together = config.mode == "semantic"
         places = list(range(q.shape[0] - 1 if together else q.shape[0]))
