@@ -62,7 +62,7 @@ def _stage(top: float, stage: Mapping[str, Any], widest: float) -> str:
     width = box_width(stage["gflop"], widest)
     colour = _KINDS[stage["weights"]]
     left = _MIDDLE - width / 2
-    lines = textwrap.wrap(stage["detail"], 34)
+    lines = textwrap.wrap(stage["detail"], 44)
     more = "".join(
         f'<text x="424" y="{top + 28 + 14 * i:.0f}" font-size="11.5" fill-opacity="0.75">'
         f"{escape(line)}</text>"
@@ -107,7 +107,7 @@ def _names(
         f'<text x="50" y="{y - 4}" text-anchor="middle" font-size="12" fill="#fff">names,</text>'
         f'<text x="50" y="{y + 11}" text-anchor="middle" font-size="12" fill="#fff">CLIP text'
         "</text>"
-        f'<text x="12" y="{y + 42}" font-size="11" fill-opacity="0.75">'
+        f'<text x="12" y="{y - 32}" font-size="11" fill-opacity="0.75">'
         f"{text['gflop']:,.0f} GFLOP once</text>"
     ]
     for place in places:

@@ -213,6 +213,7 @@ def _collect(plan: Plan, name: str, data: SampleSet) -> None:
     value = {
         "format": FORMAT,
         "data_set": data.name,
+        "title": Path(name).resolve().name if Path(name).is_dir() else data.name,
         "asked": name,
         "results": {m: f"{slug(name)}--{m}.json" for m in done},
         "times": times,

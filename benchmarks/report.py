@@ -102,7 +102,7 @@ def side_by_side(structures: Mapping[str, Any]) -> list[dict[str, Any]]:
         "CLIP layers read or changed": layers_sentence,
         "Where names enter": names_sentence,
         "One more name costs": added_sentence,
-        "GFLOP, this image": lambda s: f"{total_gflop(s):,.0f}",
+        "GFLOP, this image": gflop_sentence,
         "Seconds, this image": lambda s: f"{total_seconds(s):.1f}",
         "Kept for the backward pass": lambda s: (
             "nothing is trained" if s["training_mib"] is None else f"{s['training_mib']:,.0f} MiB"
@@ -183,6 +183,21 @@ def total_gflop(structure: Mapping[str, Any]) -> float:
     return sum(s["gflop"] for s in structure["stages"] if s["key"] != "text")
 
 
+def gflop_sentence(structure: Mapping[str, Any]) -> str:
+    """Say what an image costs, and what it costs at most where CLIP was spared pictures."""
+    total, most = total_gflop(structure), structure["pictures_at_most"]
+    if most is None:
+        return f"{total:,.0f}"
+    return f"{total:,.0f}; with all {most} pictures {gflop_at_most(structure):,.0f}"
+
+
+def gflop_at_most(structure: Mapping[str, Any]) -> float:
+    """Scale CLIP's share to all pictures that it may be shown."""
+    clip = next(s["gflop"] for s in structure["stages"] if s["key"] == "clip")
+    shown = sum(tower["pictures"] for tower in structure["clip"])
+    return total_gflop(structure) + clip * (structure["pictures_at_most"] / shown - 1)
+
+
 def total_seconds(structure: Mapping[str, Any]) -> float:
     """Sum the stages without the text, which is paid once."""
     return sum(s["seconds"] for s in structure["stages"] if s["key"] != "text")
@@ -221,7 +236,7 @@ def _data_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
     rows = [_row(m, c, r, comparison) for m, r in found.items() for c in CONVENTIONS]
     slug = next(iter(comparison["results"].values())).partition("--")[0]
     return {
-        "name": comparison["data_set"],
+        "name": comparison["title"],
         "slug": slug,
         "n_images": first.card.n_images,
         "classes": len(first.names),

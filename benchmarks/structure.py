@@ -57,6 +57,7 @@ class Subject:
         sides: of square images, for the latency against their size.
         notes: what the measurement depends on.
         templates: of the names, for each call of the text stage.
+        at_most: pictures that CLIP is shown in real use, where that is fixed.
         forward: the pass that training differentiates, at 640 x 640; None: nothing is trained.
     """
 
@@ -67,6 +68,7 @@ class Subject:
     sides: tuple[int, ...]
     notes: tuple[str, ...]
     templates: tuple[Any, ...]
+    at_most: int | None = None
     forward: Callable[[], Any] | None = None
 
 
@@ -88,7 +90,7 @@ def make_san() -> Subject:
         (240, 480, 960),
         ("Images are resized to a short side of 640 pixels, whatever they measure.",),
         ("vild",),
-        forward,
+        forward=forward,
     )
 
 
@@ -118,7 +120,8 @@ def make_ovseg() -> Subject:
             "cost per crop is the same for each.",
         ),
         ("vild",),
-        forward,
+        at_most=config.num_queries,
+        forward=forward,
     )
 
 
@@ -211,6 +214,7 @@ def measure(method: str, seconds: float, subject: Subject | None = None) -> dict
         "parameters": parameters_of(subject.anatomy),
         "stages": stages,
         "clip": towers,
+        "pictures_at_most": subject.at_most,
         "names_enter": list(subject.anatomy.names_enter),
         "added_names": added_names(subject, stages),
         "training_mib": None if subject.forward is None else training_mib(subject),

@@ -1,0 +1,124 @@
+"""Networks that are as fast as they are ignorant, and a data set that fits into a pocket."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from car.config import CaRConfig
+from car.segmenter import CaRSegmenter
+from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from openvocab.weights import save_state_dict
+from ovseg import InferenceConfig, OVSeg, OVSegConfig, OVSegSegmenter, RegionConfig, save_model
+from ovseg.config import SwinConfig
+from san import SAN, SANConfig, SANSegmenter
+from san.weights import save_network
+
+NAMES = ("sky", "grass", "quux", "dog")
+SIZE = 64
+
+
+def clip_config(patch: int, side: int, layers: int = 3) -> CLIPConfig:
+    return CLIPConfig(
+        32,
+        VisionConfig(side, patch, 64, layers, 2, 128),
+        TextConfig(77, 49408, 32, 1, 1, 64),
+        "quick_gelu",
+    )
+
+
+def tiny_san() -> SAN:
+    torch.manual_seed(0)
+    config = SANConfig(
+        clip=clip_config(16, 64),
+        split=2,
+        fusion=((0, 0), (1, 1)),
+        side_width=24,
+        side_depth=2,
+        side_heads=2,
+        side_image_size=64,
+        num_queries=7,
+        supervised=(1, 2),
+        bias_heads=2,
+        embed_channels=16,
+        mlp_channels=20,
+        short_side=64,
+    )
+    return SAN(config)
+
+
+def tiny_ovseg() -> tuple[OVSeg, InferenceConfig]:
+    torch.manual_seed(0)
+    config = OVSegConfig(
+        backbone=SwinConfig(8, (1, 1, 1, 1), (1, 2, 2, 4), 4),
+        clip=clip_config(16, 64),
+        convs_dim=32,
+        mask_dim=32,
+        hidden_dim=32,
+        num_queries=5,
+        heads=2,
+        feedforward=32,
+        decoder_layers=1,
+        embed_hidden_dim=16,
+        mask_prompt_depth=2,
+    )
+    region = RegionConfig(mask_threshold=0.2)
+    model = OVSeg(config)
+    torch.nn.init.normal_(model.clip_adapter.clip_model.visual.mask_embedding)
+    return model, InferenceConfig(min_size=64, region=region)
+
+
+@pytest.fixture
+def segmenters() -> dict[str, object]:
+    """All three methods, tiny, with random weights."""
+    torch.manual_seed(0)
+    clips = [CLIP(clip_config(*c)).eval().requires_grad_(False) for c in ((16, 64), (14, 56))]
+    model, inference = tiny_ovseg()
+    return {
+        "san": SANSegmenter(tiny_san(), cache_dir=False),
+        "ovseg": OVSegSegmenter(model, inference, cache_dir=False),
+        "car": CaRSegmenter(*clips, CaRConfig(), cache_dir=False),
+    }
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Tiny checkpoint files by method, as --weights takes them."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_network(tiny_san(), folder / "san.safetensors")
+    model, inference = tiny_ovseg()
+    save_model(model, folder / "ovseg.safetensors", inference)
+    torch.manual_seed(1)
+    clip = CLIP(clip_config(16, 64))
+    metadata = {"activation": "quick_gelu", "heads": [2, 1]}
+    save_state_dict(folder / "clip.safetensors", clip.state_dict(), metadata)
+    return {
+        "san": str(folder / "san.safetensors"),
+        "ovseg": str(folder / "ovseg.safetensors"),
+        "car": str(folder / "clip.safetensors"),
+    }
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images/, labels/ and names.txt: three images of four classes."""
+    folder = tmp_path_factory.mktemp("data") / "pocket"
+    random = np.random.default_rng(0)
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for index in range(3):
+        labels = np.repeat(np.repeat(random.integers(0, 4, (2, 2)), 32, 0), 32, 1).astype(np.uint8)
+        labels[:4] = 255
+        noise = random.integers(0, 60, (SIZE, SIZE, 3))
+        image = (labels[..., None].astype(int) % 4 * 60 + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{index}.png")
+        Image.fromarray(labels).save(folder / "labels" / f"{index}.png")
+    (folder / "names.txt").write_text("\n".join(NAMES) + "\n")
+    return folder

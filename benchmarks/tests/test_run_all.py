@@ -1,0 +1,188 @@
+"""The whole way from weights and pictures to a report, on networks that know nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import run_all
+from report import build_report
+
+from openvocab.cli import run
+from openvocab.results import Result
+
+METHODS = ("san", "ovseg", "car")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch) -> None:
+    monkeypatch.setenv("OPENVOCAB_CACHE", "")
+
+
+def arguments(checkpoints, pictures, output, *more) -> list[str]:
+    weights = [f"{method}={path}" for method, path in checkpoints.items()]
+    return ["--weights", *weights, "--datasets", str(pictures), "--output", str(output),
+            "--no-structure", *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoints, pictures, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "out"
+    assert run_all.main(arguments(checkpoints, pictures, output)) == 0
+    return output
+
+
+def test_every_method_is_scored_on_the_same_images(finished) -> None:
+    paths = [path for m in METHODS for path in (finished / "results").glob(f"*--{m}.json")]
+    results = [Result.load(path) for path in paths]
+    assert {r.card.method for r in results} == {"SAN", "OVSeg", "CaR"}
+    assert len({(r.card.label_tree_hash, r.card.vocabulary_hash) for r in results}) == 1
+    assert all(r.complete and r.card.n_images == 3 and r.intervals for r in results)
+
+
+def test_the_comparison_holds_what_the_report_shows(finished) -> None:
+    (path,) = (finished / "results").glob("*--comparison.json")
+    found = json.loads(path.read_text())
+    assert {(p["first"], p["second"]) for p in found["paired"]} == {
+        ("san", "ovseg"), ("san", "car"), ("ovseg", "car"),
+    }  # fmt: skip
+    scores = {m: Result.load(path.parent / f).scores().miou for m, f in found["results"].items()}
+    for pair in found["paired"]:
+        difference = pair["conventions"]["detectron2"]["difference"]
+        assert difference == pytest.approx(scores[pair["first"]] - scores[pair["second"]])
+        assert any("weights differ" in line for line in pair["protocol"])
+    # "sky", "grass" and "dog" are in COCO-Stuff, "quux" is not; sky's spelling there decides.
+    assert 1 <= found["seen"]["classes"] <= 3
+    assert [g["disagreement"] for g in found["gallery"]] == sorted(
+        (g["disagreement"] for g in found["gallery"]), reverse=True
+    )
+    assert len(found["gallery"]) == 3 and all(t["seconds"] > 0 for t in found["times"].values())
+
+
+def test_the_report_says_every_score_and_nothing_twice(finished) -> None:
+    page, text = ((finished / f"report.{kind}").read_text() for kind in ("html", "md"))
+    (path,) = (finished / "results").glob("*--comparison.json")
+    for name in json.loads(path.read_text())["results"].values():
+        miou = f"{Result.load(path.parent / name).scores().miou:.2f}"
+        assert miou in page and miou in text
+    assert page.count("data:image/jpeg") == 3 and "There is no quality" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
+
+
+def test_the_report_is_made_from_the_json_alone(finished, tmp_path) -> None:
+    shutil.copytree(finished / "results", tmp_path / "copy" / "results")
+    build_report(tmp_path / "copy")
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "copy" / name).read_text() == (finished / name).read_text()
+
+
+def test_a_second_run_computes_nothing(finished, checkpoints, pictures, monkeypatch) -> None:
+    import quality
+
+    def fail(self, image, vocabulary, **options):
+        raise AssertionError("segmented again")
+
+    monkeypatch.setattr(quality.Timed, "segment", fail)
+    assert run_all.main(arguments(checkpoints, pictures, finished)) == 0
+
+
+def test_what_is_missing_is_said_at_once_and_the_rest_runs(
+    checkpoints, pictures, tmp_path, capsys
+) -> None:
+    given = {**checkpoints, "ovseg": str(tmp_path / "none.pth")}
+    del given["car"]
+    output = tmp_path / "out"
+    words = arguments(given, pictures, output, "--limit", "1")
+    words[words.index("--datasets") + 1 : words.index("--output")] = [
+        str(pictures), "ade20k-150", str(tmp_path),
+    ]  # fmt: skip
+    assert run_all.main([*words, "--data-root", str(tmp_path / "data")]) == 0
+    said = capsys.readouterr().out
+    first = said.index("san on")
+    for what in ("weights of car", "weights of ovseg", "data set ade20k-150", f"{tmp_path}"):
+        assert said.index(f"missing: {what}" if what[0] != "/" else what) < first
+    assert Result.load(next((output / "results").glob("*--san.json"))).card.n_images == 1
+    page = (output / "report.html").read_text()
+    assert "none.pth" in page and "has no images and no labels" in page
+
+
+def test_nothing_to_run_is_an_error(tmp_path, capsys) -> None:
+    words = ["--weights", f"san={tmp_path / 'none.pth'}", "--datasets", str(tmp_path)]
+    assert run(run_all.main, [*words, "--output", str(tmp_path / "o"), "--no-structure"]) == 2
+    assert "nothing could be run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--weights", "san"], "METHOD=FILE"),
+        (["--weights", "sam=x"], "san"),
+        (["--config", "none.yaml"], "no configuration"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(words, said, capsys) -> None:
+    assert run(run_all.main, words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_configurations_are_read(tmp_path, capsys) -> None:
+    folder = Path(run_all.__file__).parent / "configs"
+    for path in folder.glob("*.yaml"):
+        request = run_all.read_request(run_all.make_parser().parse_args(["--config", str(path)]))
+        assert set(request.weights) == set(METHODS) and request.datasets
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("wheights: {}\n")
+    assert run(run_all.main, ["--config", str(bad)]) == 2
+    assert "weights" in capsys.readouterr().err
+
+
+def test_diff_says_the_protocol_before_the_numbers(finished, capsys) -> None:
+    first, second = (
+        str(next((finished / "results").glob(f"*--{method}.json"))) for method in ("san", "ovseg")
+    )
+    assert run_all.main(["diff", first, second]) == 0
+    said = capsys.readouterr().out
+    assert said.index("the weights differ") < said.index("convention")
+    assert run_all.main(["diff", first, first]) == 0
+    assert "the protocols are the same" in capsys.readouterr().out
+
+
+def test_processes_share_the_images(checkpoints, pictures, tmp_path, monkeypatch, finished) -> None:
+    only = {"san": checkpoints["san"]}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        words = arguments(only, pictures, tmp_path, "--models", "san")
+        code = run(run_all.main, words)
+        assert code == (2 if rank == "0" else 0)  # who finishes last reports
+    (both,) = (tmp_path / "results").glob("*--san.json")
+    alone = Result.load(next((finished / "results").glob("*--san.json")))
+    assert (Result.load(both).matrix == alone.matrix).all()
+
+
+def test_the_page_has_no_errors_in_a_browser(finished, tmp_path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium is installed")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
+        "--window-size=390,900", "--dump-dom", (finished / "report.html").resolve().as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "pocket" in done.stdout
+    assert ":CONSOLE" not in done.stderr
+
+
+def test_it_starts_as_a_script(tmp_path) -> None:
+    script = Path(run_all.__file__)
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0 and "--weights" in done.stdout
