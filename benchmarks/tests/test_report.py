@@ -33,7 +33,8 @@ def folder(tmp_path) -> Path:
         result(method, diagonal).save(tmp_path / "results" / name)
     pair = {"first": "san", "second": "ovseg", "protocol": ["x differs"], "conventions": {}}
     comparison = {
-        "data_set": "pascal-context-459", "title": "PC-459", "results": names, "paired": [pair], "seen": None,
+        "data_set": "pascal-context-459", "title": "PC-459", "results": names,
+        "paired": [pair], "seen": None,
         "gallery": [], "times": {m: {"seconds": 2.0, "peak_gib": 1.0} for m in names},
     }  # fmt: skip
     (tmp_path / "results" / "pc--comparison.json").write_text(json.dumps(comparison))
