@@ -38,7 +38,7 @@ def test_a_list_gives_what_its_images_give_one_by_one(recording, segmenter) -> N
     for image, result in zip(images, together, strict=True):
         alone = segmenter.segment(image, names(recording), return_scores=True)
         assert result.labels.shape == image.shape[:2]
-        assert np.abs(alone.scores - result.scores).max() < 1e-5
+        assert np.abs(alone.scores - result.scores).max() < 5e-5  # rounding of other batches
         assert (alone.labels == result.labels).mean() > 0.9999
 
 
