@@ -168,8 +168,8 @@ def names_of_queries(network: SAN, image: np.ndarray, count: int) -> torch.Tenso
     return torch.nn.functional.normalize(apart[torch.arange(count) % len(apart)], dim=-1)
 
 
-def measure_precision(repeats: int) -> dict[str, Any]:
-    """Measure whole images in fewer bits against fp32, with the agreement of the labels."""
+def measure_precision(repeats: int, *, compiled: bool) -> dict[str, Any]:
+    """Measure whole images in fewer bits, and compiled, against fp32, and compare the labels."""
     image = picture()
     table = names_of_queries(spread_san(), image, 150)
     vocabulary = Vocabulary(tuple(f"name {index}" for index in range(150)))
@@ -178,6 +178,10 @@ def measure_precision(repeats: int) -> dict[str, Any]:
         segmenters[name] = SANSegmenter(spread_san(), precision=name, cache_dir=False)
         segmenters[name].text.encode_names = lambda names, templates: table
         works[name] = lambda s=segmenters[name]: s.segment(image, vocabulary)
+    if compiled:
+        segmenters["compiled"] = SANSegmenter(spread_san(), compile=True, cache_dir=False)
+        segmenters["compiled"].text.encode_names = lambda names, templates: table
+        works["compiled"] = lambda: segmenters["compiled"].segment(image, vocabulary)
     works |= {f"product_{name}": matrix_product(dtype) for name, dtype in DTYPES.items()}
     times = best_times(works, repeats)
     labels = {name: s.segment(image, vocabulary).labels for name, s in segmenters.items()}
@@ -186,10 +190,13 @@ def measure_precision(repeats: int) -> dict[str, Any]:
         **{
             name: {
                 "time_over_fp32": times[name] / times["fp32"],
-                "product_over_fp32": times[f"product_{name}"] / times["product_fp32"],
                 "label_agreement": float((labels[name] == labels["fp32"]).mean()),
             }
-            for name in DTYPES
+            for name in segmenters
+            if name != "fp32"
+        },
+        "product_over_fp32": {
+            name: times[f"product_{name}"] / times["product_fp32"] for name in DTYPES
         },
     }
 
@@ -207,6 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="JSON file for the measurements")
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the best counts")
     parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--large", nargs=3, type=int, metavar=("NAMES", "HEIGHT", "WIDTH"),
                         help="only segment one picture of this size, for its memory")  # fmt: skip
     return parser
@@ -225,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "threads": torch.get_num_threads(),
         "network": measure_network(args.repeats),
         "labels": measure_labels(args.repeats),
-        "precision": measure_precision(args.repeats),
+        "precision": measure_precision(args.repeats, compiled=args.compile),
         "memory": in_fresh_process(__file__, ["--large", "10000", "1024", "1536"]),
     }
     text = json.dumps(result, indent=2)
