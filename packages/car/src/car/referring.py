@@ -15,7 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from car.segmenter import CaRSegmenter
-from openvocab.datasets.referring import REFERRING, THRESHOLDS, ReferringSample, ReferringScores
+from openvocab.datasets.referring import (
+    REFERRING,
+    ReferringSample,
+    ReferringScores,
+    scores_of_overlaps,
+)
 from openvocab.errors import InputError
 from openvocab.evaluation_log import EvaluationLog, ImageRecord
 from openvocab.files import write_text
@@ -94,15 +99,8 @@ def score_records(records: Sequence[ImageRecord]) -> ReferringScores:
     """Score logged items by CaR's rules: an item without any pixel has the IoU 0."""
     if not records:
         raise InputError("there are no finished items to score")
-    counts = np.array([_overlap(record) for record in records], dtype=np.float64)  # (N, 2)
-    shared, union = counts.T
-    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return ReferringScores(
-        mean_iou=100 * float(iou.mean()),
-        overall_iou=100 * float(shared.sum() / union.sum()) if union.any() else 0.0,
-        precision={t: 100 * float((iou >= t).mean()) for t in THRESHOLDS},
-        n=len(iou),
-    )
+    shared, union = zip(*map(_overlap, records), strict=True)
+    return scores_of_overlaps(shared, union)
 
 
 def to_json(result: ReferringResult) -> dict[str, Any]:
