@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -43,9 +44,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    """Return the SHA-256 of a file's bytes in hexadecimal.
+
+    A checkpoint takes seconds; a file that did not change since is not read again.
+    """
+    found = Path(path).stat()
+    return _sha256(Path(path).resolve(), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, *_state: int) -> str:
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
