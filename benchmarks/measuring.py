@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from openvocab.files import write_text
+
 SIDE = 4096
+
+
+def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every measuring script has."""
+    parser.add_argument("--output", type=Path, help="JSON file for the measurements")
+    parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
+
+
+def report(result: Mapping[str, Any], output: Path | None) -> None:
+    """Print measurements as JSON, and write them if a file was named."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if output:
+        write_text(output, text + "\n")
 
 
 def best_time(work: Callable[[], object], repeats: int = 3) -> float:

@@ -12,21 +12,21 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measuring import (
+    add_measuring_arguments,
     best_times,
     count_flops,
     in_fresh_process,
     matrix_product,
     matrix_throughput,
+    report,
 )
 
 from openvocab.cli import run
-from openvocab.files import write_text
 from openvocab.semantic import MaskGeometry, semantic_labels, semantic_scores
 from openvocab.vocabulary import Vocabulary
 from san import SAN, SANPrediction, SANSegmenter, san_vit_b_16
@@ -211,9 +211,8 @@ def segment_large(names: int, height: int, width: int) -> dict[str, Any]:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", type=Path, help="JSON file for the measurements")
+    add_measuring_arguments(parser)
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the best counts")
-    parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--large", nargs=3, type=int, metavar=("NAMES", "HEIGHT", "WIDTH"),
                         help="only segment one picture of this size, for its memory")  # fmt: skip
@@ -236,10 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "precision": measure_precision(args.repeats, compiled=args.compile),
         "memory": in_fresh_process(__file__, ["--large", "10000", "1024", "1536"]),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        write_text(args.output, text + "\n")
+    report(result, args.output)
     return 0
 
 

@@ -14,18 +14,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from measuring import (
+    add_measuring_arguments,
     best_times,
     count_flops,
     in_fresh_process,
     matrix_product,
     matrix_throughput,
+    report,
 )
 
 from car.config import CaRConfig
@@ -35,7 +36,6 @@ from car.visual_prompts import VisualPrompter
 from openvocab.cli import run
 from openvocab.clip.model import CLIP
 from openvocab.clip.weights import open_clip_config
-from openvocab.files import write_text
 from openvocab.precision import dtype_of
 
 HEIGHT, WIDTH, NAMES = 375, 500, 20
@@ -146,9 +146,8 @@ def segment_large(args: argparse.Namespace) -> dict[str, Any]:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", type=Path, help="JSON file for the measurements")
+    add_measuring_arguments(parser)
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the best counts")
-    parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--names", type=int, default=NAMES)
     parser.add_argument("--height", type=int, default=HEIGHT)
@@ -185,10 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options += ["--classifier", args.classifier]
         large = ["--large", *map(str, args.memory)]
         result["memory"] = in_fresh_process(__file__, [*options, *large])
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        write_text(args.output, text + "\n")
+    report(result, args.output)
     return 0
 
 

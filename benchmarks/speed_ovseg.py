@@ -15,16 +15,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import count_flops, in_fresh_process, matrix_product, matrix_throughput
+from measuring import (
+    add_measuring_arguments,
+    count_flops,
+    in_fresh_process,
+    matrix_product,
+    matrix_throughput,
+    report,
+)
 from torch.nn import functional as F
 
 from openvocab.cli import run
-from openvocab.files import write_text
 from openvocab.semantic import MaskGeometry, semantic_labels
 from openvocab.vocabulary import Vocabulary
 from ovseg.config import InferenceConfig, OVSegConfig, load_published
@@ -229,12 +234,11 @@ def segment_once(names: int, valid: int) -> dict[str, Any]:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", type=Path, help="JSON file for the measurements")
+    add_measuring_arguments(parser)
     parser.add_argument("--proposals", type=int, nargs="+", default=[20, 50, 100])
     parser.add_argument("--names", type=int, default=150)
     parser.add_argument("--precision-proposals", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the best counts")
-    parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     parser.add_argument("--once", nargs=2, type=int, metavar=("NAMES", "PROPOSALS"),
                         help="only segment one picture, for its memory")  # fmt: skip
@@ -264,10 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result["load_after"] = os.getloadavg()
     if not args.no_memory:
         result["memory"] = in_fresh_process(__file__, ["--once", "847", "100"])
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        write_text(args.output, text + "\n")
+    report(result, args.output)
     return 0
 
 

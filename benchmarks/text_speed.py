@@ -9,22 +9,20 @@ meets both; the processor time, with `--threads 1`, hardly sees such work at all
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import add_measuring_arguments, report
 from torch import Tensor
 
 from openvocab.cli import run
 from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.prompts import TextEncoder, load_templates
 from openvocab.clip.tokenizer import tokenize
-from openvocab.files import write_text
 from openvocab.vocabulary import Vocabulary
 
 FULL_LENGTH_BATCH = 64
@@ -93,17 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--names", type=int, default=150, help="how many of the 150 names")
     parser.add_argument("--parts", type=int, default=3, help="how often the two ways alternate")
-    parser.add_argument("--threads", type=int, help="of torch; all cores if not given")
-    parser.add_argument("--output", type=Path, help="a JSON file for the result")
+    add_measuring_arguments(parser)
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     names = Vocabulary.load("ade20k-150").names[: args.names]
     result = measure(build_text_tower(), names, load_templates("vild"), args.parts)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.output:
-        write_text(args.output, text + "\n")
+    report(result, args.output)
     return 0
 
 
