@@ -34,6 +34,7 @@ from openvocab.evaluation import (
 )
 from openvocab.files import write_text
 from openvocab.metrics import Ignore, scores, without_background
+from openvocab.predict import add_computation_arguments
 from openvocab.results import Result
 from openvocab.samples import Sample
 from openvocab.segmenter import Segmenter
@@ -54,9 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model_arguments(parser)
     add_evaluate_arguments(parser)
+    add_computation_arguments(parser)
     more = parser.add_argument_group("CaR")
-    more.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    more.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     more.add_argument("--split", default=None, help="of a referring set (default: val)")
     old = parser.add_argument_group("accepted from the original")
     old.add_argument(

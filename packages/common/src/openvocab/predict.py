@@ -101,6 +101,11 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         help=f"what to write, separated by commas: {', '.join(KINDS)} "
         f"(default: {','.join(DEFAULT_KINDS)})",
     )
+    add_computation_arguments(parser)
+
+
+def add_computation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where and in what precision a method runs."""
     run = parser.add_argument_group("computation")
     run.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)")
     run.add_argument(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from openvocab.augmentation import add_augmentation_arguments, augment
 from openvocab.cli import run
 from openvocab.evaluation import add_evaluate_arguments, run_evaluation
+from openvocab.predict import add_computation_arguments
 from openvocab.segmenter import Segmenter
 from san.loading import add_model_arguments, load_from_arguments
 
@@ -31,11 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate_arguments(parser)
     add_model_arguments(parser)
     add_augmentation_arguments(parser, sizes=TTA_SIZES, max_size=TTA_MAX_SIZE)
-    group = parser.add_argument_group("computation")
-    group.add_argument(
-        "--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)"
-    )
-    group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    add_computation_arguments(parser)
     return parser
 
 
