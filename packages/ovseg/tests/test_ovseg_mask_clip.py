@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from openvocab.errors import InputError
+from openvocab.oracle import masks_of_labels
 from openvocab.weights import save_state_dict
 from ovseg._convert import CLIP_PREFIX
 from ovseg.config import RegionConfig
 from ovseg.mask_clip import MaskCLIP
-from ovseg.proposals import masks_of_labels
 from ovseg.segmenter import OVSegSegmenter
 
 

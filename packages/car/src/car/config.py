@@ -51,6 +51,7 @@ class CaRConfig:
         bg_cls: names that compete with those looked for, and are dropped.
         iom_thres: of SAM's masks, share of a mask that must be covered.
         min_pred_threshold: of SAM's masks, share of CaR's mask that they must cover.
+        max_steps: the recurrence ends after so many steps; None: when no name leaves.
         faithful: repeat the original's mistakes where they change results; see the README.
         max_side: longer images are shrunk for memory's sake; None for no limit.
         classifier_batch: prompted images that are encoded together.
@@ -72,6 +73,7 @@ class CaRConfig:
     bg_cls: tuple[str, ...] = BACKGROUND
     iom_thres: float = 0.6
     min_pred_threshold: float = 0.01
+    max_steps: int | None = None
     faithful: bool = False
     max_side: int | None = DEFAULT_MAX_SIDE
     classifier_batch: int = 16
@@ -91,6 +93,8 @@ class CaRConfig:
             raise InputError("bg_factor and stuff_bg_factor must be greater than 0")
         if self.max_side is not None and self.max_side < 32:
             raise InputError(f"max_side is {self.max_side}; use at least 32 pixels, or none")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"max_steps is {self.max_steps}; use at least 1, or none")
         if self.classifier_batch < 1:
             raise InputError(f"classifier_batch is {self.classifier_batch}; use at least 1")
         for templates in ((self.cam_text_template,), self.text_template, self.classifier_templates):

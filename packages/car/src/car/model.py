@@ -136,6 +136,14 @@ class CaR:
         return Scene(image, self.saliency, self.device)
 
     @torch.no_grad()
+    def judge(
+        self, pictures: Iterable[ImageArray], names: Sequence[str], config: CaRConfig | None = None
+    ) -> NDArray[np.float32]:
+        """Score N prompted images (H, W, 3) against K names as a step does: (N, K)."""
+        texts = self._classifier_texts(names, config or self.config)
+        return texts.score(self.classifier, self.classifier.encode(pictures))
+
+    @torch.no_grad()
     @torch.inference_mode(False)  # saliency needs gradients, whatever the caller has switched off
     def find(
         self,
@@ -167,8 +175,9 @@ class CaR:
         background = self.proposer_text.encode_names(config.bg_cls, BACKGROUND_TEMPLATES)
         prompter = VisualPrompter(scene.image, config.visual_prompt_type)
         carried: NDArray[np.float32] | None = None
-        count, steps = 0, []
+        count, taken, steps = 0, 0, []
         while True:
+            taken += 1
             step = self._step(
                 scene, alive, queries, background, texts, prompter, config, keep_steps
             )
@@ -184,7 +193,7 @@ class CaR:
             texts = texts.keep(kept)
             scores = step.scores[kept]
             convincing = int((scores > 0).sum())
-            if convincing == count:
+            if convincing == count or taken == config.max_steps:
                 break
             count = convincing
         inputs = [self._with_background(carried, config)]

@@ -118,7 +118,7 @@ class CaRSegmenter(BaseSegmenter):
         pixels = read_image(image)
         small = shrink(pixels, self.config.max_side)
         scene = self.car.scene(small)
-        words, ids = _queries(vocabulary)
+        words, ids = queries(vocabulary)
         labels = np.full(small.shape[:2], vocabulary.background_label, dtype=np.int32)
         scores = (
             np.zeros((len(vocabulary), *small.shape[:2]), np.float32) if return_scores else None
@@ -140,6 +140,15 @@ class CaRSegmenter(BaseSegmenter):
             scores[vocabulary.background_label] = 1 - scores.max(axis=0)
         result = Segmentation(_enlarge(labels, pixels), vocabulary, _enlarge_scores(scores, pixels))
         return result, passes, small
+
+    def with_config(self, config: CaRConfig) -> CaRSegmenter:
+        """Return a segmenter of the same CLIPs that is set up in another way."""
+        clips = self.car.proposer_text.clip, self.car.classifier_text.clip
+        other = CaRSegmenter(*clips, config, precision=self.precision)
+        other.car.proposer_text = self.car.proposer_text
+        other.car.classifier_text = self.car.classifier_text
+        other.mask_generator = self.mask_generator
+        return other
 
     def find_object(self, image: ImageSource, sentences: Sequence[str]) -> NDArray[np.bool_]:
         """Find the one object that all sentences describe: (H, W) bool.
@@ -176,6 +185,7 @@ class CaRSegmenter(BaseSegmenter):
             "device": str(self.car.device),
             "mode": config.mode,
             "faithful": config.faithful,
+            "max_steps": config.max_steps,
             "visual_prompts": "+".join(config.visual_prompt_type),
             "stuff_visual_prompts": "+".join(config.stuff_visual_prompt_type),
             "semantic_templates": config.semantic_templates,
@@ -233,7 +243,7 @@ def shrink(image: ImageArray, max_side: int | None) -> ImageArray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def _queries(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]:
+def queries(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]:
     """Return the words to look for, each once, and their labels.
 
     "background" is not looked for: it is what nothing else wins.

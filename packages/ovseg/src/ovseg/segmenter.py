@@ -248,12 +248,17 @@ class OVSegSegmenter(BaseSegmenter):
         other.inference = replace(inference, precision=self.inference.precision)
         return other
 
+    def with_proposals(self, proposals: ProposalSource) -> OVSegSegmenter:
+        """Return a segmenter of the same model whose masks come from elsewhere."""
+        other = copy(self)
+        other.proposals = proposals
+        return other
+
     @torch.inference_mode()
-    def _segment(
-        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
-    ) -> Segmentation:
-        painting = self.paint(self.look(self.resize(image), vocabulary), vocabulary)
-        size = (image.shape[0], image.shape[1])
+    def label(
+        self, painting: Painting, size: tuple[int, int], vocabulary: Vocabulary
+    ) -> NDArray[np.int32]:
+        """Return the labels (H, W) that a painting gives an image of a size."""
         labels = vocabulary_labels(
             painting.weights,
             painting.no_object,
@@ -263,6 +268,15 @@ class OVSegSegmenter(BaseSegmenter):
         )
         if self.inference.mode == "demo":
             labels[_blank(painting, size)] = -1
+        return labels
+
+    @torch.inference_mode()
+    def _segment(
+        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
+    ) -> Segmentation:
+        painting = self.paint(self.look(self.resize(image), vocabulary), vocabulary)
+        size = (image.shape[0], image.shape[1])
+        labels = self.label(painting, size, vocabulary)
         scores = None
         if return_scores:
             words = semantic_scores(painting.weights, painting.mask_logits, painting.geometry(size))

@@ -136,20 +136,31 @@ class SANSegmenter(BaseSegmenter):
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
     ) -> list[Segmentation]:
         """Resize, predict in batches of one padded size, label at the original size."""
-        config = self.config
-        resized = [resize_shortest_edge(im, config.short_side, config.max_side) for im in images]
+        resized = [self.resize(image) for image in images]
         results: dict[int, Segmentation] = {}
         for batch in self._batches(resized):
             prediction, padded = self._predict([resized[index] for index in batch], vocabulary)
             for row, index in enumerate(batch):
-                geometry = MaskGeometry(
-                    padded,
-                    _size(resized[index]),
-                    _size(images[index]),
-                    config.resize_masks_first,
-                )
+                geometry = self._geometry(padded, resized[index], images[index])
                 results[index] = self._label(prediction, row, geometry, vocabulary, return_scores)
         return [results[index] for index in range(len(images))]
+
+    def predict(
+        self, image: ImageArray, vocabulary: Vocabulary
+    ) -> tuple[SANPrediction, MaskGeometry]:
+        """Return masks and classes of one image (H, W, 3), and how its pixels get them."""
+        resized = self.resize(image)
+        prediction, padded = self._predict([resized], vocabulary)
+        return prediction, self._geometry(padded, resized, image)
+
+    def resize(self, image: ImageArray) -> ImageArray:
+        """Resize an image (H, W, 3) the way the configuration says."""
+        return resize_shortest_edge(image, self.config.short_side, self.config.max_side)
+
+    def _geometry(
+        self, padded: tuple[int, int], resized: ImageArray, image: ImageArray
+    ) -> MaskGeometry:
+        return MaskGeometry(padded, _size(resized), _size(image), self.config.resize_masks_first)
 
     def _batches(self, images: list[ImageArray]) -> Iterator[list[int]]:
         """Group images whose padded sizes are equal, so that no result depends on its company."""

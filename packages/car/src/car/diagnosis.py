@@ -1,0 +1,52 @@
+"""CaR with a part of the truth given, to see which half of it loses what.
+
+Its own masks with true names need no function: they are the regions of its label map, which
+`openvocab.oracle.renamed` renames.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from car.segmenter import CaRSegmenter, queries
+from car.visual_prompts import VisualPrompter
+from openvocab.image import ImageArray
+from openvocab.metrics import IntArray
+from openvocab.oracle import Labels, classes_of
+from openvocab.vocabulary import Vocabulary
+
+
+def label_true_masks(
+    segmenter: CaRSegmenter, image: ImageArray, truth: IntArray, vocabulary: Vocabulary
+) -> Labels:
+    """Name true masks with CaR's classifier, which sees them as visual prompts.
+
+    All names compete, also where CaR looks for things and stuff one after the other; a mask is
+    drawn as in the pass to which it belongs. The class "background" is not asked about.
+
+    Args:
+        segmenter: as it is.
+        image: (H, W, 3) uint8 RGB.
+        truth: class ids (H, W), -1 where void.
+        vocabulary: of the class ids.
+
+    Returns:
+        (H, W): every true mask as what it was taken for.
+    """
+    words, ids = queries(vocabulary)
+    nothing = vocabulary.background_label
+    labels = np.full(truth.shape, nothing, dtype=np.int32)
+    classes = [int(i) for i in classes_of(truth) if i != nothing]
+    if not classes:
+        return labels
+    config = segmenter.config
+    prompts = dict.fromkeys((True, False), config.visual_prompt_type)
+    if config.two_passes and vocabulary.things is not None:
+        prompts[False] = config.stuff_visual_prompt_type
+    prompters = {thing: VisualPrompter(image, types) for thing, types in prompts.items()}
+    kinds = vocabulary.things or (True,) * len(vocabulary)
+    pictures = [prompters[kinds[label]].paint(truth == label) for label in classes]
+    best = segmenter.car.judge(pictures, words).argmax(axis=1)  # (Q,)
+    for label, word in zip(classes, best, strict=True):
+        labels[truth == label] = ids[word]
+    return labels
