@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from openvocab.clip._torchscript import is_torchscript
 from openvocab.clip.model import Activation, CLIPConfig
-from openvocab.clip.weights import config_from_state_dict, load_clip
+from openvocab.clip.weights import build_clip, config_from_state_dict, load_clip, stored_choices
 from openvocab.detectron2 import read_checkpoint
 from openvocab.errors import InputError
 from openvocab.weights import load_strict, unwrap_state_dict
@@ -160,12 +160,21 @@ def read_mask_clip(
         tensors = unwrap_state_dict(source, source="the state dict")
     else:
         tensors = {}
+    activation, heads = (
+        (activation, None) if isinstance(source, Mapping) else stored_choices(source, activation)
+    )
     ours = _clip_tensors(tensors) or {k: v for k, v in tensors.items() if k != "attn_mask"}
     if PROMPTS in ours or f"{CLIP_PREFIX}visual.proj" in tensors:
         # Every published mask-adapted CLIP descends from OpenAI's.
-        config = config_from_state_dict(ours, activation or "quick_gelu", origin=str(source)[:200])
+        config = config_from_state_dict(
+            ours, activation or "quick_gelu", heads=heads, origin=str(source)[:200]
+        )
     else:
-        clip = load_clip(ours or source, activation=activation)
+        clip = (
+            build_clip(ours, activation, heads=heads, origin=str(source))
+            if ours
+            else load_clip(source, activation=activation)
+        )
         config, ours = clip.config, dict(clip.state_dict())
     prompted = PROMPTS in ours
     if not prompted:

@@ -16,7 +16,9 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from openvocab.clip.model import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.weights import load_clip
 from openvocab.errors import InputError
+from openvocab.shipped import WORLD
 
 Mode = Literal["eval", "demo"]
 _T = TypeVar("_T")
@@ -249,6 +251,8 @@ def _backbone(data: Mapping[str, Any], source: str) -> SwinConfig | ResNetConfig
 
 def _clip(data: str | Mapping[str, Any], source: str) -> CLIPConfig:
     if isinstance(data, str):
+        if data == WORLD:
+            return load_clip(WORLD).config
         if data not in _CLIPS:
             raise InputError(f"{source}: clip is {data!r}; give one of {', '.join(_CLIPS)}")
         return _CLIPS[data]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from openvocab.cli import run
 from openvocab.clip.model import CLIP, Activation, VisionTransformer
 from openvocab.clip.prompts import TextEncoder
+from openvocab.clip.weights import choices_of, stored_choices
 from openvocab.config import dump_config
 from openvocab.errors import InputError
 from openvocab.losses import Losses
@@ -310,7 +311,9 @@ class FinetuneTask(Task[PairBatch]):
 
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, for `ovseg.replace_clip` and `MaskCLIP.load`."""
-        save_state_dict(folder / "model_final.safetensors", self.clip.state_dict())
+        save_state_dict(
+            folder / "model_final.safetensors", self.clip.state_dict(), choices_of(self.clip.config)
+        )
 
     @torch.no_grad()
     def evaluate(self, folder: Path, world: World) -> dict[str, float]:
@@ -362,7 +365,7 @@ def build_clip(config: FinetuneConfig) -> CLIP:
     """
     activation = config.activation
     if activation is None and Path(config.clip).is_file():
-        activation = "quick_gelu"
+        activation = stored_choices(config.clip)[0] or "quick_gelu"
     architecture, tensors, prompted = read_mask_clip(config.clip, activation)
     depth = config.mask_prompt_depth
     if not depth:

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from openvocab.cli import run
+from openvocab.clip.weights import stored_choices
 from openvocab.detectron2 import read_checkpoint
 from openvocab.errors import InputError
 from openvocab.weights import read_metadata, save_state_dict
@@ -73,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     args = build_parser().parse_args(argv)
-    _, clip, prompted = read_mask_clip(args.clip, "quick_gelu")
+    _, clip, prompted = read_mask_clip(args.clip, stored_choices(args.clip)[0] or "quick_gelu")
     if not prompted:
         del clip[PROMPTS]
     result, changed = replace_clip(read_checkpoint(args.model), clip)

@@ -15,6 +15,7 @@ from openvocab.config import config_to_dict, load_config
 from openvocab.detectron2 import read_checkpoint, read_yaml
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
+from openvocab.shipped import WORLD, read_shared, save_shared, world_file
 from openvocab.weights import load_strict, read_metadata, save_state_dict
 from ovseg._convert import (
     CLIP_PREFIX,
@@ -52,7 +53,8 @@ def load_ovseg(
     """Load OVSeg, ready to segment.
 
     Args:
-        weights: a checkpoint of the original (`.pth`) or of ours (`.safetensors`, `.pth`).
+        weights: a checkpoint of the original (`.pth`) or of ours (`.safetensors`, `.pth`), or
+            "world" for the small OVSeg of the embedded world, which this package carries.
         config: name of a published variant, a YAML file of the original or of ours; None: what the
             checkpoint stores, else the published variant that its CLIP belongs to.
         options: detectron2's keys, nested, over the configuration.
@@ -63,9 +65,12 @@ def load_ovseg(
     Raises:
         InputError: a file is missing, unreadable or does not fit.
     """
+    if str(weights) == WORLD:
+        weights = world_file("ovseg")
     if not Path(weights).is_file():
         raise InputError(f"there are no OVSeg weights at '{weights}'; give a checkpoint file")
-    tensors = read_checkpoint(weights)
+    shipped = Path(weights).suffix == ".safetensors"
+    tensors = read_shared(weights) if shipped else read_checkpoint(weights)
     architecture, inference = read_config(config, tensors, weights, options or {})
     inference = load_config(
         InferenceConfig, None, {**config_to_dict(inference), **(settings or {})}
@@ -140,6 +145,12 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
 def save_model(model: OVSeg, path: str | Path, inference: InferenceConfig | None = None) -> None:
     """Write a checkpoint with the official names; `.safetensors` also stores the configuration."""
     save_state_dict(path, model.state_dict(), {_METADATA: to_dict(model.config, inference)})
+
+
+def save_world_model(model: OVSeg, path: str | Path, inference: InferenceConfig) -> None:
+    """Write a model around the world's CLIP as this package carries it: small."""
+    save_shared(path, model.state_dict(), {_METADATA: to_dict(model.config, inference)},
+                prefix=CLIP_PREFIX)  # fmt: skip
 
 
 def _published_name(tensors: Mapping[str, Tensor], weights: str | Path) -> str:

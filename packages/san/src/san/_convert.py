@@ -16,7 +16,7 @@ from torch import Tensor
 
 from san.config import SANConfig
 
-_EXTRACTOR = ("class_embedding", "positional_embedding", "conv1.", "ln_pre.")
+_EXTRACTOR = ("class_embedding", "positional_embedding", "stem.", "conv1.", "ln_pre.")
 _BLOCK = re.compile(r"(.*resblocks\.)(\d+)(\..*)")
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openvocab.clip import CLIPConfig
-from openvocab.clip.weights import open_clip_config
+from openvocab.clip.weights import load_clip, open_clip_config
 from openvocab.errors import InputError
+from openvocab.shipped import WORLD
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,31 @@ def san_vit_large_14() -> SANConfig:
     )
 
 
+def san_world() -> SANConfig:
+    """SAN beside the small CLIP of the embedded world, whose scenes have 128 pixels a side."""
+    clip = load_clip(WORLD).config
+    return SANConfig(
+        clip=clip,
+        clip_resolution=2 / 3,
+        split=2,
+        fusion=((0, 0), (1, 1), (2, 2)),
+        side_width=128,
+        side_depth=4,
+        side_heads=4,
+        side_patch=8,
+        side_image_size=192,
+        num_queries=24,
+        supervised=(3, 4),
+        bias_heads=clip.vision.heads,
+        embed_channels=64,
+        mlp_channels=128,
+        short_side=192,
+        max_side=1024,
+    )
+
+
 VARIANTS = {"san_vit_b_16": san_vit_b_16, "san_vit_large_14": san_vit_large_14}
+ARCHITECTURES = {**VARIANTS, WORLD: san_world}
 
 
 def from_detectron2(config: Mapping[str, Any], clip: CLIPConfig | None = None) -> SANConfig:

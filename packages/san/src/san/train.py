@@ -48,7 +48,7 @@ from openvocab.training.segmentation import (
 from openvocab.training.segmentation_data import DataConfig, SegmentationBatch
 from openvocab.weights import fingerprint
 from san import _convert
-from san.config import VARIANTS, SANConfig, from_detectron2
+from san.config import ARCHITECTURES, SANConfig, from_detectron2
 from san.criterion import CriterionConfig, SANCriterion
 from san.model import SAN
 from san.segmenter import SANSegmenter
@@ -228,9 +228,9 @@ def build_network(config: SANTrainConfig, original: Mapping[str, Any], *, resume
 
 
 def _variant(name: str) -> SANConfig:
-    if name not in VARIANTS:
-        raise InputError(f"variant {name!r} is unknown; use {' or '.join(VARIANTS)}")
-    return VARIANTS[name]()
+    if name not in ARCHITECTURES:
+        raise InputError(f"variant {name!r} is unknown; use {' or '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]()
 
 
 def _segmenter(network: SAN, world: World) -> SANSegmenter:

@@ -14,7 +14,8 @@ from torch import Tensor
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
 from openvocab.hub import fetch
-from openvocab.weights import load_strict, read_metadata, read_state_dict, save_state_dict
+from openvocab.shipped import WORLD, read_shared, save_shared, world_file
+from openvocab.weights import load_strict, read_metadata, save_state_dict
 from san import _convert
 from san.config import VARIANTS, SANConfig
 from san.model import SAN
@@ -26,7 +27,8 @@ FILES = {name: f"{name}.pth" for name in VARIANTS}
 def find_checkpoint(weights: str | Path) -> Path:
     """Return the file behind a path, a variant's name, or `huggingface:<file>`.
 
-    The last two are fetched on first use, from the authors' repository `Mendel192/san`.
+    "world" is the small SAN of the embedded world, which this package carries; the others are
+    fetched on first use, from the authors' repository `Mendel192/san`.
 
     Raises:
         InputError: no such file, or it is not here and there is no network.
@@ -34,12 +36,14 @@ def find_checkpoint(weights: str | Path) -> Path:
     text = str(weights)
     if text in FILES:
         return fetch(REPOSITORY, FILES[text])
+    if text == WORLD:
+        return world_file("san")
     if text.startswith("huggingface:"):
         return fetch(REPOSITORY, text.removeprefix("huggingface:"))
     if not Path(weights).is_file():
         raise InputError(
             f"there are no SAN weights at {text!r}; give a file, huggingface:<file>, or one of "
-            + ", ".join(FILES)
+            + ", ".join((*FILES, WORLD))
         )
     return Path(weights)
 
@@ -54,7 +58,7 @@ def load_network(path: Path, config: SANConfig | None = None) -> SAN:
     Raises:
         InputError: unreadable, or tensors are missing, unexpected or of another shape.
     """
-    tensors = read_state_dict(path)
+    tensors = read_shared(path)
     if config is None:
         config = _stored_config(read_metadata(path)) or _published_config(tensors, path)
     with torch.device("meta"):
@@ -78,12 +82,19 @@ def save_network(network: SAN, path: str | Path) -> None:
     save_state_dict(path, state, {"san_config": asdict(network.config)})
 
 
+def save_world_network(network: SAN, path: str | Path) -> None:
+    """Write a network around the world's CLIP as this package carries it: small, with our names."""
+    metadata = {"san_config": asdict(network.config)}
+    save_shared(path, network.state_dict(), metadata, prefix="clip.")
+
+
 def _stored_config(metadata: Mapping[str, str]) -> SANConfig | None:
     if "san_config" not in metadata:
         return None
     values: dict[str, Any] = json.loads(metadata["san_config"])
     clip = values.pop("clip")
-    towers = {"vision": VisionConfig(**clip["vision"]), "text": TextConfig(**clip["text"])}
+    vision = {**clip["vision"], "stem": tuple(clip["vision"].get("stem", ()))}
+    towers = {"vision": VisionConfig(**vision), "text": TextConfig(**clip["text"])}
     values["fusion"] = tuple(tuple(pair) for pair in values["fusion"])
     values["supervised"] = tuple(values["supervised"])
     return SANConfig(clip=CLIPConfig(**{**clip, **towers}), **values)

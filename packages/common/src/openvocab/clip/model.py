@@ -11,13 +11,17 @@ Supervision", section 2; Dosovitskiy et al. 2021 for the image tower.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openvocab.clip.tokenizer import decode
+from openvocab.errors import InputError
 from openvocab.weights import fingerprint
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -29,7 +33,11 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The image tower: `image_size` is the side in pixels of the native, square input."""
+    """The image tower: `image_size` is the side in pixels of the native, square input.
+
+    `stem` is the channels of 3x3 convolutions before the patch embedding, each of which halves the
+    sides; none in a plain ViT. A patch is `patch_size` pixels wide with them or without.
+    """
 
     image_size: int
     patch_size: int
@@ -37,6 +45,7 @@ class VisionConfig:
     layers: int
     heads: int
     mlp_width: int
+    stem: tuple[int, ...] = ()
 
     @property
     def grid_size(self) -> int:
@@ -46,7 +55,11 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text tower."""
+    """The text tower.
+
+    `vocab_size` is the rows of its table: all of the tokenizer's, or, where `reduced`, those of the
+    tokens that the model knows.
+    """
 
     context_length: int
     vocab_size: int
@@ -54,6 +67,7 @@ class TextConfig:
     layers: int
     heads: int
     mlp_width: int
+    reduced: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,6 +252,14 @@ class Transformer(nn.Module):
         )
 
 
+def make_stem(channels: Sequence[int]) -> nn.Sequential:
+    """Return 3x3 convolutions of stride 2, each with a ReLU behind it; nothing for no channels."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise([3, *channels]):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
 class VisionTransformer(nn.Module):
     """The image tower: patches and a class token through a ViT, for any input size."""
 
@@ -245,7 +267,9 @@ class VisionTransformer(nn.Module):
         super().__init__()
         width = config.width
         self.config = config
-        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        self.stem = make_stem(config.stem)
+        channels, patch = [3, *config.stem][-1], config.patch_size >> len(config.stem)
+        self.conv1 = nn.Conv2d(channels, width, patch, patch, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
         self.positional_embedding = nn.Parameter(
             torch.randn(1 + config.grid_size**2, width) * width**-0.5
@@ -270,7 +294,7 @@ class VisionTransformer(nn.Module):
         Returns:
             Patch tokens (B, h * w, D) in raster order, and their grid (h, w).
         """
-        features = self.conv1(images)  # (B, D, h, w)
+        features = self.conv1(self.stem(images))  # (B, D, h, w)
         return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -328,6 +352,8 @@ class VisionTransformer(nn.Module):
 class CLIP(nn.Module):
     """An image tower and a text tower that meet in one space."""
 
+    token_ids: Tensor | None
+
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         text = config.text
@@ -337,6 +363,9 @@ class CLIP(nn.Module):
             text.width, text.layers, text.heads, text.mlp_width, config.activation
         )
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        # The tokenizer's ids of the table's rows, ascending; None: the rows are the ids.
+        ids = torch.arange(text.vocab_size) if text.reduced else None
+        self.register_buffer("token_ids", ids)
         self.positional_embedding = nn.Parameter(
             torch.randn(text.context_length, text.width) * 0.01
         )
@@ -357,15 +386,36 @@ class CLIP(nn.Module):
 
         The text is read at its end-of-text token, which has the highest id. No token sees the ones
         behind it, so nothing behind the longest text of the batch is computed.
+
+        Raises:
+            InputError: a text holds a token that the model does not know.
         """
         end = tokens.argmax(dim=-1)  # (N,)
         length = int(end.max()) + 1 if len(tokens) else 1
-        x = self.token_embedding(tokens[:, :length]) + self.positional_embedding[:length]
+        x = (
+            self.token_embedding(self._rows(tokens[:, :length]))
+            + self.positional_embedding[:length]
+        )
         for block in self.transformer.resblocks:
             x = block(x, causal=True)
         x = x[torch.arange(len(x), device=x.device), end]  # (N, width)
         out: Tensor = self.ln_final(x) @ self.text_projection
         return out
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        """Return the table's rows of token ids (N, T); padding behind a text may be any row."""
+        if self.token_ids is None:
+            return tokens
+        rows = torch.searchsorted(self.token_ids, tokens.contiguous()).clamp(max=len(self.token_ids) - 1)
+        unknown = (self.token_ids[rows] != tokens) & (tokens != 0)
+        if unknown.any():
+            bad = int(unknown.any(dim=1).nonzero()[0])
+            raise InputError(
+                f"the text {decode(tokens[bad])!r} has a word that this CLIP never learned "
+                f"({decode(tokens[bad][unknown[bad]])!r}); it knows {len(self.token_ids)} tokens "
+                "only, so use its own names, or another CLIP"
+            )
+        return rows
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of architecture and weights, independent of device and file."""

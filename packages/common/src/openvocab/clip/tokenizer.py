@@ -53,6 +53,14 @@ def tokenize(
     return tokens
 
 
+def decode(tokens: Tensor) -> str:
+    """Return the text of token ids (T,), without start, end and padding."""
+    bpe = _bpe()
+    special = (0, bpe.sot_token_id, bpe.eot_token_id)
+    text: str = bpe.decode([token for token in tokens.tolist() if token not in special])
+    return text.strip()
+
+
 @cache
 def _bpe() -> Any:
     """Return open_clip's tokenizer; imported late, since that takes seconds."""

@@ -26,6 +26,7 @@ from openvocab.clip.model import (
     VisionConfig,
 )
 from openvocab.errors import InputError
+from openvocab.shipped import WORLD, world_file
 from openvocab.weights import (
     load_strict,
     read_metadata,
@@ -51,8 +52,9 @@ def load_clip(
 
     Args:
         source: a name and tag that open_clip knows, `("ViT-B-16", "openai")` or
-            `"ViT-B-16:openai"`; a path (safetensors, open_clip checkpoint, OpenAI's TorchScript
-            archive); a state dict; or a model object of `openai/CLIP` or open_clip.
+            `"ViT-B-16:openai"`; "world", the small CLIP of the embedded world; a path
+            (safetensors, open_clip checkpoint, OpenAI's TorchScript archive); a state dict; or a
+            model object of `openai/CLIP` or open_clip.
         activation: "quick_gelu" or "gelu", for weights that do not say it themselves.
         device: where to put the model.
         dtype: of its parameters.
@@ -116,6 +118,8 @@ def config_from_state_dict(
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     width, _, patch, _ = shapes["visual.conv1.weight"]
+    stem = _stem(shapes)
+    patch <<= len(stem)
     grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
     vocab_size, text_width = shapes["token_embedding.weight"]
     vision_heads, text_heads = heads or (max(width // 64, 1), max(text_width // 64, 1))
@@ -129,6 +133,7 @@ def config_from_state_dict(
             layers=_layers(state_dict, "visual.transformer.resblocks"),
             heads=vision_heads,
             mlp_width=shapes[f"visual.{mlp}"][0],
+            stem=stem,
         ),
         text=TextConfig(
             context_length=shapes["positional_embedding"][0],
@@ -137,9 +142,36 @@ def config_from_state_dict(
             layers=_layers(state_dict, "transformer.resblocks"),
             heads=text_heads,
             mlp_width=shapes[mlp][0],
+            reduced="token_ids" in shapes,
         ),
         activation=activation,
     )
+
+
+def stored_choices(
+    path: str | Path, activation: Activation | None = None
+) -> tuple[Activation | None, tuple[int, int] | None]:
+    """Return what a file says about itself that shapes do not tell: activation and heads.
+
+    Args:
+        path: of our own files; others say nothing.
+        activation: what was asked for.
+
+    Raises:
+        InputError: it contradicts the file.
+    """
+    metadata = read_metadata(path)
+    stored = json.loads(metadata["activation"]) if "activation" in metadata else None
+    heads = tuple(json.loads(metadata["heads"])) if "heads" in metadata else None
+    return _agree(activation, stored, str(path)), cast("tuple[int, int] | None", heads)
+
+
+def choices_of(config: CLIPConfig) -> dict[str, Any]:
+    """Return the metadata with which `stored_choices` knows a model again."""
+    return {
+        "activation": config.activation,
+        "heads": (config.vision.heads, config.text.heads),
+    }
 
 
 def open_clip_config(name: str, activation: Activation) -> CLIPConfig:
@@ -183,6 +215,8 @@ def open_clip_config(name: str, activation: Activation) -> CLIPConfig:
 
 
 def _from_name_or_path(source: str | Path | tuple[str, str], activation: Activation | None) -> CLIP:
+    if source == WORLD:
+        return _from_file(world_file("openvocab.clip"), activation)
     if isinstance(source, (str, Path)) and Path(source).exists():
         return _from_file(Path(source), activation)
     text = ":".join(source) if isinstance(source, tuple) else str(source)
@@ -198,10 +232,7 @@ def _from_file(path: Path, activation: Activation | None) -> CLIP:
     if is_torchscript(path):  # only OpenAI's own models come so, and all of them use QuickGELU
         told = _agree(activation, "quick_gelu", str(path))
         return build_clip(read_torchscript(path), told, origin=str(path))
-    metadata = read_metadata(path)
-    stored = json.loads(metadata["activation"]) if "activation" in metadata else None
-    heads = tuple(json.loads(metadata["heads"])) if "heads" in metadata else None
-    told = _agree(activation, stored, str(path))
+    told, heads = stored_choices(path, activation)
     return build_clip(read_state_dict(path), told, heads=heads, origin=str(path))
 
 
@@ -274,6 +305,13 @@ def _openai_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = unwrap_state_dict(state_dict, source="the state dict")
     tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
     return {name: value for name, value in tensors.items() if name not in _NOT_WEIGHTS}
+
+
+def _stem(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the channels of the convolutions before the patch embedding."""
+    pattern = re.compile(r"visual\.stem\.(\d+)\.weight")
+    found = {int(m[1]): shape[0] for name, shape in shapes.items() if (m := pattern.match(name))}
+    return tuple(channels for _, channels in sorted(found.items()))
 
 
 def _layers(state_dict: Mapping[str, Tensor], prefix: str) -> int:

@@ -1,0 +1,472 @@
+"""Train the world's CLIP: `python -m openvocab.world.pretrain --config-file world_clip`.
+
+Pictures and captions only, no masks: crops of single names on stuff and on flat ground, and whole
+scenes. Three losses, all of them cross-entropies over all names of the world rather than over a
+batch, which a model of this size needs to learn in minutes: the class token names crops, names what
+is in scenes, and every patch of a scene must be one of the names in its caption.
+
+Source: Radford et al. 2021, section 2.3; SPEC world.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.data import Dataset
+
+from openvocab.cli import run
+from openvocab.clip.model import (
+    CLIP,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    CLIPConfig,
+    TextConfig,
+    VisionConfig,
+    VisionTransformer,
+)
+from openvocab.clip.prompts import load_templates
+from openvocab.clip.tokenizer import CONTEXT_LENGTH, tokenize
+from openvocab.clip.weights import choices_of, load_clip
+from openvocab.config import dump_config
+from openvocab.errors import InputError
+from openvocab.losses import Losses
+from openvocab.training import (
+    CosineSchedule,
+    RunConfig,
+    World,
+    names_of_embeddings,
+    names_of_norms,
+    parameter_groups,
+)
+from openvocab.training.command import (
+    add_training_arguments,
+    describe_recipe,
+    launch_if_asked,
+    load_settings,
+    settings_of,
+)
+from openvocab.training.distributed import join_world
+from openvocab.training.loop import Task, Trainer, check_fresh
+from openvocab.training.order import Key, generator_of
+from openvocab.weights import load_strict, save_state_dict
+from openvocab.world.crops import crop
+from openvocab.world.names import caption_frames, names_in_caption, world_names
+from openvocab.world.scenes import Split, scene
+
+SAMPLES = 1 << 20  # crops or scenes; every position of the run draws its own
+TEMPLATE_SETS = ("vild", "imagenet", "car", "single", "origami")
+_MAX_LOG_SCALE = 4.6052  # ln 100
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The small CLIP: a ViT with a convolutional stem, whose size the shipped files must bear.
+
+    Attributes:
+        crop_size: side in pixels of crops, and of the native input.
+        patch_size: in pixels.
+        stem: channels of the stem.
+        width: of both towers.
+        layers: of the image tower.
+        text_layers: of the text tower.
+        head_width: of both.
+    """
+
+    crop_size: int = 64
+    patch_size: int = 8
+    stem: tuple[int, ...] = (32, 64, 128)
+    width: int = 128
+    layers: int = 4
+    text_layers: int = 3
+    head_width: int = 32
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW.
+
+    Attributes:
+        base_lr: learning rate behind the warm-up.
+        weight_decay: of everything but norms, embeddings, biases and position tables.
+    """
+
+    base_lr: float = 1e-3
+    weight_decay: float = 0.05
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A training run of the world's CLIP.
+
+    Attributes:
+        weights: a CLIP to go on from; its own architecture counts then.
+        model: the architecture.
+        scene_every: one sample in so many is a scene, the others are crops.
+        flat: share of the crops that stand on flat ground, as in masked images.
+        dense_weight: of the loss of patches.
+        scale: factor of the cosines at the start.
+        steps: of the whole run.
+        warmup_steps: of the learning rate.
+        crops: crops of each name that an evaluation classifies.
+        optimizer: AdamW.
+        run: how it is carried out.
+    """
+
+    weights: Path | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    scene_every: int = 5
+    flat: float = 0.5
+    dense_weight: float = 0.5
+    scale: float = 20.0
+    steps: int = 3000
+    warmup_steps: int = 100
+    crops: int = 4
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(
+        default_factory=lambda: RunConfig(
+            batch=40, clip_norm=1.0, workers=1, checkpoint_period=500, eval_period=500
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.scene_every < 2 or self.steps < 1:
+            raise InputError(
+                f"scene_every {self.scene_every} and steps {self.steps} must be at least 2 and 1"
+            )
+
+
+class PretrainItem(TypedDict):
+    """A picture (3, S, S) uint8, and which names its caption has, (K,) bool."""
+
+    image: Tensor
+    present: Tensor
+
+
+class PretrainBatch(TypedDict):
+    """Crops (B, 3, c, c) uint8 and scenes (N, 3, s, s) uint8, and the names of each, (B, K)."""
+
+    crops: Tensor
+    crop_names: Tensor
+    scenes: Tensor
+    scene_names: Tensor
+
+
+class WorldPictures(Dataset[PretrainItem]):
+    """Crops and scenes with captions, drawn anew at every position.
+
+    Args:
+        config: shares and sizes.
+    """
+
+    def __init__(self, config: PretrainConfig, size: int) -> None:
+        self.config, self.size = config, size
+        self.names = [name.name for name in world_names()]
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, key: Key) -> PretrainItem:
+        position, _ = key
+        rng = generator_of(self.config.run.seed, position)
+        if position % self.config.scene_every == 0:
+            drawn = scene(position, "pretrain")
+            return self._item(drawn.image, names_in_caption(drawn.caption))
+        name = self.names[int(rng.integers(len(self.names)))]
+        ground = "flat" if rng.random() < self.config.flat else "stuff"
+        image = crop(name, position, "pretrain", self.size, ground=ground)  # type: ignore[arg-type]
+        return self._item(image, (name,))
+
+    def _item(self, image: np.ndarray[Any, Any], names: Sequence[str]) -> PretrainItem:
+        present = torch.tensor([name in names for name in self.names])
+        return {"image": torch.from_numpy(image).permute(2, 0, 1), "present": present}
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Bring (B, 3, H, W) of 0..255 into CLIP's range."""
+    mean, std = (images.new_tensor(v, dtype=torch.float32)[:, None, None] * 255
+                 for v in (PIXEL_MEAN, PIXEL_STD))  # fmt: skip
+    return (images.float() - mean) / std
+
+
+def value_path(visual: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode images (B, 3, H, W), and each patch by what it gives the class token to read.
+
+    Returns:
+        Class embeddings (B, E), and patch embeddings (B, h * w, E): the last block's values through
+        its output projection, which is what CLIP's saliency and attention biases choose from.
+    """
+    x, _ = visual.embed(images)
+    *trunk, last = visual.blocks
+    for block in trunk:
+        x = block(x)
+    values = last.attn.qkv(last.ln_1(x[:, 1:]))[2]
+    return visual.project(last.class_token(x)[:, 0]), visual.project(last.attn.merge(values))
+
+
+class PretrainStep(nn.Module):
+    """From pictures to losses: what the processes run in parallel."""
+
+    def __init__(self, clip: CLIP, dense_weight: float) -> None:
+        super().__init__()
+        self.clip, self.dense_weight = clip, dense_weight
+
+    def forward(self, batch: PretrainBatch, tokens: Tensor) -> Losses:
+        """Compare pictures with one caption of each name, tokens (K, T)."""
+        scale = self.clip.logit_scale.exp()
+        text = F.normalize(self.clip.encode_text(tokens), dim=-1)  # (K, E)
+        crops = F.normalize(self.clip.visual(normalize(batch["crops"])), dim=-1)
+        whole, patches = value_path(self.clip.visual, normalize(batch["scenes"]))
+        whole, patches = F.normalize(whole, dim=-1), F.normalize(patches, dim=-1)
+        present = batch["scene_names"]
+        shares = present / present.sum(dim=1, keepdim=True).clamp(min=1)
+        return {
+            "loss_crops": F.cross_entropy(scale * crops @ text.T, batch["crop_names"].float()),
+            "loss_scenes": 0.5 * F.cross_entropy(scale * whole @ text.T, shares),
+            "loss_dense": self.dense_weight * caption_loss(scale * patches @ text.T, present),
+        }
+
+
+def caption_loss(logits: Tensor, present: Tensor) -> Tensor:
+    """Ask of every patch to be one of the names in the caption, and of every name to be somewhere.
+
+    Args:
+        logits: of patches and names (B, P, K).
+        present: which names the captions have (B, K), at least one each.
+    """
+    log = logits.log_softmax(dim=-1)
+    absent = ~present[:, None]
+    among = log.masked_fill(absent, float("-inf")).logsumexp(dim=-1)  # (B, P)
+    best = log.amax(dim=1)  # (B, K)
+    somewhere = (best * present).sum(dim=1) / present.sum(dim=1)
+    # A tenth of the scenes has ground without a name: no patch may cost more than some.
+    return among.clamp(min=-4).neg().mean() - 0.5 * somewhere.mean()
+
+
+class PretrainTask(Task[PretrainBatch]):
+    """Everything the engine needs to train the world's CLIP."""
+
+    def __init__(self, clip: CLIP, config: PretrainConfig) -> None:
+        self.clip, self.config = clip, config
+        if config.weights is None:
+            clip.visual.stem = with_batch_norms(clip.visual.stem)
+        clip.requires_grad_(True)
+        self.module = PretrainStep(clip, config.dense_weight)
+        self.data = WorldPictures(config, clip.config.vision.image_size)
+        self.schedule = CosineSchedule(config.steps, config.warmup_steps)
+        self.optimizer = make_optimizer(clip, config.optimizer)
+        self.templates = (*known_templates(), *caption_frames())
+
+    def collate(self, items: list[PretrainItem]) -> PretrainBatch:
+        """Stack crops and scenes."""
+        size = self.data.size  # type: ignore[attr-defined]
+        parts = [[i for i in items if (i["image"].shape[-1] == size) == small] for small in (1, 0)]
+        if not all(parts):
+            raise InputError("a batch has crops or scenes only; give a multiple of scene_every")
+        crops, scenes = parts
+        return {
+            "crops": torch.stack([item["image"] for item in crops]),
+            "crop_names": torch.stack([item["present"] for item in crops]),
+            "scenes": torch.stack([item["image"] for item in scenes]),
+            "scene_names": torch.stack([item["present"] for item in scenes]),
+        }
+
+    def prepare(self, batches: Sequence[PretrainBatch], world: World) -> Tensor:
+        """Say every name in a random template, with or without its article: tokens (K, T)."""
+        choice = torch.randint(len(self.templates), (len(world_names()),)).tolist()
+        articles = torch.rand(len(choice)).tolist()
+        captions = [
+            self.templates[row].format(f"{n.article} {n.name}" if chance < 0.3 else n.name)
+            for row, chance, n in zip(choice, articles, world_names(), strict=True)
+        ]
+        device = self.clip.logit_scale.device
+        return tokenize(captions, self.clip.config.text.context_length).to(device)
+
+    def after_step(self) -> None:
+        """Keep the temperature in its range."""
+        self.clip.logit_scale.clamp_(0, _MAX_LOG_SCALE)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return everything, with the stem's norms beside their convolutions."""
+        return self.clip.state_dict()
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what `state_dict` returned."""
+        load_strict(self.clip, tensors, source="the checkpoint")
+
+    def export(self, folder: Path) -> None:
+        """Write `model_final.safetensors`, a CLIP that `load_clip` reads."""
+        save_clip(self.clip, folder / "model_final.safetensors")
+
+    @torch.no_grad()
+    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
+        """Classify crops of the tuning split among all names: percent right."""
+        self.clip.eval()
+        return top1(self.clip, "tune", self.config.crops)
+
+
+@torch.no_grad()
+def top1(clip: CLIP, split: Split, count: int) -> dict[str, float]:
+    """Classify crops, half of them on flat ground, among all names of the world.
+
+    Args:
+        clip: in evaluation mode.
+        split: of the crops.
+        count: crops of each name.
+
+    Returns:
+        Percent right: of names that segmentation training does not see, of those it does, and of
+        all on flat ground.
+    """
+    names, size = world_names(), clip.config.vision.image_size
+    templates = load_templates("vild")
+    prompts = [template.format(name.name) for name in names for template in templates]
+    text = F.normalize(clip.encode_text(tokenize(prompts, clip.config.text.context_length)), dim=-1)
+    text = F.normalize(text.unflatten(0, (len(names), -1)).mean(dim=1), dim=-1)
+    hits = torch.zeros(len(names), count)
+    for row, name in enumerate(names):
+        grounds = ["flat" if i % 2 else "stuff" for i in range(count)]
+        drawn = [crop(name.name, i, split, size, ground=g) for i, g in enumerate(grounds)]  # type: ignore[arg-type]
+        images = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
+        hits[row] = (clip.visual(normalize(images)) @ text.T).argmax(dim=1) == row
+    seen = torch.tensor([name.seen for name in names])
+    parts = {"top1_unseen": hits[~seen], "top1_seen": hits[seen], "top1_flat": hits[:, 1::2]}
+    return {name: 100 * float(part.mean()) for name, part in parts.items()}
+
+
+def make_optimizer(clip: CLIP, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Group all parameters by weight decay."""
+    undecayed = names_of_norms(clip) | names_of_embeddings(clip)
+    parameters = dict(clip.named_parameters())
+
+    def decay(name: str) -> float:
+        free = name in undecayed or parameters[name].ndim < 2 or "positional" in name
+        return 0.0 if free else config.weight_decay
+
+    groups = parameter_groups(parameters, rate=lambda name: config.base_lr, decay=decay)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def with_batch_norms(stem: nn.Sequential) -> nn.Sequential:
+    """Put a batch norm behind every convolution, which trains the stem in minutes."""
+    normed: list[nn.Module] = []
+    for layer in stem:
+        normed.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            normed.append(nn.BatchNorm2d(layer.out_channels))
+    return nn.Sequential(*normed)
+
+
+def without_batch_norms(stem: nn.Sequential) -> nn.Sequential:
+    """Fold every batch norm into the convolution before it, as the model uses the stem."""
+    layers: list[nn.Module] = []
+    for layer in stem.eval():
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers)
+
+
+def save_clip(clip: CLIP, path: Path) -> None:
+    """Write a CLIP that is in training as `load_clip` reads it, in half precision."""
+    tensors = {n: t for n, t in clip.state_dict().items() if not n.startswith("visual.stem.")}
+    folded = without_batch_norms(clip.visual.stem).state_dict()
+    tensors |= {f"visual.stem.{name}": tensor for name, tensor in folded.items()}
+    small = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
+    save_state_dict(path, small, choices_of(clip.config))
+
+
+def known_templates() -> tuple[str, ...]:
+    """Return every template that the world's CLIP learns to read."""
+    return tuple(dict.fromkeys(t for name in TEMPLATE_SETS for t in load_templates(name)))
+
+
+def known_tokens() -> Tensor:
+    """Return the tokenizer's ids of all that the world says, ascending, (N,) int64."""
+    names = [f"{name.article} {name.name}".strip() for name in world_names()]
+    texts = [name.category for name in world_names()]
+    for frame in (*known_templates(), *caption_frames(), "{}, {} and {}, with {} on {}"):
+        parts = frame.count("{}")
+        texts += [frame.format(*[name] * parts) for name in names]
+        texts += [frame.format(*[name.name] * parts) for name in world_names()]
+    tokens = tokenize(texts)
+    return tokens[tokens > 0].unique()
+
+
+def build_clip(config: PretrainConfig) -> CLIP:
+    """Load the CLIP to go on from, or build one with random weights and the words of the world."""
+    if config.weights is not None:
+        return load_clip(config.weights)
+    model, tokens = config.model, known_tokens()
+    heads, mlp = model.width // model.head_width, 4 * model.width
+    vision = VisionConfig(
+        model.crop_size, model.patch_size, model.width, model.layers, heads, mlp, model.stem
+    )
+    text = TextConfig(
+        CONTEXT_LENGTH, len(tokens), model.width, model.text_layers, heads, mlp, reduced=True
+    )
+    clip = CLIP(CLIPConfig(model.width, vision, text, "gelu"))
+    assert clip.token_ids is not None
+    clip.token_ids.copy_(tokens)
+    nn.init.constant_(clip.logit_scale, float(np.log(config.scale)))
+    return clip
+
+
+def pretrain(config: PretrainConfig, *, resume: bool) -> int:
+    """Run a training; returns the exit code."""
+    output = config.run.output
+    check_fresh(output, resume=resume)
+    with join_world(config.run.device) as world:
+        torch.manual_seed(config.run.seed)
+        task = PretrainTask(build_clip(config), config)
+        if world.is_main:
+            dump_config(config, output / "config.yaml")
+        trainer = Trainer(task, config.run, steps=config.steps, samples=SAMPLES, world=world)
+        if resume:
+            trainer.resume()
+        return trainer.run()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    result = argparse.ArgumentParser(
+        prog="python -m openvocab.world.pretrain",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train the small CLIP of the embedded world on crops, scenes and captions.",
+        epilog=f"The recipe of the shipped weights (world_clip):\n\n"
+        f"{describe_recipe(PretrainConfig())}",
+    )
+    add_training_arguments(result, PretrainConfig)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, or classify crops of the validation split with given weights."""
+    args = build_parser().parse_args(argv)
+    none: dict[str, Any] = {}
+    settings = settings_of(args, PretrainConfig, package="openvocab", keys=none, aliases=none)
+    config = load_settings(PretrainConfig, settings)
+    code = launch_if_asked(args, "openvocab.world.pretrain", argv)
+    if code is not None:
+        return code
+    if args.eval_only:
+        if config.weights is None:
+            raise InputError("--eval-only needs --weights FILE")
+        scores = top1(load_clip(config.weights), "val", config.crops)
+        print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        return 0
+    return pretrain(config, resume=args.resume)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
