@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     features = car.saliency.encode(image)
     maps = car.saliency.maps(features, names, background, 0.4).proposals
     prompted = [VisualPrompter(image, ("circle", "blur"))(mask, 0.5) for mask in maps]
-    probability = with_background(torch.from_numpy(maps), 1.0)
+    probability = with_background(maps, 1.0)
 
     def prompt() -> None:
         prompter = VisualPrompter(image, ("circle", "blur"))

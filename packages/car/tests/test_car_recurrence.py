@@ -43,11 +43,12 @@ def test_every_step_equals_the_recording(golden, case_config, run, case_name: st
             np.testing.assert_allclose(step.maps.activation, recorded("cam"), atol=NEAR)
             np.testing.assert_allclose(step.maps.refined, recorded("cam_refined_low"), atol=NEAR)
             proposals = recorded("proposals")
-            np.testing.assert_allclose(step.maps.proposals, proposals, atol=NEAR)
+            masks = np.stack(step.maps.proposals)
+            np.testing.assert_allclose(masks, proposals, atol=NEAR)
             # The classifier sees other pixels where a proposal lies on the threshold.
             width = proposals.shape[2]
             inside = np.unpackbits(recorded("bin_masks"), axis=-1)[..., :width] > 0
-            flipped = (step.maps.proposals > config.mask_threshold) != inside
+            flipped = (masks > config.mask_threshold) != inside
             assert (abs(proposals[flipped] - config.mask_threshold) < NEAR).all()
             for place in np.flatnonzero(~flipped.any(axis=(1, 2))):
                 row = step.score_matrix[place]

@@ -6,6 +6,7 @@ Potentials", section 3; SPEC car 7.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from car.lattice import PermutohedralLattice
 
 # What the original subtracts from blue, green and red.
 MEAN_BGR = (104.008, 116.669, 122.675)
-_COLUMNS = 16
+_COLUMNS, _PIXELS = 16, 1 << 16  # that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -88,29 +89,29 @@ class DenseCRF:
         """
         shape, labels = probability.shape, probability.shape[-3]
         rows = probability.reshape(-1, labels, self.size[0] * self.size[1])  # (B, L, N)
-        evidence = rows.permute(2, 0, 1).float().contiguous()  # (N, B, L)
+        evidence = torch.empty(rows.shape[2], *rows.shape[:2], device=rows.device)
+        evidence.copy_(rows.permute(2, 0, 1))  # (N, B, L)
         del probability, rows  # a caller that does not need it either has its memory back now
         evidence = evidence.clamp_(self.config.smallest_probability, 1).log_()
         q = evidence.softmax(dim=-1)
         for _ in range(self.config.iterations if iterations is None else iterations):
-            logits = self._messages(q.flatten(1)).view_as(q).add_(evidence)
-            torch.softmax(logits, dim=-1, out=q)
+            self._exchange_messages(q.flatten(1))
+            pairs = zip(torch.split(q, _PIXELS), torch.split(evidence, _PIXELS), strict=True)
+            for logits, known in pairs:
+                torch.softmax(logits + known, dim=-1, out=logits)
         return q.permute(1, 2, 0).reshape(shape)
 
-    def _messages(self, q: Tensor) -> Tensor:
-        """Potts messages (N, B * L) of both terms; each kernel is normalised symmetrically.
+    def _exchange_messages(self, q: Tensor) -> None:
+        """Replace (N, B * L) probabilities by the Potts messages of both terms.
 
-        A few columns at a time: with many labels, the lattice's copy of all would be the largest
-        tensor of all.
+        Each kernel is normalised symmetrically. No label's messages need another label, so a few
+        columns at a time are replaced, and there is never a second copy of all of them.
         """
-        total = torch.zeros_like(q)
-        columns = zip(
-            torch.split(q, _COLUMNS, dim=1), torch.split(total, _COLUMNS, dim=1), strict=True
-        )
-        for values, result in columns:
+        for values in torch.split(q, _COLUMNS, dim=1):
+            total = torch.zeros_like(values)
             for weight, lattice, norm in self._terms:
-                result.addcmul_(lattice.filter(values * norm), weight * norm)
-        return total
+                total.addcmul_(lattice.filter(values * norm), weight * norm)
+            values.copy_(total)
 
 
 def crf_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -126,15 +127,21 @@ def crf_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return wrapped
 
 
-def with_background(masks: Tensor, bg_factor: float) -> Tensor:
-    """Put the background in front of soft masks (..., K, H, W) in 0..1: (..., K + 1, H, W).
+def with_background(
+    masks: Sequence[NDArray[np.float32]], bg_factor: float, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Put the background in front of K soft masks (H, W) in 0..1: (K + 1, H, W).
 
     It is `(1 - the highest mask) ** bg_factor`; the results do not sum to 1.
 
     Source: SPEC car 7.
     """
-    rest = (1 - masks.amax(dim=-3, keepdim=True)).clamp(min=0)
-    return torch.cat([rest**bg_factor, masks], dim=-3)
+    probability = torch.empty(1 + len(masks), *masks[0].shape, device=device)
+    for label, mask in zip(probability[1:], masks, strict=True):
+        label.copy_(torch.from_numpy(mask))
+    rest = (1 - probability[1:].amax(dim=0)).clamp(min=0)
+    probability[0] = rest**bg_factor
+    return probability
 
 
 def _features(image: NDArray[np.uint8], device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ Source: Sun et al., "CLIP as RNN: Segment Countless Visual Concepts without Trai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor
 from car.classifier import MaskClassifier
 from car.config import CaRConfig
 from car.crf import DenseCRF, crf_image, with_background
-from car.saliency import ImageFeatures, Saliency, SaliencyMaps
+from car.saliency import ImageFeatures, Proposals, Saliency, SaliencyMaps
 from car.visual_prompts import VisualPrompter
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
@@ -38,6 +38,7 @@ from openvocab.image import ImageArray
 
 BACKGROUND_TEMPLATES = ("a clean origami {}.",)
 _PLAIN = ("{}",)
+_FIELDS = 8  # CRFs of single names that are inferred together
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class CaR:
         texts = self._classifier_texts(names, config)
         background = self.proposer_text.encode_names(config.bg_cls, BACKGROUND_TEMPLATES)
         prompter = VisualPrompter(scene.image, config.visual_prompt_type)
-        carried: NDArray[np.float32] | None = None
+        carried: Proposals | None = None
         count, taken, steps = 0, 0, []
         while True:
             taken += 1
@@ -187,7 +188,7 @@ class CaR:
             masks = self._masks(step.maps.proposals, carried)
             # The original carries the masks of dropped names along, which then get other names.
             all_stay = config.faithful or len(kept) == len(masks)
-            carried = masks if all_stay else masks[kept]
+            carried = masks if all_stay else masks.keep(kept)
             alive = [alive[place] for place in kept]
             queries = [config.cam_text_template.format(names[index]) for index in alive]
             texts = texts.keep(kept)
@@ -196,13 +197,13 @@ class CaR:
             if convincing == count or taken == config.max_steps:
                 break
             count = convincing
-        inputs = [self._with_background(carried, config)]
-        recorded = inputs[0] if keep_steps else None
-        del step, masks, carried  # with many names, the CRF needs the memory
         found = self._follow_edges(
-            scene, inputs, alive, scores, len(names), config, return_marginals
+            scene, carried, alive, scores, len(names), config, return_marginals
         )
-        return replace(found, steps=tuple(steps), crf_probability=recorded)
+        if keep_steps:
+            recorded = self._crf_input(carried, config) if carried.any() else None
+            found = replace(found, steps=tuple(steps), crf_probability=recorded)
+        return found
 
     def _step(
         self,
@@ -236,9 +237,7 @@ class CaR:
         return Step(tuple(alive), tuple(queries), maps, kept_pictures, matrix, kept)
 
     @staticmethod
-    def _masks(
-        proposals: NDArray[np.float32], carried: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def _masks(proposals: Proposals, carried: Proposals | None) -> Proposals:
         """Return this step's masks, or those of the step before if all of this one are empty."""
         return proposals if carried is None or proposals.any() else carried
 
@@ -253,19 +252,35 @@ class CaR:
             return _FaithfulSentences(features, sentences, self.classifier_text)
         return _ClassifierTexts(features, plain=True)
 
-    def _with_background(self, proposals: NDArray[np.float32], config: CaRConfig) -> Tensor | None:
+    def _crf_input(self, proposals: Proposals, config: CaRConfig) -> Tensor:
         """Return the CRF's input: one of K + 1 labels (K + 1, H, W), or K of 2 (K, 2, H, W)."""
-        if not proposals.any():
-            return None
-        soft = torch.from_numpy(proposals).to(self.device)  # (K, H, W)
-        return with_background(
-            soft if config.mode == "semantic" else soft[:, None], config.bg_factor
-        )
+        if config.mode == "semantic":
+            return with_background(proposals, config.bg_factor, self.device)
+        alone = [with_background([mask], config.bg_factor, self.device) for mask in proposals]
+        return torch.stack(alone)
+
+    def _masks_along_edges(
+        self, crf: DenseCRF, proposals: Proposals, config: CaRConfig
+    ) -> Iterator[tuple[NDArray[np.bool_], Tensor]]:
+        """Run the CRF, and yield the mask (H, W) and the marginal (H, W) of each of K names.
+
+        Names that do not compete with each other need not be in memory at once.
+        """
+        if config.mode == "semantic":
+            q = crf.marginals(self._crf_input(proposals, config))  # (K + 1, H, W)
+            labels = q.argmax(dim=0).cpu().numpy()
+            for label in range(1, len(q)):
+                yield labels == label, q[label]
+            return
+        for start in range(0, len(proposals), _FIELDS):
+            some = proposals[start : start + _FIELDS]
+            for q in crf.marginals(self._crf_input(some, config)):  # (2, H, W)
+                yield q.argmax(dim=0).cpu().numpy() == 1, q[1]
 
     def _follow_edges(
         self,
         scene: Scene,
-        inputs: list[Tensor | None],
+        proposals: Proposals,
         alive: list[int],
         scores: NDArray[np.float32],
         count: int,
@@ -279,8 +294,8 @@ class CaR:
 
         Args:
             scene: the image.
-            inputs: one probability (see `_with_background`), which is taken out and given up.
-            alive: (K,) the names it holds.
+            proposals: K masks.
+            alive: (K,) the names they belong to.
             scores: (K,) their scores.
             count: N, of all names.
             config: how.
@@ -291,22 +306,24 @@ class CaR:
         found = Found(
             np.zeros((count, *size), dtype=bool), np.zeros(count, dtype=np.float32), marginals
         )
-        if inputs[0] is None:
+        if not proposals.any():
             if not config.faithful:
                 found.scores[alive] = scores
             return found
-        q = scene.crf.marginals(inputs.pop())  # type: ignore[arg-type]  # checked above
-        labels = q.argmax(dim=-3).cpu().numpy()  # (H, W), or (K, H, W)
-        together = config.mode == "semantic"
-        places = list(range(q.shape[0] - 1 if together else q.shape[0]))
-        masks = [labels == place + 1 if together else labels[place] == 1 for place in places]
+        masks, soft = [], []
+        for mask, marginal in self._masks_along_edges(scene.crf, proposals, config):
+            masks.append(mask)
+            if return_marginals:
+                soft.append(marginal.cpu().numpy())
+        places = list(range(len(masks)))
         if config.faithful:
             visible = [place for place in places if masks[place].any()]
+            together = config.mode == "semantic"
             places = places[: max(visible, default=-1) + 1] if together else visible
         for index, place, score in zip(alive, places, scores, strict=False):
             found.masks[index], found.scores[index] = masks[place], score
             if marginals is not None:
-                marginals[index] = (q[place + 1] if together else q[place, 1]).cpu().numpy()
+                marginals[index] = soft[place]
         return found
 
 

@@ -6,7 +6,9 @@ Source: Lin et al. 2023 (CLIP-ES), section 3; CaR paper section 3.2; SPEC car 2 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import cv2
 import numpy as np
@@ -53,6 +55,42 @@ class ImageFeatures:
     affinity: Tensor
 
 
+class Proposals(Sequence[NDArray[np.float32]]):
+    """K soft masks (H, W), each of which is enlarged whenever it is looked at.
+
+    All of them at full size would be the most that CaR holds, and nothing needs them at once.
+
+    Args:
+        coarse: (K, h, w) float32 in 0..1.
+        size: (H, W).
+    """
+
+    def __init__(self, coarse: NDArray[np.float32], size: tuple[int, int]) -> None:
+        self.coarse, self.size = coarse, size
+
+    def __len__(self) -> int:
+        return len(self.coarse)
+
+    @overload
+    def __getitem__(self, place: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Proposals: ...
+    def __getitem__(self, place: int | slice) -> NDArray[np.float32] | Proposals:
+        if isinstance(place, slice):
+            return Proposals(self.coarse[place], self.size)
+        height, width = self.size
+        coarse = self.coarse[place]
+        return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
+
+    def keep(self, places: Sequence[int]) -> Proposals:
+        """Return the masks at some places."""
+        return Proposals(self.coarse[list(places)], self.size)
+
+    def any(self) -> bool:
+        """Whether a pixel of any mask is above 0."""
+        return any(mask.any() for mask in self)
+
+
 @dataclass(frozen=True)
 class SaliencyMaps:
     """What K names look like in an image, on its way to mask proposals.
@@ -61,13 +99,13 @@ class SaliencyMaps:
         activation: class activation (K, h, w) in 0..1.
         foreground_only: (K,) bool, which had to be computed without the background names.
         refined: after spreading by attention (K, h, w), unscaled.
-        proposals: (K, H, W) float32 in 0..1.
+        proposals: K masks (H, W) in 0..1.
     """
 
     activation: Tensor
     foreground_only: NDArray[np.bool_]
     refined: Tensor
-    proposals: NDArray[np.float32]
+    proposals: Proposals
 
 
 class Saliency:
@@ -145,11 +183,11 @@ class Saliency:
         background: Tensor,
         together: bool = True,
         chosen: range | list[int] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Iterator[Tensor]]:
         """Differentiate the probabilities of names by the last block's normalised input.
 
         One forward pass, and one batched backward pass for all names (in pieces, where they would
-        not fit into memory).
+        not fit into memory; each is computed when it is taken).
 
         Args:
             image: from `encode`.
@@ -159,34 +197,41 @@ class Saliency:
             chosen: the C' names that are wanted; None for all.
 
         Returns:
-            Probabilities (C',), and gradients (C', T, D) for each.
+            Probabilities (C',), and the gradients (C', T, D) in pieces (c, T, D).
         """
         chosen = range(len(names)) if chosen is None else chosen
+        length, hidden = image.tokens.shape[1], self.last.mlp.c_fc.out_features
+        per_name = length * (hidden + self.last.attn.heads * length)
+        at_once = max(1, min(len(chosen), BUDGET // per_name))
         with torch.enable_grad():
             leaf = image.activation.detach().requires_grad_()
-            probability = self._probability(image.tokens, leaf, names, background, together)
-            picked = probability[list(chosen)]
-            eye = torch.eye(len(picked), device=picked.device)
-            hidden = self.last.mlp.c_fc.out_features
-            per_name = leaf.shape[1] * (hidden + self.last.attn.heads * leaf.shape[1])
-            pieces = torch.split(eye, max(1, BUDGET // per_name))
-            gradients = [
-                torch.autograd.grad(picked, leaf, piece, retain_graph=True, is_grads_batched=True)
-                for piece in pieces
-            ]
-        return picked.detach(), torch.cat([gradient[0][:, 0] for gradient in gradients])
+            tokens = image.tokens + self._attend(leaf, at_once)
+            picked = self._probability(tokens, names, background, together)[list(chosen)]
+        rows = torch.split(torch.eye(len(chosen), device=picked.device), at_once)
+        gradients = (
+            torch.autograd.grad(picked, leaf, row, retain_graph=True, is_grads_batched=True)
+            for row in rows
+        )
+        return picked.detach(), (gradient[:, 0] for (gradient,) in gradients)
+
+    def _attend(self, activation: Tensor, at_once: int) -> Tensor:
+        """Run the last block's attention on (1, T, D), some of its heads at a time.
+
+        The backward pass then goes through them one after the other. It takes four times the size
+        of their attention weights, for each of `at_once` names.
+        """
+        attention, length = self.last.attn, activation.shape[1]
+        q, k, v = attention.qkv(activation)  # (1, heads, T, d)
+        q, k = q * q.shape[-1] ** -0.5, k.transpose(-2, -1)
+        step = max(1, BUDGET // (4 * at_once * length * length))
+        heads = zip(*(torch.split(part, step, dim=1) for part in (q, k, v)), strict=True)
+        return attention.merge(torch.cat([(q @ k).softmax(dim=-1) @ v for q, k, v in heads], dim=1))
 
     def _probability(
-        self,
-        tokens: Tensor,
-        activation: Tensor,
-        names: Tensor,
-        background: Tensor,
-        together: bool,
+        self, tokens: Tensor, names: Tensor, background: Tensor, together: bool
     ) -> Tensor:
-        """Probability of each name (K,), from the mean of the patch tokens."""
-        update, _ = self.last.attn.with_weights(activation)
-        output = self.last.feed_forward(tokens + update)
+        """Probability of each name (K,), from the mean of the patch tokens behind attention."""
+        output = self.last.feed_forward(tokens)
         feature = self.ln_post(output)[:, 1:].mean(dim=1) @ self.proj  # (1, E)
         feature = F.normalize(feature, dim=-1)[0]
         logits = self.scale * (names @ feature)  # (K,)
@@ -206,7 +251,7 @@ class Saliency:
     ) -> Tensor:
         """Class activation maps (C', h, w) of the chosen names, in 0..1."""
         _, gradients = self.gradients(image, names, background, together, chosen)
-        weights = gradients[:, 1:].mean(dim=1)  # (C', D)
+        weights = torch.cat([piece[:, 1:].mean(dim=1) for piece in gradients])  # (C', D)
         maps = (weights @ image.activation[0, 1:].T).relu()  # (C', n)
         # Twice: where the maximum is near EPSILON the first pass does not reach 1.
         return _unit_range(_unit_range(maps)).view(-1, *image.grid)
@@ -222,13 +267,10 @@ class Saliency:
         allowed = torch.from_numpy(np.stack(sources)).to(activation.device)
         refined = refine(image.affinity, activation.flatten(1), allowed.flatten(1))  # (K, n)
         scaled = _unit_range(refined).view_as(activation).cpu().numpy()
-        height, width = image.size
-        proposals = np.empty((len(maps), height, width), dtype=np.float32)
-        for proposal, one in zip(proposals, scaled, strict=True):
-            cv2.resize(one, (width, height), dst=proposal, interpolation=cv2.INTER_LINEAR)
         foreground_only = np.zeros(len(maps), dtype=bool)
         foreground_only[empty] = True
-        return SaliencyMaps(activation, foreground_only, refined.view_as(activation), proposals)
+        refined, proposals = refined.view_as(activation), Proposals(scaled, image.size)
+        return SaliencyMaps(activation, foreground_only, refined, proposals)
 
 
 def prepare(image: ImageArray) -> Tensor:
