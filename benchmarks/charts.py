@@ -14,26 +14,42 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 96, 20, 48
 Point = tuple[float, float]
 
 
-def curves(
-    series: Mapping[str, Sequence[Point]], x_title: str, y_title: str, *, lines: bool = True
-) -> str:
-    """Draw points by method on two logarithmic axes.
+def curves(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) -> str:
+    """Draw the points of each method, joined, on two logarithmic axes.
 
     Args:
         series: (x, y) by method, all greater than 0.
         x_title: below the chart.
         y_title: above it.
-        lines: join the points of a method.
     """
+    return _draw(series, x_title, y_title, _decades, ticks, math.log)
+
+
+def points(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) -> str:
+    """Draw points by method: (x, y) on a logarithmic axis and one from 0 on."""
+    return _draw(series, x_title, y_title, _from_zero, even_ticks, float)
+
+
+def _draw(
+    series: Mapping[str, Sequence[Point]],
+    x_title: str,
+    y_title: str,
+    y_span: Callable[[Sequence[float]], Point],
+    y_ticks: Callable[[Point], list[float]],
+    y_scale: Callable[[float], float],
+) -> str:
+    """Draw the points of each method, joined, over a logarithmic axis."""
     points = [point for values in series.values() for point in values]
     if not points:
         return ""
-    x_range, y_range = (_decades([point[i] for point in points]) for i in (0, 1))
-    x = _scale(x_range, _LEFT, _WIDTH - _RIGHT)
-    y = _scale(y_range, _HEIGHT - _BOTTOM, _TOP + 14)
+    x_range, y_range = _decades([x for x, _ in points]), y_span([y for _, y in points])
+    x = _scale(x_range, _LEFT, _WIDTH - _RIGHT, math.log)
+    y = _scale(y_range, _HEIGHT - _BOTTOM, _TOP + 14, y_scale)
     body = [_text(_LEFT, _TOP - 4, y_title), _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8,
             x_title, "middle")]  # fmt: skip
-    body += [_grid_line(_LEFT, y(v), _WIDTH - _RIGHT, y(v), _label(v), "y") for v in ticks(y_range)]
+    body += [
+        _grid_line(_LEFT, y(v), _WIDTH - _RIGHT, y(v), _label(v), "y") for v in y_ticks(y_range)
+    ]
     body += [
         _grid_line(x(v), _TOP + 14, x(v), _HEIGHT - _BOTTOM, _label(v), "x") for v in ticks(x_range)
     ]
@@ -43,7 +59,7 @@ def curves(
         placed = [(x(a), y(b)) for a, b in sorted(values)]
         if not placed:
             continue
-        if lines and len(placed) > 1:
+        if len(placed) > 1:
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in placed)
             body.append(
                 f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
@@ -90,7 +106,7 @@ def bars(rows: Sequence[tuple[str, float]], title: str, left: str, right: str) -
     return _svg(body, 32 + 20 * len(rows), title)
 
 
-def ticks(span: tuple[float, float]) -> list[float]:
+def ticks(span: Point) -> list[float]:
     """Return round numbers within a span: 1, 2 and 5 times powers of ten."""
     low, high = span
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -101,18 +117,31 @@ def ticks(span: tuple[float, float]) -> list[float]:
     return inside
 
 
-def _decades(values: Sequence[float]) -> tuple[float, float]:
+def even_ticks(span: Point) -> list[float]:
+    """Return at most seven round numbers with even gaps within a span that starts at 0."""
+    power = 10.0 ** math.floor(math.log10(span[1]))
+    step = next(s for s in (power / 5, power / 2, power, 2 * power) if span[1] / s < 7)
+    return [step * index for index in range(math.floor(span[1] / step) + 1)]
+
+
+def _decades(values: Sequence[float]) -> Point:
     low, high = min(values), max(values)
     return low / 1.4, high * 1.4
 
 
-def _scale(span: tuple[float, float], start: float, end: float) -> Callable[[float], float]:
-    low, high = math.log(span[0]), math.log(span[1])
-    return lambda value: start + (math.log(value) - low) / (high - low) * (end - start)
+def _from_zero(values: Sequence[float]) -> Point:
+    return 0.0, 1.15 * max(*values, 1.0)
+
+
+def _scale(
+    span: Point, start: float, end: float, transform: Callable[[float], float]
+) -> Callable[[float], float]:
+    low, high = transform(span[0]), transform(span[1])
+    return lambda value: start + (transform(value) - low) / (high - low) * (end - start)
 
 
 def _label(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+    return f"{value:,.0f}" if value >= 1 and value == round(value) else f"{value:g}"
 
 
 def _grid_line(x1: float, y1: float, x2: float, y2: float, label: str, axis: str) -> str:

@@ -90,8 +90,16 @@ def peak_memory_gib() -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def in_fresh_process(script: str | Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run a script that prints JSON as its last line; add the process's peak resident memory."""
+def in_fresh_process(
+    script: str | Path, arguments: Sequence[str], *, show: bool = False
+) -> dict[str, Any]:
+    """Run a script that prints JSON as its last line; add the process's peak resident memory.
+
+    Args:
+        script: file of the script.
+        arguments: its arguments.
+        show: let its messages and bars through while it runs.
+    """
     folders = [str(Path(script).parent), str(Path(__file__).parent)]
     code = (
         "import json, runpy, sys\n"
@@ -102,8 +110,15 @@ def in_fresh_process(script: str | Path, arguments: Sequence[str]) -> dict[str, 
         "from measuring import peak_memory_gib\n"
         "print(json.dumps({'peak_gib': peak_memory_gib()}))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=None if show else subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise RuntimeError(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+        said = "see above" if show else f"\n{done.stderr[-2000:]}"
+        raise RuntimeError(f"{script} {' '.join(arguments)} failed: {said}")
     *_, result, peak = done.stdout.strip().splitlines()
     return {**json.loads(result), **json.loads(peak)}

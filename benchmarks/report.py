@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import charts
-import diagram
 import jinja2
 import numpy as np
+from controls import floor_rows
+from figures import diagrams, latency_figures, own_mib, set_figures, write_figures
 from jinja2 import Environment, FileSystemLoader
+from layout import read_json
+from structure_table import millions, side_by_side
 
 from openvocab.cli import run
 from openvocab.errors import InputError
@@ -23,7 +25,14 @@ from openvocab.results import Result
 
 HERE = Path(__file__).parent
 METHODS = ("san", "ovseg", "car")
-_MOST_BARS = 12  # classes shown on each side of a difference
+WORLD = "world"
+TOLD = {
+    "nothing": "nothing: as it is",
+    "true-masks": "true masks, named by the method's CLIP",
+    "true-names": "the method's masks, truly named",
+    "known-presence": "only names that are in the image",
+    "one-step": "one step instead of the recurrence",
+}
 
 
 def build_report(folder: Path) -> Path:
@@ -33,9 +42,7 @@ def build_report(folder: Path) -> Path:
         InputError: it holds no results.
     """
     page = read_page(folder)
-    for name, svg in page["figures"].items():
-        if svg:
-            write_text(folder / "figures" / f"{name}.svg", svg)
+    write_figures(page["figures"], folder / "figures")
     for suffix in ("html", "md"):
         write_text(folder / f"report.{suffix}", _render(f"report.{suffix}.jinja", page))
     return folder / "report.html"
@@ -44,25 +51,26 @@ def build_report(folder: Path) -> Path:
 def read_page(folder: Path) -> dict[str, Any]:
     """Gather everything that the templates show."""
     results = folder / "results"
-    structures = {m: _json(results / f"structure-{m}.json") for m in METHODS}
-    structures = {m: value for m, value in structures.items() if value}
-    comparisons = [_json(path) for path in sorted(results.glob("*--comparison.json"))]
+    structures, latencies = (_by_method(results, kind) for kind in ("structure", "latency"))
+    comparisons = [read_json(path) for path in sorted(results.glob("*--comparison.json"))]
     if not structures and not comparisons:
         raise InputError(f"{results} holds no results; run benchmarks/run_all.py first")
-    sets = [_data_set(results, value) for value in comparisons]
+    sets = [read_set(results, value) for value in comparisons]
+    curves = read_curves(structures, latencies)
     return {
         "structures": structures,
         "titles": charts.TITLES,
-        "colours": charts.COLOURS,
         "side_by_side": side_by_side(structures),
-        "figures": _figures(structures, sets),
+        "figures": _figures(structures, curves, sets),
+        "curves": curves,
         "sets": sets,
-        "missing": (_json(results / "missing.json") or {"missing": []})["missing"],
+        "missing": (read_json(results / "missing.json") or {"missing": []})["missing"],
     }
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+def _by_method(results: Path, kind: str) -> dict[str, Any]:
+    found = {m: read_json(results / f"{kind}-{m}.json") for m in METHODS}
+    return {m: value for m, value in found.items() if value}
 
 
 def _render(template: str, page: Mapping[str, Any]) -> str:
@@ -73,180 +81,115 @@ def _render(template: str, page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell, "millions": millions, "seconds": seconds}
+    environment.filters |= {"cell": cell, "millions": millions, "bound": bound, "verdict": verdict}
     return environment.get_template(template).render(**page)
 
 
-def cell(value: float | None) -> str:
+def cell(value: float | None, digits: int = 2) -> str:
     """Show points of mIoU."""
-    return "–" if value is None or np.isnan(value) else f"{value:.2f}"
+    return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
-def millions(value: int) -> str:
-    """Show a number of parameters."""
-    return f"{value / 1e6:,.1f} M" if value >= 1e5 else f"{value:,}"
+def bound(floor: Mapping[str, Any]) -> str:
+    """Show what a floor asks for."""
+    return f"> {floor['above']}" if "above" in floor else f"≥ {floor['at_least']}"
 
 
-def seconds(value: float | None) -> str:
-    """Show a time."""
-    return "no time left" if value is None else f"{value:.2f} s"
+def verdict(holds: bool | None) -> str:
+    """Say whether a floor holds."""
+    return {True: "yes", False: "no", None: "not measured on enough images"}[holds]
 
 
-def side_by_side(structures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the table of structure: a title and one cell for each method."""
-    rows = {
-        "Parameters": lambda s: millions(s["parameters"]["total"]),
-        "of them trained by the method": lambda s: millions(s["parameters"]["trained"]),
-        "of them frozen": lambda s: millions(s["parameters"]["frozen"]),
-        "CLIP sees": pictures_sentence,
-        "CLIP layers read or changed": layers_sentence,
-        "Where names enter": names_sentence,
-        "One more name costs": added_sentence,
-        "GFLOP, this image": gflop_sentence,
-        "Seconds, this image": lambda s: f"{total_seconds(s):.1f}",
-        "Kept for the backward pass": lambda s: (
-            "nothing is trained" if s["training_mib"] is None else f"{s['training_mib']:,.0f} MiB"
-        ),
-        "Peak memory of the process": lambda s: f"{s['peak_gib']:.1f} GiB",
-    }
-    return [
-        {"title": title, "cells": [show(s) for s in structures.values()]}
-        for title, show in rows.items()
+def read_curves(
+    structures: Mapping[str, Any], latencies: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the groups of curves of latency, each with its title and what was left out."""
+    published = {m: s["curves"] for m, s in structures.items() if "curves" in s}
+    groups = []
+    if latencies:
+        first = next(iter(latencies.values()))
+        title = (
+            "The world's small networks, which are none of the published ones; "
+            f"names at {first['side']} × {first['side']} pixels, sizes with "
+            f"{first['few_names']} names."
+        )
+        groups.append(_group("world", title, {m: s["curves"] for m, s in latencies.items()}))
+    if published:
+        side = next(iter(structures.values()))["image"][0]
+        title = (
+            f"The published architectures, with random weights; names at {side} × {side} pixels."
+        )
+        groups.append(_group("published", title, published))
+    return groups
+
+
+def _group(key: str, title: str, curves: Mapping[str, Any]) -> dict[str, Any]:
+    left_out = [
+        f"{charts.TITLES[method]} with {point[axis]:,} {'names' if axis == 'names' else 'pixels'} "
+        f"({point['reason']})"
+        for method, axes in curves.items()
+        for axis, points in axes.items()
+        for point in points
+        if point["seconds"] is None
     ]
+    return {"key": key, "title": title, "curves": curves, "left_out": left_out}
 
 
-def names_sentence(structure: Mapping[str, Any]) -> str:
-    """Say which stages use the names."""
-    titles = {stage["key"]: stage["title"] for stage in structure["stages"]}
-    return " and ".join(f"“{titles[key]}”" for key in structure["names_enter"])
-
-
-def pictures_sentence(structure: Mapping[str, Any]) -> str:
-    """Say what CLIP's image towers were fed."""
-    sentences = []
-    for tower in structure["clip"]:
-        sizes = ", ".join(f"{h} × {w}" for h, w in tower["input_sizes"])
-        pictures = tower["pictures"]
-        sentences.append(f"{pictures} picture{'s' * (pictures != 1)} of {sizes} ({tower['role']})")
-    return "; ".join(sentences)
-
-
-def layers_sentence(structure: Mapping[str, Any]) -> str:
-    """Say which blocks of CLIP were used in another way than CLIP does."""
-    sentences = []
-    for tower in structure["clip"]:
-        layers = tower["vision"]["layers"]
-        parts = []
-        if extra := _larger(tower["tokens"]):
-            count = tower["tokens"][extra[0] - 1] - tower["tokens"][0]
-            parts.append(f"{count} more tokens in {_blocks(extra)}")
-        if replaced := tower["replaced_before"]:
-            parts.append(f"tokens replaced before {_blocks(replaced)}")
-        if recomposed := tower["attention_recomposed"]:
-            parts.append(f"attention taken apart in {_blocks(recomposed)}")
-        if gradients := tower["gradients"]:
-            parts.append(f"gradients through {_blocks(gradients)}")
-        if unused := [i for i in range(1, layers + 1) if _idle(tower["tokens"], i)]:
-            parts.append(f"{_blocks(unused)} not run")
-        role = tower["role"]
-        sentences.append(f"{role}: {', '.join(parts) or 'none'} (of {layers})")
-    return "; ".join(sentences)
-
-
-def _idle(tokens: Sequence[int], block: int) -> bool:
-    return block > len(tokens) or tokens[block - 1] == 0
-
-
-def _larger(tokens: Sequence[int]) -> list[int]:
-    return [i for i, count in enumerate(tokens, start=1) if count > tokens[0]]
-
-
-def _blocks(numbers: Sequence[int]) -> str:
-    """Say "block 3" or "blocks 1 to 4" or "blocks 1, 5"."""
-    if len(numbers) == 1:
-        return f"block {numbers[0]}"
-    if numbers[-1] - numbers[0] == len(numbers) - 1:
-        return f"blocks {numbers[0]} to {numbers[-1]}"
-    return "blocks " + ", ".join(map(str, numbers))
-
-
-def added_sentence(structure: Mapping[str, Any]) -> str:
-    """Say what a name costs when it is added."""
-    added = structure["added_names"]
-    once = f"{added['text_gflop_once']:.0f} GFLOP once for its text"
-    each = added["clip_gflop_each_image"]
-    return f"{once}, and {each:.0f} GFLOP on every image" if each else f"{once}; no CLIP pass"
-
-
-def total_gflop(structure: Mapping[str, Any]) -> float:
-    """Sum the stages without the text, which is paid once."""
-    return sum(s["gflop"] for s in structure["stages"] if s["key"] != "text")
-
-
-def gflop_sentence(structure: Mapping[str, Any]) -> str:
-    """Say what an image costs, and what it costs at most where CLIP was spared pictures."""
-    total, most = total_gflop(structure), structure["pictures_at_most"]
-    if most is None:
-        return f"{total:,.0f}"
-    return f"{total:,.0f}; with all {most} pictures {gflop_at_most(structure):,.0f}"
-
-
-def gflop_at_most(structure: Mapping[str, Any]) -> float:
-    """Scale CLIP's share to all pictures that it may be shown."""
-    clip = next(s["gflop"] for s in structure["stages"] if s["key"] == "clip")
-    shown = sum(tower["pictures"] for tower in structure["clip"])
-    return total_gflop(structure) + clip * (structure["pictures_at_most"] / shown - 1)
-
-
-def total_seconds(structure: Mapping[str, Any]) -> float:
-    """Sum the stages without the text, which is paid once."""
-    return sum(s["seconds"] for s in structure["stages"] if s["key"] != "text")
-
-
-def _figures(structures: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _figures(
+    structures: Mapping[str, Any], curves: Sequence[Any], sets: Sequence[Any]
+) -> dict[str, str]:
     """Draw everything; by file name."""
     figures = {f"diagram-{m}": svg for m, svg in diagrams(structures).items()}
-    for axis, title in (("names", "names"), ("side", "side of the image in pixels")):
-        series = {
-            m: [(p[axis], p["seconds"]) for p in s[f"latency_{axis}"] if p["seconds"]]
-            for m, s in structures.items()
-        }
-        figures[f"latency-{axis}"] = charts.curves(series, title, "seconds for an image")
+    for group in curves:
+        drawn = latency_figures(group["curves"])
+        figures |= {f"latency-{group['key']}-{axis}": svg for axis, svg in drawn.items()}
     for data in sets:
-        for name, svg in data["charts"].items():
-            figures[f"{data['slug']}-{name}"] = svg
+        figures |= {f"{data['slug']}-{name}": svg for name, svg in data["charts"].items()}
     return figures
 
 
-def diagrams(structures: Mapping[str, Any]) -> dict[str, str]:
-    """Draw one diagram for each method, in one scale."""
-    costs = [
-        stage["gflop"]
-        for structure in structures.values()
-        for stage in structure["stages"]
-        if stage["key"] != "text"
-    ]
-    return {m: diagram.draw(s, max(costs)) for m, s in structures.items()}
-
-
-def _data_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
+def read_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what is shown of one data set."""
     found = {m: Result.load(results / name) for m, name in comparison["results"].items()}
     first = next(iter(found.values()))
-    rows = [_row(m, c, r, comparison) for m, r in found.items() for c in CONVENTIONS]
-    slug = next(iter(comparison["results"].values())).partition("--")[0]
+    images, is_world = first.card.n_images, comparison["data_set"] == WORLD
     return {
         "name": comparison["title"],
-        "slug": slug,
-        "n_images": first.card.n_images,
+        "is_world": is_world,
+        "slug": next(iter(comparison["results"].values())).partition("--")[0],
+        "n_images": images,
         "classes": len(first.names),
         "present": first.scores().n_present,
-        "rows": rows,
+        "rows": [_row(m, c, r, comparison) for m, r in found.items() for c in CONVENTIONS],
+        "scores": comparison["scores"],
+        "control": comparison["control"],
         "paired": comparison["paired"],
         "seen": comparison["seen"],
+        "diagnoses": _diagnoses(comparison),
+        "one_step": comparison["one_step"],
+        "crops": comparison["crops"],
+        "floors": floor_rows(comparison, images) if is_world else [],
         "gallery": comparison["gallery"],
-        "charts": _set_charts(found, comparison),
+        "charts": set_figures(found, comparison),
     }
+
+
+def _diagnoses(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each method as it is, and one for each of its diagnoses."""
+    rows = []
+    for method, found in comparison["diagnoses"].items():
+        entries = {"nothing": comparison["scores"][method], **found} if found else {}
+        for part, entry in entries.items():
+            rows.append(
+                {
+                    "method": method,
+                    "first": part == "nothing",
+                    "title": TOLD[part],
+                    "scores": {key: entry.get(key) for key in ("all", "seen", "unseen")},
+                    "reason": entry.get("reason"),
+                }
+            )
+    return rows
 
 
 def _row(
@@ -269,43 +212,14 @@ def _row(
             == (method, comparison["data_set"], convention)
         ],
         "seconds": times.get("seconds"),
-        "peak_gib": times.get("peak_gib"),
+        "mib": own_mib(times) if times else None,
     }
 
 
 def published() -> list[dict[str, Any]]:
     """Return the numbers that the authors report."""
-    rows: list[dict[str, Any]] = json.loads((HERE / "published.json").read_text("utf-8"))["rows"]
+    rows: list[dict[str, Any]] = read_json(HERE / "published.json")["rows"]
     return rows
-
-
-def _set_charts(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> dict[str, str]:
-    drawn = {}
-    for pair in comparison["paired"]:
-        first, second = pair["first"], pair["second"]
-        drawn[f"classes-{first}-{second}"] = charts.bars(
-            class_differences(found[first], found[second]),
-            f"IoU of each class, {second} minus {first}",
-            f"{charts.TITLES[first]} better",
-            f"{charts.TITLES[second]} better",
-        )
-    for key, title in (("seconds", "seconds for an image"), ("peak_gib", "peak memory, GiB")):
-        points = {
-            m: [(comparison["times"][m][key], max(r.scores().miou, 0.1))]
-            for m, r in found.items()
-            if comparison["times"].get(m)
-        }
-        drawn[f"accuracy-{key}"] = charts.curves(points, title, "mIoU", lines=False)
-    return drawn
-
-
-def class_differences(first: Result, second: Result) -> list[tuple[str, float]]:
-    """Return the classes whose IoU differs most, sorted by second minus first."""
-    difference = second.scores().iou - first.scores().iou
-    order = [int(i) for i in np.argsort(difference) if not np.isnan(difference[i])]
-    if len(order) > 2 * _MOST_BARS:
-        order = order[:_MOST_BARS] + order[-_MOST_BARS:]
-    return [(first.names[i], float(difference[i])) for i in order]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

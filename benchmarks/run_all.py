@@ -6,16 +6,15 @@
     python benchmarks/run_all.py --config benchmarks/configs/published.yaml
     python benchmarks/run_all.py diff A.json B.json
 
-Without arguments it needs no network, weights or data, and measures what is true without training:
-how the three methods are built and what they cost. With weights and data it also scores them. A
-killed run goes on where it stopped.
+Without arguments it needs no network, weights or data: it scores the small methods that the
+packages carry on the embedded world, and measures how the published architectures are built and
+what they cost. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,12 +24,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import latency
+import structure
 import torch
 import yaml
+from comparison import collect
+from layout import read_json
 from measuring import in_fresh_process
-from quality import Missing, Plan, check_weights, evaluate_all, find_data
+from quality import WORLD, Missing, Plan, check_weights, evaluate_all, find_data, shard
 from report import METHODS, build_report
-from structure import FORMAT
 
 import openvocab
 from openvocab.cli import run
@@ -41,8 +43,9 @@ from openvocab.metrics import CONVENTIONS
 from openvocab.results import Result, diff_cards
 from openvocab.samples import SampleSet
 
-# Seconds after which a method's curves end early; the whole run stays below five minutes.
-SHARE = {"san": 65, "ovseg": 95, "car": 95}
+HERE = Path(__file__).resolve().parent
+# Seconds after which a method's curves of latency end early; a whole run stays below five minutes.
+SHORT, LONG = 15, 3600
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Request:
 
     Attributes:
         models: methods, in order.
-        weights: by method; empty: nothing is scored.
+        weights: by method.
         datasets: names or folders.
         data_root: where known sets lie.
     """
@@ -61,8 +64,17 @@ class Request:
     datasets: tuple[str, ...] = ()
     data_root: Path | None = None
 
+    def completed(self) -> Request:
+        """Return the request with the world where nothing else was asked for."""
+        weights, datasets = self.weights, self.datasets
+        if not datasets and all(source == WORLD for source in weights.values()):
+            datasets = (WORLD,)
+        if not weights and all(name.partition(":")[0] == WORLD for name in datasets):
+            weights = dict.fromkeys(self.models, WORLD)
+        return replace(self, weights=weights, datasets=datasets)
 
-def make_parser() -> argparse.ArgumentParser:
+
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -71,20 +83,35 @@ def make_parser() -> argparse.ArgumentParser:
         "--models", nargs="+", choices=METHODS, metavar="METHOD", help="default: all"
     )
     parser.add_argument(
-        "--weights", nargs="+", metavar="METHOD=FILE", help="checkpoints; CaR takes one CLIP or two"
-    )
+        "--weights", nargs="+", metavar="METHOD=FILE",
+        help="checkpoints; CaR takes one CLIP or two, or the name of a configuration; "
+        "default: world, where the data are the world",
+    )  # fmt: skip
     parser.add_argument(
         "--datasets", nargs="+", metavar="NAME",
-        help="known sets such as ade20k-150, or folders with images/, labels/ and names.txt",
+        help="known sets such as ade20k-150, or folders with images/, labels/ and names.txt; "
+        "default: world",
     )  # fmt: skip
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="where known sets lie")
     parser.add_argument("--config", type=Path, metavar="YAML", help="weights, datasets, data_root")
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of a set")
-    parser.add_argument("--seen", metavar="NAMES", help="file or vocabulary; default: COCO-Stuff's")
+    parser.add_argument(
+        "--seen", metavar="NAMES",
+        help="file or vocabulary; default: what the weights were trained on, COCO-Stuff's names or "
+        "the world's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--diagnoses", action=argparse.BooleanOptionalAction, default=None,
+        help="also tell the methods parts of the truth; default: on the world only",
+    )  # fmt: skip
     parser.add_argument(
         "--structure", action=argparse.BooleanOptionalAction, default=True,
         help="measure structure and cost",
+    )  # fmt: skip
+    parser.add_argument(
+        "--full-structure", action="store_true",
+        help="also measure latency of the published architectures, up to an hour for each method",
     )  # fmt: skip
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
@@ -112,7 +139,7 @@ def read_request(args: argparse.Namespace) -> Request:
         {m: str(weights[m]) for m in models if m in weights},
         tuple(args.datasets or content.get("datasets") or ()),
         root,
-    )
+    ).completed()
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -138,8 +165,6 @@ def _split(entry: str) -> tuple[str, str]:
 def preflight(request: Request) -> tuple[Request, dict[str, SampleSet], list[Missing]]:
     """Find everything before anything runs; return what can be done, and what is missing."""
     missing: list[Missing] = []
-    if not request.weights and not request.datasets:
-        return request, {}, missing
     for method in request.models:
         if method not in request.weights:
             sentence = f"no weights were given; add --weights {method}=FILE, or leave it out"
@@ -159,57 +184,66 @@ def preflight(request: Request) -> tuple[Request, dict[str, SampleSet], list[Mis
     return replace(request, weights=usable), data, missing
 
 
-def measure_structure(models: Sequence[str], results: Path, resume: bool) -> None:
-    """Measure every method in a process of its own, unless it is done."""
+def measure_structure(models: Sequence[str], results: Path, *, full: bool, resume: bool) -> None:
+    """Measure how the published architectures are built, and how long they take if asked for."""
     for method in models:
+        words = [method, "--curves", str(LONG)] if full else [method]
         path = results / f"structure-{method}.json"
-        if resume and _is_current(path):
-            print(f"structure of {method}: done before", flush=True)
-            continue
-        print(f"structure of {method} ...", flush=True)
-        start = time.monotonic()
-        script = Path(__file__).resolve().parent / "structure.py"
-        found = in_fresh_process(script, [method, "--seconds", str(SHARE[method])])
-        found["code_version"] = openvocab.__version__
-        write_text(path, json.dumps(found, indent=1) + "\n")
-        print(f"structure of {method}: {time.monotonic() - start:.0f} s", flush=True)
+        _measure("structure", path, words, structure.FORMAT, resume, "curves" if full else None)
 
 
-def _is_current(path: Path) -> bool:
-    """Whether a measurement is of this code and this torch."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    mine = (FORMAT, openvocab.__version__, torch.__version__)
-    return (found.get("format"), found.get("code_version"), found.get("torch")) == mine
+def measure_latency(weights: Mapping[str, str], results: Path, *, resume: bool) -> None:
+    """Measure the curves of latency of those methods that are small: the world's."""
+    for method in (m for m, source in weights.items() if source == WORLD):
+        words = [method, "--weights", WORLD, "--seconds", str(SHORT)]
+        path = results / f"latency-{method}.json"
+        _measure("latency", path, words, latency.FORMAT, resume)
 
 
-def shard() -> tuple[int, int]:
-    """Return (rank, world) as torchrun sets them."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+def _measure(
+    what: str, path: Path, words: list[str], form: str, resume: bool, needed: str | None = None
+) -> None:
+    """Run a measuring script in a process of its own, unless this code and torch did it before."""
+    found = read_json(path) or {}
+    current = (form, openvocab.__version__, torch.__version__)
+    before = (found.get("format"), found.get("code_version"), found.get("torch"))
+    if resume and before == current and (needed is None or needed in found):
+        print(f"{what} of {words[0]}: done before", flush=True)
+        return
+    print(f"{what} of {words[0]} ...", flush=True)
+    start = time.monotonic()
+    found = in_fresh_process(HERE / f"{what}.py", words)
+    found["code_version"] = openvocab.__version__
+    write_text(path, json.dumps(found, indent=1) + "\n")
+    print(f"{what} of {words[0]}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def compare_all(args: argparse.Namespace) -> int:
-    """Measure, score, and report."""
+    """Score, measure, and report."""
+    start = time.monotonic()
     request, data, missing = preflight(read_request(args))
     for entry in missing:
         print(f"missing: {entry.what}: {entry.sentence}", flush=True)
-    rank, world = shard()
     results = args.output / "results"
-    if args.structure and rank == 0:
-        measure_structure(request.models, results, args.resume)
-    if request.weights and data:
-        plan = Plan(
-            request.weights, data, args.output, args.limit, (rank, world), args.resume, args.seen
-        )
-        missing += evaluate_all(plan, lambda text: print(text, flush=True))
-    if rank == 0 or not args.structure:
+    plan = Plan(
+        request.weights, data, args.output, request.data_root, args.limit, args.resume,
+        args.diagnoses, args.seen,
+    )  # fmt: skip
+    missing += evaluate_all(plan, lambda text: print(text, flush=True))
+    for name in data:
+        collect(plan, name)
+    leads = shard()[0] == 0
+    if args.structure and leads:
+        measure_latency(request.weights, results, resume=args.resume)
+        full = args.full_structure
+        measure_structure(request.models, results, full=full, resume=args.resume)
+    if leads or not args.structure:
         entries = [asdict(entry) for entry in missing]
         write_text(results / "missing.json", json.dumps({"missing": entries}, indent=1) + "\n")
-    if not any(results.glob("*.json")) or not _anything(results):
+    if not _anything(results):
         raise InputError("nothing could be run; see what is missing above")
-    print(f"written to {build_report(args.output)}")
+    page = build_report(args.output)
+    print(f"written to {page} after {time.monotonic() - start:.0f} s")
     return 0
 
 
@@ -242,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(words[1:])
         print(diff(args.first, args.second))
         return 0
-    return compare_all(make_parser().parse_args(words))
+    return compare_all(build_parser().parse_args(words))
 
 
 if __name__ == "__main__":

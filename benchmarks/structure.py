@@ -2,8 +2,8 @@
 
 `python benchmarks/structure.py san` prints the anatomy of SAN as JSON: parameters by part, floating
 point operations and time by stage, what is fed to CLIP, which of its layers are read or changed,
-and latency against the number of names and the size of the image. Weights are random: nothing here
-depends on what a model has learned, except where the JSON says so.
+and, with --curves, latency against the number of names and the size of the image. Weights are
+random: nothing here depends on what a model has learned, except where the JSON says so.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from measuring import count_flops, in_fresh_process
+from latency import NAME_COUNTS, curves, picture
+from measuring import count_flops
 from metering import REST, kept_for_training, metered, traced
-from torch.nn import functional as F
 
 import car.stages
 import ovseg.stages
@@ -30,7 +29,6 @@ from car.config import CaRConfig
 from car.segmenter import CaRSegmenter
 from openvocab.cli import run
 from openvocab.clip.model import CLIP
-from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.weights import open_clip_config
 from openvocab.stages import Anatomy
 from openvocab.vocabulary import Vocabulary
@@ -42,7 +40,7 @@ SIDE = 480
 REGIONS = 4  # crops that OVSeg's CLIP is shown here; it is shown up to 100
 NAMES = ("sky", "grass", "road", "tree", "house", "person", "car", "dog")
 OTHER_NAMES = ("sea", "sand", "path", "bush", "wall", "child", "bus", "cat")  # not yet encoded
-FORMAT = "openvocab-structure-1"
+FORMAT = "openvocab-structure-2"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class Subject:
         title: with its networks.
         segmenter: random weights.
         anatomy: what it says about itself.
-        name_counts: for the latency against the number of names.
         sides: of square images, for the latency against their size.
         notes: what the measurement depends on.
         templates: of the names, for each call of the text stage.
@@ -64,7 +61,6 @@ class Subject:
     title: str
     segmenter: Any
     anatomy: Anatomy
-    name_counts: tuple[int, ...]
     sides: tuple[int, ...]
     notes: tuple[str, ...]
     templates: tuple[Any, ...]
@@ -86,7 +82,6 @@ def make_san() -> Subject:
         "SAN, CLIP ViT-B/16",
         segmenter,
         san.stages.anatomy(segmenter),
-        (20, 150, 847, 5000),
         (240, 480, 960),
         ("Images are resized to a short side of 640 pixels, whatever they measure.",),
         ("vild",),
@@ -112,7 +107,6 @@ def make_ovseg() -> Subject:
         "OVSeg, Swin-B and CLIP ViT-L/14",
         segmenter,
         ovseg.stages.anatomy(segmenter),
-        (20, 150, 847, 5000),
         (240, 480, 960),
         (
             "Images are resized to a short side of 640 pixels, whatever they measure.",
@@ -133,8 +127,7 @@ def make_car() -> Subject:
         "CaR, CLIP ViT-B/16 and ViT-L/14",
         segmenter,
         car.stages.anatomy(segmenter),
-        (2, 4, 8),
-        (240, 480),
+        (240, 480, 960),
         (
             "Images keep their size.",
             "How often it repeats depends on what it finds: random weights stop after two steps, "
@@ -152,55 +145,19 @@ def _train_only(model: torch.nn.Module, names: set[str]) -> None:
         parameter.requires_grad_(name in names)
 
 
-def picture(side: int) -> np.ndarray:
-    """Return a smooth random picture (side, side, 3)."""
-    coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 255
-    fine = F.interpolate(coarse, (side, side), mode="bicubic")[0].clamp(0, 255)
-    return fine.permute(1, 2, 0).to(torch.uint8).numpy()
-
-
-@contextmanager
-def known_names() -> Iterator[None]:
-    """Let names be known already: embeddings are random, and cost nothing."""
-
-    def table(encoder: TextEncoder, count: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(count)
-        width = encoder.clip.config.embed_dim
-        return F.normalize(torch.randn(count, width, generator=generator), dim=-1)
-
-    before = {
-        name: getattr(TextEncoder, name)
-        for name in ("encode_names", "encode_texts", "names_per_template")
-    }
-    TextEncoder.encode_names = lambda self, names, templates="vild": table(self, len(names))
-    TextEncoder.encode_texts = lambda self, texts: table(self, len(texts))
-    TextEncoder.names_per_template = lambda self, names, templates="vild": table(self, len(names))[
-        None
-    ]
-    try:
-        yield
-    finally:
-        for name, method in before.items():
-            setattr(TextEncoder, name, method)
-
-
-def words(count: int) -> Vocabulary:
-    """Return a vocabulary of so many made-up names."""
-    return Vocabulary(tuple(f"name {index}" for index in range(count)))
-
-
-def measure(method: str, seconds: float, subject: Subject | None = None) -> dict[str, Any]:
-    """Measure a method; the curves end early when the time is up, and say so.
+def measure(
+    method: str, seconds: float | None = None, subject: Subject | None = None
+) -> dict[str, Any]:
+    """Measure a method.
 
     Args:
         method: one of `METHODS`.
-        seconds: how long it may take, about.
+        seconds: after which the curves of latency end early, and say so; None: no curves.
         subject: what is measured instead of the published architecture.
     """
     start = time.monotonic()
     torch.manual_seed(0)
     subject = subject or MAKERS[method]()
-    left = lambda: seconds - (time.monotonic() - start)  # noqa: E731
     stages, towers = measure_stages(subject)
     result = {
         "format": FORMAT,
@@ -219,8 +176,10 @@ def measure(method: str, seconds: float, subject: Subject | None = None) -> dict
         "added_names": added_names(subject, stages),
         "training_mib": None if subject.forward is None else training_mib(subject),
     }
-    for axis, points in (("side", subject.sides), ("names", subject.name_counts)):
-        result[f"latency_{axis}"] = _curve(subject, points, axis, left, _expected(stages))
+    if seconds is not None:
+        end = start + seconds
+        left = lambda: end - time.monotonic()  # noqa: E731
+        result["curves"] = curves(subject.segmenter, NAME_COUNTS, subject.sides, SIDE, left)
     result["seconds"] = time.monotonic() - start
     return result
 
@@ -284,35 +243,6 @@ def added_names(subject: Subject, stages: list[dict[str, Any]]) -> dict[str, Any
     return {"text_gflop_once": once / 1e9, "clip_gflop_each_image": each}
 
 
-def _curve(
-    subject: Subject,
-    points: Sequence[int],
-    axis: str,
-    left: Callable[[], float],
-    expected: float,
-) -> list[dict[str, Any]]:
-    """Measure seconds for an image at several numbers of names, or sizes."""
-    curve: list[dict[str, Any]] = []
-    last = expected
-    with known_names():
-        # The ends first: they say most if there is no time for the rest.
-        for point in (points[0], points[-1], *points[1:-1]):
-            if left() < 1.5 * last:
-                curve.append({axis: point, "seconds": None})
-                continue
-            side, count = (SIDE, point) if axis == "names" else (point, 4)
-            image, vocabulary = picture(side), words(count)
-            start = time.perf_counter()
-            subject.segmenter.segment(image, vocabulary)
-            last = time.perf_counter() - start
-            curve.append({axis: point, "seconds": last})
-    return sorted(curve, key=lambda entry: entry[axis])
-
-
-def _expected(stages: list[dict[str, Any]]) -> float:
-    return float(sum(stage["seconds"] for stage in stages if stage["key"] != "text"))
-
-
 def training_mib(subject: Subject) -> float:
     """Return the MiB that one 640 x 640 image keeps for the backward pass of training."""
     assert subject.forward is not None
@@ -324,18 +254,13 @@ def training_mib(subject: Subject) -> float:
     return sum(sizes) / 2**20
 
 
-def measure_in_process(method: str, seconds: float) -> dict[str, Any]:
-    """Measure in a process of its own, with its peak memory."""
-    return in_fresh_process(__file__, [method, "--seconds", str(seconds)])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one method and print JSON in one line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("method", choices=METHODS)
-    parser.add_argument("--seconds", type=float, default=90, help="after which curves end early")
+    parser.add_argument("--curves", type=float, metavar="SECONDS", help="also measure latency")
     args = parser.parse_args(argv)
-    print(json.dumps(measure(args.method, args.seconds)))
+    print(json.dumps(measure(args.method, args.curves)))
     return 0
 
 

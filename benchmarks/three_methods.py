@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import report
+from figures import diagrams
+from report import METHODS
+from structure_table import gflop_at_most, total_gflop
 
 from openvocab.cli import run
 from openvocab.errors import InputError
@@ -32,7 +34,7 @@ def collect(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: one of the three is not there.
     """
-    paths = {m: folder / "results" / f"structure-{m}.json" for m in report.METHODS}
+    paths = {m: folder / "results" / f"structure-{m}.json" for m in METHODS}
     if absent := [str(path) for path in paths.values() if not path.is_file()]:
         raise InputError(f"there is no {', '.join(absent)}; run benchmarks/run_all.py first")
     return {m: json.loads(path.read_text("utf-8")) for m, path in paths.items()}
@@ -58,8 +60,8 @@ def _numbers(structure: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "p": structure["parameters"],
         "gflop": stages,
-        "total": f"{report.total_gflop(structure):,.0f}",
-        "most": None if most is None else f"{report.gflop_at_most(structure):,.0f}",
+        "total": f"{total_gflop(structure):,.0f}",
+        "most": None if most is None else f"{gflop_at_most(structure):,.0f}",
         "at_most": most,
         "towers": towers,
         "blocks": [tower["vision"]["layers"] for tower in towers],
@@ -77,7 +79,7 @@ def _numbers(structure: Mapping[str, Any]) -> dict[str, Any]:
 def write(structures: Mapping[str, Any], docs: Path) -> None:
     """Write data, figures and pages."""
     write_text(docs / DATA, json.dumps(structures, indent=1) + "\n")
-    for method, svg in report.diagrams(structures).items():
+    for method, svg in diagrams(structures).items():
         write_text(docs / "figures" / f"{method}.svg", svg)
     for name, text in pages(structures).items():
         write_text(docs / name, text)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import charts
 import diagram
+import figures
 import numpy as np
 import pytest
 import report
+import structure_table
 
 from openvocab.cli import run
 from openvocab.datasets.catalog import CATALOG
@@ -35,7 +37,10 @@ def folder(tmp_path) -> Path:
     comparison = {
         "data_set": "pascal-context-459", "title": "PC-459", "results": names,
         "paired": [pair], "seen": None,
-        "gallery": [], "times": {m: {"seconds": 2.0, "peak_gib": 1.0} for m in names},
+        "gallery": [], "diagnoses": {m: {} for m in names}, "one_step": None, "crops": None,
+        "times": {m: {"seconds": 2.0, "peak_gib": 1.0, "libraries_gib": 0.5} for m in names},
+        "scores": {m: {"all": 20.0} for m in names},
+        "control": {m: {"miou": 1.0, "ratio": 20.0, "permutations": 200} for m in names},
     }  # fmt: skip
     (tmp_path / "results" / "pc--comparison.json").write_text(json.dumps(comparison))
     return tmp_path
@@ -58,7 +63,7 @@ def test_published_numbers_stand_beside_those_of_their_convention(folder) -> Non
 def test_class_differences_are_sorted_and_leave_absent_classes_out() -> None:
     first, second = result("a", 30), result("b", 20)
     second.matrix[0, 0] = 40
-    found = report.class_differences(first, second)
+    found = figures.class_differences(first, second)
     assert [name for name, _ in found] == ["b", "a"]
     assert found[0][1] < 0 < found[1][1]
 
@@ -94,6 +99,30 @@ def test_bars_point_to_the_better() -> None:
     assert float(bars[0].get("width")) == pytest.approx(2 * float(bars[1].get("width")), abs=0.2)
 
 
+def test_points_stand_on_an_axis_from_zero() -> None:
+    svg = charts.points({"san": [(0.1, 60.0)], "car": [(10.0, 30.0)]}, "seconds", "mIoU")
+    root = ElementTree.fromstring(svg)
+    high, low = (float(c.get("cy")) for c in root.findall("{*}circle"))
+    floor = max(float(line.get("y1")) for line in root.findall("{*}line"))
+    assert floor - low == pytest.approx((floor - high) / 2, abs=0.2)
+
+
+@pytest.mark.parametrize("top", [1.2, 7, 23.4, 55, 99.9, 115])
+def test_even_ticks_start_at_zero_and_are_few(top) -> None:
+    found = charts.even_ticks((0.0, top))
+    assert 3 <= len(found) <= 7 and found[0] == 0 and found[-1] <= top < found[-1] + 1.01 * found[1]
+
+
+def test_points_that_were_left_out_are_named_with_the_reason() -> None:
+    missing = {"names": 5000, "seconds": None, "reason": "could take 90 s"}
+    axes = {"names": [{"names": 20, "seconds": 0.5}, missing], "side": [{"side": 64, "seconds": 1}]}
+    latency = {"side": 128, "few_names": 4, "curves": axes}
+    (group,) = report.read_curves({}, {"car": latency})
+    assert group["left_out"] == ["CaR with 5,000 names (could take 90 s)"]
+    svg = figures.latency_figures(group["curves"])["names"]
+    assert len(ElementTree.fromstring(svg).findall("{*}circle")) == 1
+
+
 @pytest.mark.parametrize("span", [(0.3, 7), (15, 9000), (0.01, 3000)])
 def test_ticks_are_few_and_inside(span) -> None:
     found = charts.ticks(span)
@@ -109,4 +138,4 @@ def test_boxes_grow_with_cost_and_stay_visible() -> None:
     ("numbers", "words"), [([3], "block 3"), ([1, 2, 3], "blocks 1 to 3"), ([1, 5], "blocks 1, 5")]
 )
 def test_blocks_in_words(numbers, words) -> None:
-    assert report._blocks(numbers) == words
+    assert structure_table._blocks(numbers) == words

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import structure
 import torch
+from latency import curves, picture
 from metering import Spent, kept_for_training, metered, traced
-from structure import NAMES, Subject, measure, picture
+from structure import NAMES, Subject, measure
 
 import car.stages
 import ovseg.stages
@@ -24,7 +25,7 @@ def subject(segmenters, request) -> Subject:
     method = request.param
     templates = {"car": (("{}",), "car")}.get(method, ("vild",))
     anatomy = ANATOMY[method].anatomy(segmenters[method])
-    return Subject(method, segmenters[method], anatomy, (2, 5), (48, 64), (), templates)
+    return Subject(method, segmenters[method], anatomy, (48, 64), (), templates)
 
 
 def every(method):
@@ -59,7 +60,7 @@ def test_measuring_leaves_the_model_as_it_was(subject, monkeypatch) -> None:
     assert json.loads(json.dumps(found)) == found
     stages = {stage["key"]: stage for stage in found["stages"]}
     assert all(stage["calls"] and stage["seconds"] > 0 for stage in stages.values())
-    assert [p["seconds"] is not None for p in found["latency_names"]] == [True, True]
+    assert "curves" not in found
     assert set(found["names_enter"]) <= stages.keys()
     assert found["added_names"]["text_gflop_once"] > 0
 
@@ -123,8 +124,16 @@ def test_what_training_keeps_is_counted_without_weights() -> None:
     assert sorted(sizes) == [16 * 4 * 4, 16 * 8 * 4]
 
 
+@every(["san", "car"])
+def test_curves_have_every_point(subject) -> None:
+    found = curves(subject.segmenter, (2, 5), (48, 64), 64, lambda: 1000)
+    assert [(p["names"], p["seconds"] > 0) for p in found["names"]] == [(2, True), (5, True)]
+    assert [(p["side"], p["seconds"] > 0) for p in found["side"]] == [(48, True), (64, True)]
+
+
 @every(["san"])
-def test_curves_end_when_the_time_is_up(subject, monkeypatch) -> None:
-    monkeypatch.setattr(structure, "SIDE", 64)
-    found = measure("san", 0, subject)
-    assert [p["seconds"] for p in found["latency_names"]] == [None, None]
+def test_curves_end_when_the_time_is_up(subject) -> None:
+    found = curves(subject.segmenter, (2, 50), (48, 64), 64, lambda: 1e-9)
+    for points in found.values():
+        assert points[0]["seconds"] and points[1]["seconds"] is None
+        assert "0 s were left" in points[1]["reason"]

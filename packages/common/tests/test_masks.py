@@ -12,6 +12,7 @@ from openvocab.masks import (
     boundary_of_mask,
     boundary_width,
     boxes_of_masks,
+    decode_labels,
     decode_rle,
     encode_labels,
     encode_rle,
@@ -89,6 +90,7 @@ def test_all_labels_at_once_equal_one_by_one(labels: np.ndarray) -> None:
     assert list(codes) == [label for label in np.unique(labels) if label >= 0]
     for label, code in codes.items():
         assert code == encode_rle(labels == label)
+    assert (decode_labels(codes, labels.shape) == labels).all()
 
 
 @pytest.mark.parametrize(

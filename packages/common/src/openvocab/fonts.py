@@ -13,8 +13,8 @@ from PIL import ImageFont
 
 MISSING = "□"  # stands for a character that no font here can draw
 _ELLIPSIS = "…"
-_FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
-_REGULAR, _BOLD = str(_FOLDER / "DejaVuSans.ttf"), str(_FOLDER / "DejaVuSans-Bold.ttf")
+FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")  # of matplotlib's own fonts
+_REGULAR, _BOLD = str(FOLDER / "DejaVuSans.ttf"), str(FOLDER / "DejaVuSans-Bold.ttf")
 
 
 def font_for(text: str, size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:

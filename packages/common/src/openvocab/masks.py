@@ -12,6 +12,7 @@ import numpy.typing as npt
 from openvocab.errors import InputError
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
+Labels: TypeAlias = npt.NDArray[np.int32]
 
 _FIRST_CHARACTER = 48  # COCO's strings write 6 bits per character, from "0" on
 _FLOAT32_EXACT = 1 << 24  # integers up to here are exact in float32
@@ -67,6 +68,14 @@ def encode_labels(labels: npt.NDArray[Any]) -> dict[int, RLE]:
             counts = counts[:-1]
         codes[int(label)] = {"size": [height, width], "counts": _compress(counts)}
     return codes
+
+
+def decode_labels(codes: Mapping[int, Mapping[str, Any]], size: tuple[int, int]) -> Labels:
+    """Decode what `encode_labels` made: (H, W) labels, -1 where there was none."""
+    labels = np.full(size, -1, dtype=np.int32)
+    for label, code in codes.items():
+        labels[decode_rle(code)] = label
+    return labels
 
 
 def decode_rle(rle: Mapping[str, Any]) -> Mask:

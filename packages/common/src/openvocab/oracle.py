@@ -31,11 +31,15 @@ class KnownTruth:
 
     An evaluation reads an image's label map right before the image is segmented, so a segmenter
     that holds this object knows the truth about its image.
+
+    Attributes:
+        sample: what was read last; None before that.
     """
 
     def __init__(self, data: SampleSet) -> None:
         self._data = data
         self._truth: IntArray | None = None
+        self.sample: Sample | None = None
 
     @property
     def truth(self) -> IntArray:
@@ -46,7 +50,7 @@ class KnownTruth:
 
     def read_label(self, sample: Sample) -> NDArray[Any]:
         """Read a label map and remember it."""
-        labels = self._data.read_label(sample)
+        labels, self.sample = self._data.read_label(sample), sample
         void = sorted(void_values(len(self.vocabulary), self.ignore_index))
         self._truth = np.where(np.isin(labels, void), NOTHING, labels.astype(np.int64))
         return labels

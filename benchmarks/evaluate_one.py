@@ -1,0 +1,162 @@
+"""Evaluates one method on one data set, and diagnoses it; `run_all.py` starts it for each.
+
+A process of its own makes the memory that is measured the method's own. The last line that it
+prints is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crops import crop_accuracy
+from diagnoses import Codes, diagnoses_of
+from layout import CROPS_FILE, DIAGNOSES_FILE, TIMES_FILE, read_json, result_file, run_folder
+from measuring import peak_memory_gib
+from quality import find_data, is_world, load_method, shard
+
+from car.segmenter import CaRSegmenter
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.evaluation import evaluate_set
+from openvocab.evaluation_log import read_records
+from openvocab.files import write_text
+from openvocab.oracle import KnownTruth
+from openvocab.results import Result
+from openvocab.samples import SampleSet
+from openvocab.segmenter import Segmenter
+
+
+class Timed:
+    """A segmenter that notes how long its images took."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+        self.seconds: list[float] = []
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the segmenter says about itself."""
+        return self.segmenter.describe()
+
+    def segment(self, image: Any, vocabulary: Any, **options: Any) -> Any:
+        """Segment on the clock."""
+        start = time.perf_counter()
+        result = self.segmenter.segment(image, vocabulary, **options)
+        self.seconds.append(time.perf_counter() - start)
+        return result
+
+
+def evaluate_method(args: argparse.Namespace) -> None:
+    """Evaluate, measure, diagnose.
+
+    Raises:
+        InputError: the weights or the data are not there, or the method cannot do it.
+    """
+    before = peak_memory_gib()
+    folder = run_folder(args.output, args.data, args.method)
+    data = find_data(args.data, args.data_root)
+    segmenter = load_method(args.method, args.weights, data)
+    timed = Timed(segmenter)
+    result = _evaluate(timed, data, folder, args, save_predictions=True)
+    if timed.seconds:
+        write_text(folder / TIMES_FILE, json.dumps(costs(timed.seconds, before)) + "\n")
+    if result.complete:
+        result.save(result_file(args.output, args.data, args.method))
+    if args.diagnoses:
+        found = {r.id: r.segments or {} for r in read_records(folder, result.card)}
+        diagnose(segmenter, data, found, folder, args)
+    if isinstance(segmenter, CaRSegmenter) and is_world(data):
+        _measure_crops(segmenter, folder, args)
+
+
+def costs(seconds: Sequence[float], before: float) -> dict[str, Any]:
+    """Return seconds for an image, without the first one, which pays for the names, and memory.
+
+    Args:
+        seconds: of the images in order.
+        before: GiB at most before the method was loaded: Python and libraries.
+    """
+    return {
+        "seconds": float(np.median(seconds[1:] or seconds)),
+        "images": len(seconds),
+        "peak_gib": peak_memory_gib(),
+        "libraries_gib": before,
+    }
+
+
+def diagnose(
+    segmenter: Segmenter, data: SampleSet, found: Codes, folder: Path, args: argparse.Namespace
+) -> None:
+    """Evaluate the method with parts of the truth, and write which results there are."""
+    known = KnownTruth(data)
+    outcome = {}
+    for part, told in diagnoses_of(args.method, segmenter, known, found).items():
+        print(f"{args.method}, {part}", file=sys.stderr, flush=True)
+        try:
+            result = _evaluate(told, known, folder / part, args)
+        except InputError as error:
+            outcome[part] = {"reason": str(error)}
+            continue
+        if result.complete:
+            path = result_file(args.output, args.data, args.method, part)
+            result.save(path)
+            outcome[part] = {"result": path.name}
+    write_text(folder / DIAGNOSES_FILE, json.dumps(outcome) + "\n")
+
+
+def _evaluate(
+    segmenter: Any, data: Any, folder: Path, args: argparse.Namespace, **options: Any
+) -> Result:
+    return evaluate_set(
+        segmenter,
+        data,
+        output=folder,
+        resume=args.resume,
+        limit=args.limit,
+        shard=shard(),
+        **options,
+    )
+
+
+def _measure_crops(segmenter: CaRSegmenter, folder: Path, args: argparse.Namespace) -> None:
+    before = read_json(folder / CROPS_FILE) or {}
+    if args.resume and before.get("weights_sha256") == segmenter.weights_sha256:
+        return
+    found = crop_accuracy(segmenter.car.classifier_text)
+    found["weights_sha256"] = segmenter.weights_sha256
+    write_text(folder / CROPS_FILE, json.dumps(found) + "\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method", choices=("san", "ovseg", "car"))
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--diagnoses", action="store_true")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate, and print what was refused."""
+    refused = None
+    try:
+        evaluate_method(make_parser().parse_args(argv))
+    except InputError as error:
+        refused = str(error)
+    print(json.dumps({"refused": refused}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

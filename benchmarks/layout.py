@@ -1,0 +1,31 @@
+"""Where a run of `run_all.py` keeps what: results as JSON, and below `runs` what resuming needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TIMES_FILE = "times.json"
+DIAGNOSES_FILE = "diagnoses.json"
+CROPS_FILE = "crops.json"
+
+
+def slug(name: str) -> str:
+    """Return a data set's name as a file name."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name).strip("-")
+
+
+def run_folder(output: Path, data: str, method: str) -> Path:
+    """Return where the evaluation of a method on a data set is logged."""
+    return output / "runs" / slug(data) / method
+
+
+def result_file(output: Path, data: str, *parts: str) -> Path:
+    """Return where the result of a method, or of one of its diagnoses, is kept."""
+    return output / "results" / f"{'--'.join((slug(data), *parts))}.json"
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds, or None if there is none."""
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None

@@ -1,0 +1,122 @@
+"""Says in words and numbers what `structure.py` measured; one column for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def side_by_side(structures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the table of structure: a title and one cell for each method."""
+    rows = {
+        "Parameters": lambda s: millions(s["parameters"]["total"]),
+        "of them trained by the method": lambda s: millions(s["parameters"]["trained"]),
+        "of them frozen": lambda s: millions(s["parameters"]["frozen"]),
+        "CLIP sees": pictures_sentence,
+        "CLIP layers read or changed": layers_sentence,
+        "Where names enter": names_sentence,
+        "One more name costs": added_sentence,
+        "GFLOP, this image": gflop_sentence,
+        "Seconds, this image": lambda s: f"{total_seconds(s):.1f}",
+        "Kept for the backward pass": lambda s: (
+            "nothing is trained" if s["training_mib"] is None else f"{s['training_mib']:,.0f} MiB"
+        ),
+        "Peak memory of the process": lambda s: f"{s['peak_gib']:.1f} GiB",
+    }
+    return [
+        {"title": title, "cells": [show(s) for s in structures.values()]}
+        for title, show in rows.items()
+    ]
+
+
+def names_sentence(structure: Mapping[str, Any]) -> str:
+    """Say which stages use the names."""
+    titles = {stage["key"]: stage["title"] for stage in structure["stages"]}
+    return " and ".join(f"“{titles[key]}”" for key in structure["names_enter"])
+
+
+def pictures_sentence(structure: Mapping[str, Any]) -> str:
+    """Say what CLIP's image towers were fed."""
+    sentences = []
+    for tower in structure["clip"]:
+        sizes = ", ".join(f"{h} × {w}" for h, w in tower["input_sizes"])
+        pictures = tower["pictures"]
+        sentences.append(f"{pictures} picture{'s' * (pictures != 1)} of {sizes} ({tower['role']})")
+    return "; ".join(sentences)
+
+
+def layers_sentence(structure: Mapping[str, Any]) -> str:
+    """Say which blocks of CLIP were used in another way than CLIP does."""
+    sentences = []
+    for tower in structure["clip"]:
+        layers = tower["vision"]["layers"]
+        parts = []
+        if extra := _larger(tower["tokens"]):
+            count = tower["tokens"][extra[0] - 1] - tower["tokens"][0]
+            parts.append(f"{count} more tokens in {_blocks(extra)}")
+        if replaced := tower["replaced_before"]:
+            parts.append(f"tokens replaced before {_blocks(replaced)}")
+        if recomposed := tower["attention_recomposed"]:
+            parts.append(f"attention taken apart in {_blocks(recomposed)}")
+        if gradients := tower["gradients"]:
+            parts.append(f"gradients through {_blocks(gradients)}")
+        if unused := [i for i in range(1, layers + 1) if _idle(tower["tokens"], i)]:
+            parts.append(f"{_blocks(unused)} not run")
+        role = tower["role"]
+        sentences.append(f"{role}: {', '.join(parts) or 'none'} (of {layers})")
+    return "; ".join(sentences)
+
+
+def _idle(tokens: Sequence[int], block: int) -> bool:
+    return block > len(tokens) or tokens[block - 1] == 0
+
+
+def _larger(tokens: Sequence[int]) -> list[int]:
+    return [i for i, count in enumerate(tokens, start=1) if count > tokens[0]]
+
+
+def _blocks(numbers: Sequence[int]) -> str:
+    """Say "block 3" or "blocks 1 to 4" or "blocks 1, 5"."""
+    if len(numbers) == 1:
+        return f"block {numbers[0]}"
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"blocks {numbers[0]} to {numbers[-1]}"
+    return "blocks " + ", ".join(map(str, numbers))
+
+
+def added_sentence(structure: Mapping[str, Any]) -> str:
+    """Say what a name costs when it is added."""
+    added = structure["added_names"]
+    once = f"{added['text_gflop_once']:.0f} GFLOP once for its text"
+    each = added["clip_gflop_each_image"]
+    return f"{once}, and {each:.0f} GFLOP on every image" if each else f"{once}; no CLIP pass"
+
+
+def total_gflop(structure: Mapping[str, Any]) -> float:
+    """Sum the stages without the text, which is paid once."""
+    return sum(s["gflop"] for s in structure["stages"] if s["key"] != "text")
+
+
+def gflop_sentence(structure: Mapping[str, Any]) -> str:
+    """Say what an image costs, and what it costs at most where CLIP was spared pictures."""
+    total, most = total_gflop(structure), structure["pictures_at_most"]
+    if most is None:
+        return f"{total:,.0f}"
+    return f"{total:,.0f}; with all {most} pictures {gflop_at_most(structure):,.0f}"
+
+
+def gflop_at_most(structure: Mapping[str, Any]) -> float:
+    """Scale CLIP's share to all pictures that it may be shown."""
+    clip = next(s["gflop"] for s in structure["stages"] if s["key"] == "clip")
+    shown = sum(tower["pictures"] for tower in structure["clip"])
+    return total_gflop(structure) + clip * (structure["pictures_at_most"] / shown - 1)
+
+
+def total_seconds(structure: Mapping[str, Any]) -> float:
+    """Sum the stages without the text, which is paid once."""
+    return sum(s["seconds"] for s in structure["stages"] if s["key"] != "text")
+
+
+def millions(value: int) -> str:
+    """Show a number of parameters."""
+    return f"{value / 1e6:,.1f} M" if value >= 1e5 else f"{value:,}"
