@@ -1,0 +1,100 @@
+"""Documents say what was measured, and nothing that was not."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import document
+import numpy as np
+import pytest
+
+from openvocab.bootstrap import Interval
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.results import ProtocolCard, Result
+
+METHODS = ("san", "ovseg", "car")
+# A number with a unit of what is measured; outside of blocks there must be none.
+MEASURED = re.compile(r"\b\d[\d.,]*\s?(?:ms|s|MiB|GiB|GFLOPS?|mIoU|seconds|minutes|hours)\b")
+CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+
+
+@pytest.mark.parametrize("path", document.documents(), ids=lambda path: path.name)
+def test_documents_say_what_the_json_says(path) -> None:
+    text = path.read_text("utf-8")
+    assert document.rendered(text, document.measurements()) == text
+    assert text.count("<!-- measured:") == len(document.BLOCK.findall(text))
+
+
+@pytest.mark.parametrize("path", document.documents(), ids=lambda path: path.name)
+def test_measured_numbers_stand_in_blocks_alone(path) -> None:
+    text = CODE.sub("", document.BLOCK.sub("", path.read_text("utf-8")))
+    assert not MEASURED.findall(text), f"{path}: give it a block, see benchmarks/document.py"
+
+
+def test_measured_numbers_are_recognised() -> None:
+    found = MEASURED.findall("it takes 2.5 s and 1,024 MiB, or 40 mIoU in 3 minutes, on 4 images")
+    assert found == ["2.5 s", "1,024 MiB", "40 mIoU", "3 minutes"]
+
+
+def test_the_readme_shows_the_world() -> None:
+    text = (document.ROOT / "README.md").read_text("utf-8")
+    assert "world-scores" in {match[2] for match in document.BLOCK.finditer(text)}
+
+
+def test_blocks_are_filled_between_lines_and_within_them() -> None:
+    values = {"speed_san": {"memory": {"names": 5000, "width": 7, "height": 9, "peak_gib": 1.26}}}
+    said = "5,000 names on a 7 × 9 picture take 1.3 GiB"
+    text = "a <!-- measured: san-memory -->old<!-- end --> b"
+    assert document.rendered(text, values) == text.replace("old", said)
+    text = "a\n\n<!-- measured: san-memory -->\nold\nlines\n<!-- end -->\nb"
+    assert document.rendered(text, values) == text.replace("old\nlines", said)
+    with pytest.raises(InputError, match="no template 'nonesuch'"):
+        document.rendered("<!-- measured: nonesuch --><!-- end -->", {})
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The results of a run on all scenes, all of them right."""
+    matrix = np.hstack([np.eye(3, dtype=np.int64) * 9, np.zeros((3, 1), np.int64)])
+    for method in METHODS:
+        card = ProtocolCard(data_set="world", method=method, n_images=256)
+        intervals = {"detectron2": Interval(100.0, 98.76, 100.0)}
+        path = tmp_path / "results" / f"world--{method}.json"
+        Result(card, ("a", "b", "c"), matrix, intervals).save(path)
+    comparison = {
+        "results": {m: f"world--{m}.json" for m in METHODS},
+        "seen": {"classes": 2},
+        "scores": {m: {"all": 43.21, "seen": 54.3, "unseen": 12.34} for m in METHODS},
+        "control": {m: {"ratio": 7.7} for m in METHODS},
+        "diagnoses": {m: {"true-masks": {"all": 81.5, "seen": 1, "unseen": 2}} for m in METHODS},
+        "one_step": None,
+        "crops": {"unseen": 97.5},
+        "times": {m: {"seconds": 1, "peak_gib": 2, "libraries_gib": 1} for m in METHODS},
+    }
+    path = tmp_path / "results" / "world--comparison.json"
+    path.write_text(json.dumps(comparison))
+    return tmp_path
+
+
+def test_a_run_becomes_tables(finished) -> None:
+    world = document.collect_world(finished)
+    assert world == json.loads(json.dumps(world)) and world["mib"]["car"] == 1024
+    text = "<!-- measured: world-results -->\n<!-- end -->"
+    found = document.rendered(text, {"world": world})
+    assert "| SAN | 43.2 | 98.8 to 100.0 | 54.3 | 12.3 | 7.7 |" in found
+    assert "| CLIP, top-1 on crops of unseen names, % | ≥ 90 | 97.5 | yes |" in found
+    assert found.count("| 81.5 |") == 3 + 1 and "rank nothing on photographs" in found
+    assert document.rendered(found, {"world": world}) == found
+
+
+def test_a_part_of_the_scenes_is_not_quoted(finished, tmp_path, capsys) -> None:
+    path = finished / "results" / "world--car.json"
+    content = json.loads(path.read_text())
+    content["card"]["n_images"] = 8
+    path.write_text(json.dumps(content))
+    assert run(document.main, [str(finished)]) == 2
+    assert "on 8 scenes" in capsys.readouterr().err
+    assert run(document.main, [str(tmp_path / "none")]) == 2
+    assert "run_all.py first" in capsys.readouterr().err
