@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from controls import control_of
-from diagnoses import ONE_STEP
+from diagnoses import ONE_STEP, PARTS
 from gallery import gallery
-from layout import CROPS_FILE, DIAGNOSES_FILE, TIMES_FILE, read_json, result_file
+from layout import COSTS_FILE, CROPS_FILE, FORMAT, REFUSED_FILE, read_json, result_file
 from quality import Plan, is_world
 
-from openvocab.bootstrap import PairedDifference
+from openvocab.bootstrap import PairedDifference, paired_difference
 from openvocab.compare import compare
 from openvocab.errors import InputError
 from openvocab.evaluation import PREDICTIONS_FILE, RESULT_FILE
+from openvocab.evaluation_log import ImageRecord, read_records
 from openvocab.files import write_text
 from openvocab.metrics import CONVENTIONS, IntArray, scores, seen_unseen
 from openvocab.results import Result
@@ -26,7 +27,6 @@ from openvocab.samples import SampleSet
 from openvocab.vocabulary import Vocabulary, available_vocabularies
 from openvocab.world import seen_labels
 
-FORMAT = "openvocab-comparison-2"
 _SEEN = "coco-stuff-171"  # what SAN and OVSeg are trained on
 
 
@@ -40,14 +40,16 @@ def collect(plan: Plan, name: str) -> None:
     seen = seen_classes(plan.seen, data)
     ids = None if seen is None else seen["ids"]
     found = {m: part_scores(result.matrix, ids) for m, result in results.items()}
+    for method, result in results.items():
+        result.save(result_file(plan.output, name, method))
     predictions = {m: plan.folder(name, m) / PREDICTIONS_FILE for m in done}
     value = {
         "format": FORMAT,
         "data_set": data.name,
-        "title": Path(name).resolve().name if Path(name).is_dir() else data.name,
+        "title": _title(name, data),
         "asked": name,
         "results": {m: result_file(plan.output, name, m).name for m in done},
-        "times": {m: read_json(plan.folder(name, m) / TIMES_FILE) for m in done},
+        "times": {m: read_json(plan.folder(name, m) / COSTS_FILE) for m in done},
         "scores": found,
         "control": {m: control_of(r.matrix, found[m]["all"]) for m, r in results.items()},
         "paired": [_pair(plan, name, a, b) for a, b in combinations(done, 2)],
@@ -59,6 +61,12 @@ def collect(plan: Plan, name: str) -> None:
     }
     path = result_file(plan.output, name, "comparison")
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _title(name: str, data: SampleSet) -> str:
+    if Path(name).is_dir():
+        return Path(name).resolve().name
+    return data.name if data.split in ("", "val") else f"{data.name}, {data.split}"
 
 
 def part_scores(matrix: IntArray, seen: Sequence[int] | None) -> dict[str, float | None]:
@@ -140,18 +148,32 @@ def _diagnoses(plan: Plan, name: str, method: str, seen: Sequence[int] | None) -
     """Return the scores of a method's diagnoses by name, or the reason why there are none."""
     if not plan.diagnosed(name):
         return {}
-    outcome = read_json(plan.folder(name, method) / DIAGNOSES_FILE) or {}
-    for entry in outcome.values():
-        if "result" in entry:
-            result = Result.load(plan.output / "results" / entry["result"])
-            entry |= {**part_scores(result.matrix, seen), "images": result.card.n_images}
-    return outcome
+    folder = plan.folder(name, method)
+    refused = read_json(folder / REFUSED_FILE) or {}
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        path = folder / part / RESULT_FILE
+        if part in refused:
+            found[part] = {"reason": refused[part]}
+        elif path.is_file():
+            result = Result.load(path)
+            result.save(result_file(plan.output, name, method, part))
+            found[part] = {**part_scores(result.matrix, seen), "images": result.card.n_images}
+    return found
 
 
 def _one_step(plan: Plan, name: str) -> dict[str, float | None] | None:
-    """Return how much better CaR is than after one step, on the same images."""
+    """Return how much better CaR is than after one step, on the images that both have seen."""
     folder = plan.folder(name, "car")
     there = (folder / ONE_STEP / RESULT_FILE).is_file()
     if "car" not in plan.weights or not plan.diagnosed(name) or not there:
         return None
-    return _interval(compare(folder, folder / ONE_STEP).paired["detectron2"])
+    itself, one = ({r.id: r.pairs for r in _records(f)} for f in (folder, folder / ONE_STEP))
+    both = sorted(itself.keys() & one.keys())
+    first, second = [itself[i] for i in both], [one[i] for i in both]
+    paired = paired_difference(first, second, len(plan.data[name].vocabulary))
+    return {**_interval(paired), "images": len(both)}
+
+
+def _records(folder: Path) -> Iterator[ImageRecord]:
+    return read_records(folder, Result.load(folder / RESULT_FILE).card)

@@ -25,7 +25,10 @@ from openvocab.vocabulary import Vocabulary
 
 Labeller = Callable[[ImageArray, IntArray, Vocabulary], Labels]
 Codes = Mapping[str, Mapping[int, Mapping[str, Any]]]
-ONE_STEP = "one-step"
+TRUE_MASKS, TRUE_NAMES = "true-masks", "true-names"
+PRESENCE, ONE_STEP = "known-presence", "one-step"
+PARTS = (TRUE_MASKS, TRUE_NAMES, PRESENCE, ONE_STEP)
+WHOLE = (PRESENCE, ONE_STEP)  # those that run all of the method again
 _MODULES = {"san": san.diagnosis, "ovseg": ovseg.diagnosis, "car": car.diagnosis}
 
 
@@ -67,11 +70,11 @@ def diagnoses_of(
     """
     module: Any = _MODULES[method]
     labellers: dict[str, Labeller] = {
-        "true-masks": partial(module.label_true_masks, segmenter),
-        "true-names": _rename(known, found)
+        TRUE_MASKS: partial(module.label_true_masks, segmenter),
+        TRUE_NAMES: _rename(known, found)
         if method == "car"
         else partial(module.label_with_true_names, segmenter),
-        "known-presence": partial(label_with_known_presence, segmenter),
+        PRESENCE: partial(label_with_known_presence, segmenter),
     }
     told: dict[str, Segmenter] = {
         part: Told(segmenter, part, known, label)  # type: ignore[dict-item]

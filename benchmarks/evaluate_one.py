@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from crops import crop_accuracy
-from diagnoses import Codes, diagnoses_of
-from layout import CROPS_FILE, DIAGNOSES_FILE, TIMES_FILE, read_json, result_file, run_folder
+from diagnoses import WHOLE, Codes, diagnoses_of
+from layout import CROPS_FILE, REFUSED_FILE, COSTS_FILE, read_json, run_folder
 from measuring import peak_memory_gib
 from quality import find_data, is_world, load_method, shard
 
@@ -65,13 +65,11 @@ def evaluate_method(args: argparse.Namespace) -> None:
     timed = Timed(segmenter)
     result = _evaluate(timed, data, folder, args, save_predictions=True)
     if timed.seconds:
-        write_text(folder / TIMES_FILE, json.dumps(costs(timed.seconds, before)) + "\n")
-    if result.complete:
-        result.save(result_file(args.output, args.data, args.method))
+        write_text(folder / COSTS_FILE, json.dumps(costs(timed.seconds, before)) + "\n")
     if args.diagnoses:
         found = {r.id: r.segments or {} for r in read_records(folder, result.card)}
         diagnose(segmenter, data, found, folder, args)
-    if isinstance(segmenter, CaRSegmenter) and is_world(data):
+    if isinstance(segmenter, CaRSegmenter) and is_world(data) and shard()[0] == 0:
         _measure_crops(segmenter, folder, args)
 
 
@@ -93,21 +91,17 @@ def costs(seconds: Sequence[float], before: float) -> dict[str, Any]:
 def diagnose(
     segmenter: Segmenter, data: SampleSet, found: Codes, folder: Path, args: argparse.Namespace
 ) -> None:
-    """Evaluate the method with parts of the truth, and write which results there are."""
+    """Evaluate the method with parts of the truth, and write why some of them cannot be told."""
     known = KnownTruth(data)
-    outcome = {}
+    refused = {}
     for part, told in diagnoses_of(args.method, segmenter, known, found).items():
         print(f"{args.method}, {part}", file=sys.stderr, flush=True)
+        limit = args.again if part in WHOLE else None
         try:
-            result = _evaluate(told, known, folder / part, args)
+            _evaluate(told, known, folder / part, args, limit=limit or args.limit)
         except InputError as error:
-            outcome[part] = {"reason": str(error)}
-            continue
-        if result.complete:
-            path = result_file(args.output, args.data, args.method, part)
-            result.save(path)
-            outcome[part] = {"result": path.name}
-    write_text(folder / DIAGNOSES_FILE, json.dumps(outcome) + "\n")
+            refused[part] = str(error)
+    write_text(folder / REFUSED_FILE, json.dumps(refused) + "\n")
 
 
 def _evaluate(
@@ -118,9 +112,8 @@ def _evaluate(
         data,
         output=folder,
         resume=args.resume,
-        limit=args.limit,
         shard=shard(),
-        **options,
+        **{"limit": args.limit, **options},
     )
 
 
@@ -144,6 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--diagnoses", action="store_true")
+    parser.add_argument("--again", type=int, help="limit where a diagnosis runs the whole method")
     return parser
 
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-TIMES_FILE = "times.json"
-DIAGNOSES_FILE = "diagnoses.json"
+FORMAT = "openvocab-comparison-2"  # of what `comparison.py` writes and the report reads
+COSTS_FILE = "costs.json"
+REFUSED_FILE = "refused.json"
 CROPS_FILE = "crops.json"
 
 

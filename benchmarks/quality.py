@@ -22,6 +22,7 @@ from ovseg.evaluate import with_published_weight
 from san import load_san
 
 WORLD = "world"  # the embedded data set, and the weights that the packages carry for it
+AGAIN = 64
 _FOLDERS = ("images", "labels", "names.txt")
 
 
@@ -49,7 +50,8 @@ class Plan:
         data_root: where known sets lie.
         limit: images of each set; None for all.
         resume: go on where an earlier run stopped.
-        diagnoses: also tell each method parts of the truth; None: on the world.
+        diagnoses: also tell each method parts of the truth; None: on the world, and those parts
+            that take as long as the method itself on its first `AGAIN` images.
         seen: names that training saw, a file or a vocabulary; None: those of the training set.
     """
 
@@ -167,4 +169,8 @@ def _arguments(plan: Plan, name: str, method: str) -> list[str]:
     if plan.limit is not None:
         words += ["--limit", str(plan.limit)]
     words += ["--resume" if plan.resume else "--no-resume"]
-    return words + (["--diagnoses"] if plan.diagnosed(name) else [])
+    if plan.diagnosed(name):
+        words += ["--diagnoses"]
+        if plan.diagnoses is None:
+            words += ["--again", str(min(AGAIN, plan.limit or AGAIN))]
+    return words

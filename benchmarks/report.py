@@ -14,7 +14,7 @@ import numpy as np
 from controls import floor_rows
 from figures import diagrams, latency_figures, own_mib, set_figures, write_figures
 from jinja2 import Environment, FileSystemLoader
-from layout import read_json
+from layout import FORMAT, read_json
 from structure_table import millions, side_by_side
 
 from openvocab.cli import run
@@ -52,7 +52,8 @@ def read_page(folder: Path) -> dict[str, Any]:
     """Gather everything that the templates show."""
     results = folder / "results"
     structures, latencies = (_by_method(results, kind) for kind in ("structure", "latency"))
-    comparisons = [read_json(path) for path in sorted(results.glob("*--comparison.json"))]
+    found = [read_json(path) for path in sorted(results.glob("*--comparison.json"))]
+    comparisons = [value for value in found if value.get("format") == FORMAT]
     if not structures and not comparisons:
         raise InputError(f"{results} holds no results; run benchmarks/run_all.py first")
     sets = [read_set(results, value) for value in comparisons]
@@ -165,7 +166,7 @@ def read_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
         "control": comparison["control"],
         "paired": comparison["paired"],
         "seen": comparison["seen"],
-        "diagnoses": _diagnoses(comparison),
+        "diagnoses": _diagnoses(comparison, images),
         "one_step": comparison["one_step"],
         "crops": comparison["crops"],
         "floors": floor_rows(comparison, images) if is_world else [],
@@ -174,11 +175,12 @@ def read_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _diagnoses(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _diagnoses(comparison: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
     """Return a row for each method as it is, and one for each of its diagnoses."""
     rows = []
     for method, found in comparison["diagnoses"].items():
-        entries = {"nothing": comparison["scores"][method], **found} if found else {}
+        itself = {**comparison["scores"][method], "images": images}
+        entries = {"nothing": itself, **found} if found else {}
         for part, entry in entries.items():
             rows.append(
                 {
@@ -186,6 +188,7 @@ def _diagnoses(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "first": part == "nothing",
                     "title": TOLD[part],
                     "scores": {key: entry.get(key) for key in ("all", "seen", "unseen")},
+                    "images": entry.get("images"),
                     "reason": entry.get("reason"),
                 }
             )

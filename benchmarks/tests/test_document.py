@@ -63,12 +63,13 @@ def finished(tmp_path):
         intervals = {"detectron2": Interval(100.0, 98.76, 100.0)}
         path = tmp_path / "results" / f"world--{method}.json"
         Result(card, ("a", "b", "c"), matrix, intervals).save(path)
+    told = {"all": 81.5, "seen": 1, "unseen": 2, "images": 256}
     comparison = {
         "results": {m: f"world--{m}.json" for m in METHODS},
         "seen": {"classes": 2},
         "scores": {m: {"all": 43.21, "seen": 54.3, "unseen": 12.34} for m in METHODS},
         "control": {m: {"ratio": 7.7} for m in METHODS},
-        "diagnoses": {m: {"true-masks": {"all": 81.5, "seen": 1, "unseen": 2}} for m in METHODS},
+        "diagnoses": {m: {"true-masks": told} for m in METHODS},
         "one_step": None,
         "crops": {"unseen": 97.5},
         "times": {m: {"seconds": 1, "peak_gib": 2, "libraries_gib": 1} for m in METHODS},

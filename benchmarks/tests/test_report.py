@@ -9,6 +9,7 @@ from pathlib import Path
 import charts
 import diagram
 import figures
+import layout
 import numpy as np
 import pytest
 import report
@@ -35,7 +36,7 @@ def folder(tmp_path) -> Path:
         result(method, diagonal).save(tmp_path / "results" / name)
     pair = {"first": "san", "second": "ovseg", "protocol": ["x differs"], "conventions": {}}
     comparison = {
-        "data_set": "pascal-context-459", "title": "PC-459", "results": names,
+        "format": layout.FORMAT, "data_set": "pascal-context-459", "title": "PC-459", "results": names,
         "paired": [pair], "seen": None,
         "gallery": [], "diagnoses": {m: {} for m in names}, "one_step": None, "crops": None,
         "times": {m: {"seconds": 2.0, "peak_gib": 1.0, "libraries_gib": 0.5} for m in names},

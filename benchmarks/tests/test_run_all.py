@@ -135,6 +135,14 @@ def test_bad_arguments_are_one_sentence(words, said, capsys) -> None:
     assert said in capsys.readouterr().err
 
 
+def test_a_wrong_list_of_seen_names_is_said_before_anything_runs(
+    checkpoints, pictures, tmp_path, capsys
+) -> None:
+    words = arguments(checkpoints, pictures, tmp_path / "o", "--seen", "none.txt")
+    assert run(run_all.main, words) == 2
+    assert "none.txt" in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
 def test_configurations_are_read(tmp_path, capsys) -> None:
     folder = Path(run_all.__file__).parent / "configs"
     for path in folder.glob("*.yaml"):

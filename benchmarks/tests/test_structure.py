@@ -54,7 +54,7 @@ def test_measuring_leaves_the_model_as_it_was(subject, monkeypatch) -> None:
     image = picture(64)
     before = subject.segmenter.segment(image, NAMES).labels
     owned = [(o, n, n in vars(o)) for s in subject.anatomy.stages for o, n in s.calls]
-    found = measure("x", 1000, replace(subject))
+    found = measure("x", subject=replace(subject))
     assert owned == [(o, n, n in vars(o)) for s in subject.anatomy.stages for o, n in s.calls]
     assert (subject.segmenter.segment(image, NAMES).labels == before).all()
     assert json.loads(json.dumps(found)) == found
