@@ -12,7 +12,8 @@ from openvocab.clip.prompts import load_templates
 from openvocab.errors import InputError
 from openvocab.vocabulary import Background, Vocabulary, available_vocabularies
 
-SIZES = {  # key: (names, things); None where nobody says which are things
+SIZES = {
+    "world": (60, 48),  # key: (names, things); None where nobody says which are things
     "coco-stuff-171": (171, 80),
     "ade20k-150": (150, 125),
     "ade20k-847": (847, 818),

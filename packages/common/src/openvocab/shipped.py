@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from openvocab.errors import InputError
+from openvocab.vocabulary import WORLD
 from openvocab.weights import read_metadata, read_state_dict, save_state_dict
 
-WORLD = "world"
 _SHARED = "shares_world_clip"  # in the metadata: the prefix of CLIP's tensors
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from openvocab.errors import InputError
 
 NOTHING = -1
+WORLD = "world"  # the embedded world: its names, scenes and weights are called so everywhere
 BACKGROUND_NAME = "background"
 
 BackgroundKind = Literal["none", "threshold", "names", "learned", "remap"]
@@ -120,7 +121,9 @@ class Vocabulary:
 
     @classmethod
     def load(cls, key: str) -> Vocabulary:
-        """Return a published vocabulary such as "ade20k-150"; see `available_vocabularies`.
+        """Return a published vocabulary such as "ade20k-150", or "world".
+
+        See `available_vocabularies` for all of them.
 
         Raises:
             InputError: if there is none of this name.
@@ -241,11 +244,15 @@ class Vocabulary:
 def available_vocabularies() -> tuple[str, ...]:
     """Return the names that `Vocabulary.load` knows, sorted."""
     files = resources.files("openvocab.datasets").joinpath("vocabularies").iterdir()
-    return tuple(sorted(Path(f.name).stem for f in files if f.name.endswith(".json")))
+    return tuple(sorted([WORLD, *(Path(f.name).stem for f in files if f.name.endswith(".json"))]))
 
 
 @cache
 def _load(key: str) -> Vocabulary:
+    if key == WORLD:
+        from openvocab.world.names import world_vocabulary  # which needs this module
+
+        return world_vocabulary()
     known = available_vocabularies()
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known

@@ -18,7 +18,7 @@ import yaml
 from openvocab.clip.model import CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.weights import load_clip
 from openvocab.errors import InputError
-from openvocab.shipped import WORLD
+from openvocab.vocabulary import WORLD
 
 Mode = Literal["eval", "demo"]
 _T = TypeVar("_T")

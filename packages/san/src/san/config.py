@@ -10,7 +10,7 @@ from typing import Any
 from openvocab.clip import CLIPConfig
 from openvocab.clip.weights import load_clip, open_clip_config
 from openvocab.errors import InputError
-from openvocab.shipped import WORLD
+from openvocab.vocabulary import WORLD
 
 
 @dataclass(frozen=True)

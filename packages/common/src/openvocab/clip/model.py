@@ -406,7 +406,8 @@ class CLIP(nn.Module):
         """Return the table's rows of token ids (N, T); padding behind a text may be any row."""
         if self.token_ids is None:
             return tokens
-        rows = torch.searchsorted(self.token_ids, tokens.contiguous()).clamp(max=len(self.token_ids) - 1)
+        rows = torch.searchsorted(self.token_ids, tokens.contiguous())
+        rows = rows.clamp(max=len(self.token_ids) - 1)
         unknown = (self.token_ids[rows] != tokens) & (tokens != 0)
         if unknown.any():
             bad = int(unknown.any(dim=1).nonzero()[0])

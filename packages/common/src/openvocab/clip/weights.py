@@ -26,7 +26,8 @@ from openvocab.clip.model import (
     VisionConfig,
 )
 from openvocab.errors import InputError
-from openvocab.shipped import WORLD, world_file
+from openvocab.shipped import world_file
+from openvocab.vocabulary import WORLD
 from openvocab.weights import (
     load_strict,
     read_metadata,

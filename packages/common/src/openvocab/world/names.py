@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from openvocab.vocabulary import Vocabulary
+from openvocab.vocabulary import WORLD, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def world_vocabulary(*, seen_only: bool = False) -> Vocabulary:
     """Return the names in the order of the labels, all or only those of segmentation training."""
     names = [name for name in world_names() if name.seen or not seen_only]
     return Vocabulary(
-        tuple(name.name for name in names), things=tuple(name.is_thing for name in names)
+        tuple(name.name for name in names),
+        things=tuple(name.is_thing for name in names),
+        key=None if seen_only else WORLD,
     )
 
 

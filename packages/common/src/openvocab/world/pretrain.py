@@ -1,9 +1,11 @@
 """Train the world's CLIP: `python -m openvocab.world.pretrain --config-file world_clip`.
 
-Pictures and captions only, no masks: crops of single names on stuff and on flat ground, and whole
-scenes. Three losses, all of them cross-entropies over all names of the world rather than over a
-batch, which a model of this size needs to learn in minutes: the class token names crops, names what
-is in scenes, and every patch of a scene must be one of the names in its caption.
+Pictures and captions only, no masks: crops of single names on stuff and on flat ground, single
+names somewhere on flat ground, and whole scenes. All losses are cross-entropies over all names of
+the world rather than over a batch, which a model of this size needs to learn in minutes. What is
+asked is what the three methods read: the class token names what there is, behind the last block and
+(CaR's classifier) behind the one before it; so does the mean of the patches (CaR's saliency); and
+every patch of a scene, by the value that attention takes from it, is a name of the caption.
 
 Source: Radford et al. 2021, section 2.3; SPEC world.
 """
@@ -13,9 +15,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from openvocab.clip.model import (
     TextConfig,
     VisionConfig,
     VisionTransformer,
+    resize_positions,
 )
 from openvocab.clip.prompts import load_templates
 from openvocab.clip.tokenizer import CONTEXT_LENGTH, tokenize
@@ -59,12 +62,16 @@ from openvocab.training.distributed import join_world
 from openvocab.training.loop import Task, Trainer, check_fresh
 from openvocab.training.order import Key, generator_of
 from openvocab.weights import load_strict, save_state_dict
-from openvocab.world.crops import crop
+from openvocab.world.crops import Ground, crop
 from openvocab.world.names import caption_frames, names_in_caption, world_names
-from openvocab.world.scenes import Split, scene
+from openvocab.world.pictograms import Pixels
+from openvocab.world.scenes import SIZE, Split, scene
 
 SAMPLES = 1 << 20  # crops or scenes; every position of the run draws its own
 TEMPLATE_SETS = ("vild", "imagenet", "car", "single", "origami")
+Kind = Literal["crop", "lone", "scene"]
+_WEIGHTS: dict[Kind, float] = {"crop": 1.0, "lone": 1.0, "scene": 0.5}
+_LONE = (28, 101)  # sides in pixels of what stands alone
 _MAX_LOG_SCALE = 4.6052  # ln 100
 
 
@@ -73,7 +80,7 @@ class ModelConfig:
     """The small CLIP: a ViT with a convolutional stem, whose size the shipped files must bear.
 
     Attributes:
-        crop_size: side in pixels of crops, and of the native input.
+        crop_size: side in pixels of crops.
         patch_size: in pixels.
         stem: channels of the stem.
         width: of both towers.
@@ -111,9 +118,14 @@ class PretrainConfig:
     Attributes:
         weights: a CLIP to go on from; its own architecture counts then.
         model: the architecture.
-        scene_every: one sample in so many is a scene, the others are crops.
+        image_size: side in pixels of the native input; positions are resized to it.
+        kinds: what the samples are, one after the other and over again: "crop" (a name that fills
+            a small picture), "lone" (a name somewhere on flat ground), "scene".
         flat: share of the crops that stand on flat ground, as in masked images.
+        lock_text: keep the text tower as it is.
         dense_weight: of the loss of patches.
+        pooled_weight: of the loss of the mean of the patches.
+        early_weight: of the loss of the class token behind the last block but one.
         scale: factor of the cosines at the start.
         steps: of the whole run.
         warmup_steps: of the learning rate.
@@ -124,9 +136,13 @@ class PretrainConfig:
 
     weights: Path | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
-    scene_every: int = 5
+    image_size: int = 64
+    kinds: tuple[Kind, ...] = ("scene", "crop", "crop", "crop", "crop")
     flat: float = 0.5
+    lock_text: bool = False
     dense_weight: float = 0.5
+    pooled_weight: float = 0.0
+    early_weight: float = 0.0
     scale: float = 20.0
     steps: int = 3000
     warmup_steps: int = 100
@@ -139,37 +155,36 @@ class PretrainConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.scene_every < 2 or self.steps < 1:
-            raise InputError(
-                f"scene_every {self.scene_every} and steps {self.steps} must be at least 2 and 1"
-            )
+        unknown = sorted(set(self.kinds) - set(get_args(Kind)))
+        if unknown or not self.kinds:
+            raise InputError(f"kinds are {self.kinds}; use {', '.join(get_args(Kind))}")
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}; give at least 1")
 
 
 class PretrainItem(TypedDict):
-    """A picture (3, S, S) uint8, and which names its caption has, (K,) bool."""
+    """A picture (3, S, S) uint8, its kind, and which names its caption has, (K,) bool."""
 
     image: Tensor
+    kind: Kind
     present: Tensor
 
 
-class PretrainBatch(TypedDict):
-    """Crops (B, 3, c, c) uint8 and scenes (N, 3, s, s) uint8, and the names of each, (B, K)."""
+class Pictures(TypedDict):
+    """Pictures of one kind (B, 3, S, S) uint8, and the names of each (B, K) bool."""
 
-    crops: Tensor
-    crop_names: Tensor
-    scenes: Tensor
-    scene_names: Tensor
+    images: Tensor
+    present: Tensor
+
+
+PretrainBatch = dict[Kind, Pictures]
 
 
 class WorldPictures(Dataset[PretrainItem]):
-    """Crops and scenes with captions, drawn anew at every position.
+    """Crops and scenes with captions, drawn anew at every position."""
 
-    Args:
-        config: shares and sizes.
-    """
-
-    def __init__(self, config: PretrainConfig, size: int) -> None:
-        self.config, self.size = config, size
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
         self.names = [name.name for name in world_names()]
 
     def __len__(self) -> int:
@@ -177,18 +192,35 @@ class WorldPictures(Dataset[PretrainItem]):
 
     def __getitem__(self, key: Key) -> PretrainItem:
         position, _ = key
-        rng = generator_of(self.config.run.seed, position)
-        if position % self.config.scene_every == 0:
+        config = self.config
+        kind = config.kinds[position % len(config.kinds)]
+        rng = generator_of(config.run.seed, position)
+        if kind == "scene":
             drawn = scene(position, "pretrain")
-            return self._item(drawn.image, names_in_caption(drawn.caption))
+            return self._item(drawn.image, kind, names_in_caption(drawn.caption))
         name = self.names[int(rng.integers(len(self.names)))]
-        ground = "flat" if rng.random() < self.config.flat else "stuff"
-        image = crop(name, position, "pretrain", self.size, ground=ground)  # type: ignore[arg-type]
-        return self._item(image, (name,))
+        ground: Ground = "flat" if kind == "lone" or rng.random() < config.flat else "stuff"
+        if kind == "lone":
+            return self._item(lone(name, position, rng), kind, (name,))
+        image = crop(name, position, "pretrain", config.model.crop_size, ground=ground)
+        return self._item(image, kind, (name,))
 
-    def _item(self, image: np.ndarray[Any, Any], names: Sequence[str]) -> PretrainItem:
+    def _item(self, image: Pixels, kind: Kind, names: Sequence[str]) -> PretrainItem:
         present = torch.tensor([name in names for name in self.names])
-        return {"image": torch.from_numpy(image).permute(2, 0, 1), "present": present}
+        return {
+            "image": torch.from_numpy(image).permute(2, 0, 1), "kind": kind, "present": present
+        }  # fmt: skip
+
+
+def lone(name: str, index: int, rng: np.random.Generator) -> Pixels:
+    """Draw a name somewhere on flat ground of the size of a scene: a masked image."""
+    size = int(rng.integers(*_LONE))
+    drawn = crop(name, index, "pretrain", size, ground="flat")
+    top, left = rng.integers(0, SIZE - size + 1, 2)
+    image = np.empty((SIZE, SIZE, 3), np.uint8)
+    image[:] = drawn[0, 0]
+    image[top : top + size, left : left + size] = drawn
+    return image
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -198,42 +230,60 @@ def normalize(images: Tensor) -> Tensor:
     return (images.float() - mean) / std
 
 
-def value_path(visual: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode images (B, 3, H, W), and each patch by what it gives the class token to read.
+class Embeddings(NamedTuple):
+    """What of B pictures with P patches is compared with text, all of unit length."""
 
-    Returns:
-        Class embeddings (B, E), and patch embeddings (B, h * w, E): the last block's values through
-        its output projection, which is what CLIP's saliency and attention biases choose from.
-    """
+    whole: Tensor
+    """The class token (B, E)."""
+    early: Tensor
+    """The class token behind the last block but one (B, E)."""
+    pooled: Tensor
+    """The mean of the patches (B, E)."""
+    patches: Tensor
+    """The last block's values through its output projection (B, P, E)."""
+
+
+def embed(visual: VisionTransformer, images: Tensor) -> Embeddings:
+    """Encode images (B, 3, H, W), normalised, in all the ways that the methods do."""
     x, _ = visual.embed(images)
     *trunk, last = visual.blocks
     for block in trunk:
         x = block(x)
-    values = last.attn.qkv(last.ln_1(x[:, 1:]))[2]
-    return visual.project(last.class_token(x)[:, 0]), visual.project(last.attn.merge(values))
+    values = last.attn.merge(last.attn.qkv(last.ln_1(x[:, 1:]))[2])
+    out = visual.ln_post(last(x))
+    features = (out[:, 0] @ visual.proj, visual.project(x[:, 0]), out[:, 1:].mean(1) @ visual.proj,
+                visual.project(values))  # fmt: skip
+    return Embeddings(*(F.normalize(feature, dim=-1) for feature in features))
 
 
 class PretrainStep(nn.Module):
     """From pictures to losses: what the processes run in parallel."""
 
-    def __init__(self, clip: CLIP, dense_weight: float) -> None:
+    def __init__(self, clip: CLIP, config: PretrainConfig) -> None:
         super().__init__()
-        self.clip, self.dense_weight = clip, dense_weight
+        self.clip, self.config = clip, config
 
     def forward(self, batch: PretrainBatch, tokens: Tensor) -> Losses:
         """Compare pictures with one caption of each name, tokens (K, T)."""
-        scale = self.clip.logit_scale.exp()
-        text = F.normalize(self.clip.encode_text(tokens), dim=-1)  # (K, E)
-        crops = F.normalize(self.clip.visual(normalize(batch["crops"])), dim=-1)
-        whole, patches = value_path(self.clip.visual, normalize(batch["scenes"]))
-        whole, patches = F.normalize(whole, dim=-1), F.normalize(patches, dim=-1)
-        present = batch["scene_names"]
-        shares = present / present.sum(dim=1, keepdim=True).clamp(min=1)
-        return {
-            "loss_crops": F.cross_entropy(scale * crops @ text.T, batch["crop_names"].float()),
-            "loss_scenes": 0.5 * F.cross_entropy(scale * whole @ text.T, shares),
-            "loss_dense": self.dense_weight * caption_loss(scale * patches @ text.T, present),
-        }
+        scale, config = self.clip.logit_scale.exp(), self.config
+        text = scale * F.normalize(self.clip.encode_text(tokens), dim=-1)  # (K, E)
+        losses: Losses = {}
+        for kind, pictures in batch.items():
+            found = embed(self.clip.visual, normalize(pictures["images"]))
+            present = pictures["present"]
+            shares = present / present.sum(dim=1, keepdim=True).clamp(min=1)
+            weight = _WEIGHTS[kind]
+            losses[f"loss_{kind}"] = weight * F.cross_entropy(found.whole @ text.T, shares)
+            if config.early_weight:
+                early = F.cross_entropy(found.early @ text.T, shares)
+                losses[f"loss_{kind}_early"] = weight * config.early_weight * early
+            if config.pooled_weight and kind != "crop":
+                pooled = F.cross_entropy(found.pooled @ text.T, shares)
+                losses[f"loss_{kind}_pooled"] = weight * config.pooled_weight * pooled
+            if kind == "scene":
+                dense = caption_loss(found.patches @ text.T, present)
+                losses["loss_dense"] = config.dense_weight * dense
+        return losses
 
 
 def caption_loss(logits: Tensor, present: Tensor) -> Tensor:
@@ -260,24 +310,23 @@ class PretrainTask(Task[PretrainBatch]):
         if config.weights is None:
             clip.visual.stem = with_batch_norms(clip.visual.stem)
         clip.requires_grad_(True)
-        self.module = PretrainStep(clip, config.dense_weight)
-        self.data = WorldPictures(config, clip.config.vision.image_size)
+        if config.lock_text:
+            for name, parameter in clip.named_parameters():
+                parameter.requires_grad_(name.startswith(("visual.", "logit_scale")))
+        self.module = PretrainStep(clip, config)
+        self.data = WorldPictures(config)
         self.schedule = CosineSchedule(config.steps, config.warmup_steps)
         self.optimizer = make_optimizer(clip, config.optimizer)
         self.templates = (*known_templates(), *caption_frames())
 
     def collate(self, items: list[PretrainItem]) -> PretrainBatch:
-        """Stack crops and scenes."""
-        size = self.data.size  # type: ignore[attr-defined]
-        parts = [[i for i in items if (i["image"].shape[-1] == size) == small] for small in (1, 0)]
-        if not all(parts):
-            raise InputError("a batch has crops or scenes only; give a multiple of scene_every")
-        crops, scenes = parts
+        """Stack pictures of each kind."""
         return {
-            "crops": torch.stack([item["image"] for item in crops]),
-            "crop_names": torch.stack([item["present"] for item in crops]),
-            "scenes": torch.stack([item["image"] for item in scenes]),
-            "scene_names": torch.stack([item["present"] for item in scenes]),
+            kind: {
+                "images": torch.stack([item["image"] for item in items if item["kind"] == kind]),
+                "present": torch.stack([item["present"] for item in items if item["kind"] == kind]),
+            }
+            for kind in dict.fromkeys(item["kind"] for item in items)
         }
 
     def prepare(self, batches: Sequence[PretrainBatch], world: World) -> Tensor:
@@ -327,15 +376,15 @@ def top1(clip: CLIP, split: Split, count: int) -> dict[str, float]:
         Percent right: of names that segmentation training does not see, of those it does, and of
         all on flat ground.
     """
-    names, size = world_names(), clip.config.vision.image_size
+    names, size = world_names(), ModelConfig.crop_size
     templates = load_templates("vild")
     prompts = [template.format(name.name) for name in names for template in templates]
     text = F.normalize(clip.encode_text(tokenize(prompts, clip.config.text.context_length)), dim=-1)
     text = F.normalize(text.unflatten(0, (len(names), -1)).mean(dim=1), dim=-1)
     hits = torch.zeros(len(names), count)
     for row, name in enumerate(names):
-        grounds = ["flat" if i % 2 else "stuff" for i in range(count)]
-        drawn = [crop(name.name, i, split, size, ground=g) for i, g in enumerate(grounds)]  # type: ignore[arg-type]
+        grounds: list[Ground] = ["flat" if i % 2 else "stuff" for i in range(count)]
+        drawn = [crop(name.name, i, split, size, ground=g) for i, g in enumerate(grounds)]
         images = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
         hits[row] = (clip.visual(normalize(images)) @ text.T).argmax(dim=1) == row
     seen = torch.tensor([name.seen for name in names])
@@ -346,7 +395,7 @@ def top1(clip: CLIP, split: Split, count: int) -> dict[str, float]:
 def make_optimizer(clip: CLIP, config: OptimizerConfig) -> torch.optim.AdamW:
     """Group all parameters by weight decay."""
     undecayed = names_of_norms(clip) | names_of_embeddings(clip)
-    parameters = dict(clip.named_parameters())
+    parameters = {n: p for n, p in clip.named_parameters() if p.requires_grad}
 
     def decay(name: str) -> float:
         free = name in undecayed or parameters[name].ndim < 2 or "positional" in name
@@ -406,11 +455,11 @@ def known_tokens() -> Tensor:
 def build_clip(config: PretrainConfig) -> CLIP:
     """Load the CLIP to go on from, or build one with random weights and the words of the world."""
     if config.weights is not None:
-        return load_clip(config.weights)
+        return with_image_size(load_clip(config.weights), config.image_size)
     model, tokens = config.model, known_tokens()
     heads, mlp = model.width // model.head_width, 4 * model.width
     vision = VisionConfig(
-        model.crop_size, model.patch_size, model.width, model.layers, heads, mlp, model.stem
+        config.image_size, model.patch_size, model.width, model.layers, heads, mlp, model.stem
     )
     text = TextConfig(
         CONTEXT_LENGTH, len(tokens), model.width, model.text_layers, heads, mlp, reduced=True
@@ -420,6 +469,20 @@ def build_clip(config: PretrainConfig) -> CLIP:
     clip.token_ids.copy_(tokens)
     nn.init.constant_(clip.logit_scale, float(np.log(config.scale)))
     return clip
+
+
+def with_image_size(clip: CLIP, side: int) -> CLIP:
+    """Give a CLIP another native input, `side` pixels wide, by resizing its positions."""
+    vision = clip.config.vision
+    if side == vision.image_size:
+        return clip
+    changed = replace(clip.config, vision=replace(vision, image_size=side))
+    tensors = dict(clip.state_dict())
+    table, grid = "visual.positional_embedding", changed.vision.grid_size
+    tensors[table] = resize_positions(tensors[table], (grid, grid))
+    resized = CLIP(changed)
+    resized.load_state_dict(tensors)
+    return resized
 
 
 def pretrain(config: PretrainConfig, *, resume: bool) -> int:
