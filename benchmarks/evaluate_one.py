@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from crops import crop_accuracy
 from diagnoses import WHOLE, Codes, diagnoses_of
-from layout import CROPS_FILE, REFUSED_FILE, COSTS_FILE, read_json, run_folder
+from layout import COSTS_FILE, CROPS_FILE, REFUSED_FILE, read_json, run_folder
 from measuring import peak_memory_gib
 from quality import find_data, is_world, load_method, shard
 

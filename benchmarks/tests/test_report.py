@@ -36,8 +36,8 @@ def folder(tmp_path) -> Path:
         result(method, diagonal).save(tmp_path / "results" / name)
     pair = {"first": "san", "second": "ovseg", "protocol": ["x differs"], "conventions": {}}
     comparison = {
-        "format": layout.FORMAT, "data_set": "pascal-context-459", "title": "PC-459", "results": names,
-        "paired": [pair], "seen": None,
+        "format": layout.FORMAT, "data_set": "pascal-context-459", "title": "PC-459",
+        "results": names, "paired": [pair], "seen": None,
         "gallery": [], "diagnoses": {m: {} for m in names}, "one_step": None, "crops": None,
         "times": {m: {"seconds": 2.0, "peak_gib": 1.0, "libraries_gib": 0.5} for m in names},
         "scores": {m: {"all": 20.0} for m in names},
