@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 
+METADATA = "metadata"  # of a `.pth` file: beside "model", where safetensors keeps it in its header
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 # What torch's restricted unpickler raises on bytes that are no pickle of its own.
 _NOT_WEIGHTS = (
     AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
     zipfile.BadZipFile,
 )  # fmt: skip
+_TORCH = (".pth", ".pt")
 _SHOWN = 4  # names of tensors in one error
 
 
@@ -53,7 +55,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the text metadata of a safetensors file; empty where there is none."""
+    """Return the text metadata of a `.safetensors` or of our `.pth`; empty where there is none."""
+    if Path(path).suffix in _TORCH:
+        return _torch_metadata(Path(path))
     if Path(path).suffix != ".safetensors":
         return {}
     try:
@@ -61,6 +65,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values as JSON, which is how files hold them and `read_metadata` gives them."""
+    return {key: json.dumps(value) for key, value in metadata.items()}
 
 
 def unwrap_state_dict(content: object, *, source: str) -> dict[str, Tensor]:
@@ -128,15 +137,15 @@ def save_state_dict(
     Args:
         path: the suffix decides the format; detectron2 reads the second.
         state_dict: names with tensors.
-        metadata: small values stored as JSON text beside the tensors (safetensors only).
+        metadata: small values stored as JSON text beside the tensors.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    text = metadata_text(metadata or {})
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".safetensors":
-            text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
             save_file(_unshared(tensors), temporary, metadata=text)
-        elif Path(path).suffix in (".pth", ".pt"):
-            torch.save({"model": tensors}, temporary)
+        elif Path(path).suffix in _TORCH:
+            torch.save({"model": tensors} | ({METADATA: text} if text else {}), temporary)
         else:
             raise InputError(f"cannot write weights to {path}: use .safetensors, .pth or .pt")
 
@@ -157,6 +166,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def _torch_metadata(path: Path) -> dict[str, str]:
+    """Read what we stored beside the tensors; files of others, and damaged ones, say nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return {}  # TorchScript
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, *_NOT_WEIGHTS):
+        return {}
+    found = content.get(METADATA) if isinstance(content, Mapping) else None
+    if not isinstance(found, Mapping):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from openvocab.config import config_to_dict, load_config
 from openvocab.detectron2 import read_checkpoint, read_yaml
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
-from openvocab.shipped import WORLD, read_shared, save_shared, world_file
+from openvocab.shipped import read_shared, save_shared, world_file
+from openvocab.vocabulary import WORLD
 from openvocab.weights import load_strict, read_metadata, save_state_dict
 from ovseg._convert import (
     CLIP_PREFIX,
@@ -143,14 +144,18 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
 
 
 def save_model(model: OVSeg, path: str | Path, inference: InferenceConfig | None = None) -> None:
-    """Write a checkpoint with the official names; `.safetensors` also stores the configuration."""
-    save_state_dict(path, model.state_dict(), {_METADATA: to_dict(model.config, inference)})
+    """Write a checkpoint with the official names, which also stores the configuration."""
+    save_state_dict(path, model.state_dict(), metadata_of(model, inference))
+
+
+def metadata_of(model: OVSeg, inference: InferenceConfig | None) -> dict[str, Any]:
+    """Return what a checkpoint stores beside its tensors, so that it loads by itself."""
+    return {_METADATA: to_dict(model.config, inference)}
 
 
 def save_world_model(model: OVSeg, path: str | Path, inference: InferenceConfig) -> None:
     """Write a model around the world's CLIP as this package carries it: small."""
-    save_shared(path, model.state_dict(), {_METADATA: to_dict(model.config, inference)},
-                prefix=CLIP_PREFIX)  # fmt: skip
+    save_shared(path, model.state_dict(), metadata_of(model, inference), prefix=CLIP_PREFIX)
 
 
 def _published_name(tensors: Mapping[str, Tensor], weights: str | Path) -> str:

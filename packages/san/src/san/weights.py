@@ -14,13 +14,15 @@ from torch import Tensor
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
 from openvocab.hub import fetch
-from openvocab.shipped import WORLD, read_shared, save_shared, world_file
+from openvocab.shipped import read_shared, save_shared, world_file
+from openvocab.vocabulary import WORLD
 from openvocab.weights import load_strict, read_metadata, save_state_dict
 from san import _convert
 from san.config import VARIANTS, SANConfig
 from san.model import SAN
 
 REPOSITORY = "Mendel192/san"
+_CONFIG = "san_config"  # in the metadata of a checkpoint
 FILES = {name: f"{name}.pth" for name in VARIANTS}
 
 
@@ -79,19 +81,23 @@ def load_network_state(network: SAN, tensors: Mapping[str, Tensor], *, source: s
 def save_network(network: SAN, path: str | Path) -> None:
     """Write a checkpoint with the original's names, which the original and we can load."""
     state = _convert.to_official(network.state_dict(), network.config)
-    save_state_dict(path, state, {"san_config": asdict(network.config)})
+    save_state_dict(path, state, metadata_of(network))
+
+
+def metadata_of(network: SAN) -> dict[str, Any]:
+    """Return what a checkpoint stores beside its tensors, so that it loads by itself."""
+    return {_CONFIG: asdict(network.config)}
 
 
 def save_world_network(network: SAN, path: str | Path) -> None:
     """Write a network around the world's CLIP as this package carries it: small, with our names."""
-    metadata = {"san_config": asdict(network.config)}
-    save_shared(path, network.state_dict(), metadata, prefix="clip.")
+    save_shared(path, network.state_dict(), metadata_of(network), prefix="clip.")
 
 
 def _stored_config(metadata: Mapping[str, str]) -> SANConfig | None:
-    if "san_config" not in metadata:
+    if _CONFIG not in metadata:
         return None
-    values: dict[str, Any] = json.loads(metadata["san_config"])
+    values: dict[str, Any] = json.loads(metadata[_CONFIG])
     clip = values.pop("clip")
     vision = {**clip["vision"], "stem": tuple(clip["vision"].get("stem", ()))}
     towers = {"vision": VisionConfig(**vision), "text": TextConfig(**clip["text"])}
