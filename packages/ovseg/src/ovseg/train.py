@@ -7,7 +7,6 @@ Source: OVSeg paper section 3.1; SPEC ovseg 10.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,40 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvocab.cli import run
-from openvocab.clip.prompts import TextEncoder
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.detectron2 import read_checkpoint
-from openvocab.errors import InputError
-from openvocab.losses import Losses, Targets, Totals, targets_of
+from openvocab.losses import Losses, Targets, Totals
 from openvocab.samples import SampleSet
-from openvocab.training import (
-    PolySchedule,
-    RunConfig,
-    World,
-    names_of_embeddings,
-    names_of_norms,
-    parameter_groups,
-)
-from openvocab.training.command import (
-    add_training_arguments,
-    describe_recipe,
-    launch_if_asked,
-    load_settings,
-    settings_of,
-)
+from openvocab.training import PolySchedule, World, decay_rule, parameter_groups
 from openvocab.training.segmentation import (
+    SegmentationStep,
     SegmentationTask,
-    evaluate_segmentation,
-    train_segmentation,
+    SegmentationTrainConfig,
+    segmentation_command,
 )
-from openvocab.training.segmentation_data import DataConfig, SegmentationBatch
+from openvocab.training.segmentation_data import SegmentationBatch
 from openvocab.weights import fingerprint, load_strict
 from ovseg._convert import PROMPTS, config_from_detectron2, load_backbone, read_mask_clip
 from ovseg.config import InferenceConfig, OVSegConfig, load_published
 from ovseg.criterion import CriterionConfig, OVSegCriterion
 from ovseg.model import ClassWeights, OVSeg
 from ovseg.segmenter import OVSegSegmenter
-from ovseg.weights import load_model, read_config, save_model
+from ovseg.weights import load_model, metadata_of, read_config, save_model
 
 _TRAINED = ("backbone.", "sem_seg_head.", "clip_adapter.non_object_embedding")
 _UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")
@@ -85,32 +69,24 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class OVSegTrainConfig:
+class OVSegTrainConfig(SegmentationTrainConfig):
     """A training run of OVSeg's proposals.
 
+    `clip` may also be a fine-tuned CLIP, and `weights` a pretrained backbone.
+
     Attributes:
-        variant: the published architecture, where nothing else tells it.
-        clip: CLIP of the text classifier: "name:tag", or a file, also of a fine-tuned CLIP.
-        weights: a pretrained backbone, or a checkpoint of OVSeg; None starts from random values.
-        data: what to train and evaluate on.
-        transform: how images are varied.
         criterion: the losses.
         optimizer: AdamW.
-        schedule: of the learning rate.
-        run: how it is carried out.
     """
 
     variant: str = "ovseg_swinB_vitL_bs32_120k"
     clip: str = "ViT-L-14:openai"
-    weights: Path | None = None
-    data: DataConfig = field(default_factory=DataConfig)
     transform: TransformConfig = field(
         default_factory=lambda: TransformConfig(min_sizes=tuple(range(320, 1281, 64)))
     )
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: PolySchedule = field(default_factory=lambda: PolySchedule(120000, warmup_steps=1500))
-    run: RunConfig = field(default_factory=RunConfig)
 
 
 def mark_trainable(model: OVSeg) -> dict[str, nn.Parameter]:
@@ -126,17 +102,12 @@ def mark_trainable(model: OVSeg) -> dict[str, nn.Parameter]:
 
 def make_optimizer(model: OVSeg, config: OptimizerConfig) -> torch.optim.AdamW:
     """Group what is trained by learning rate and weight decay."""
-    undecayed = names_of_norms(model) | names_of_embeddings(model)
-
-    def decay(name: str) -> float:
-        last = name.rpartition(".")[2]
-        free = name in undecayed or any(word in last for word in _UNDECAYED)
-        return 0.0 if free else config.weight_decay
 
     def rate(name: str) -> float:
         backbone = "backbone" in name
         return config.base_lr * (config.backbone_multiplier if backbone else 1.0)
 
+    decay = decay_rule(model, config.weight_decay, _UNDECAYED)
     return torch.optim.AdamW(parameter_groups(mark_trainable(model), rate=rate, decay=decay))
 
 
@@ -149,25 +120,21 @@ def stack_targets(targets: Sequence[Targets], size: Sequence[int]) -> list[Targe
     return padded
 
 
-class OVSegStep(nn.Module):
-    """From a micro-batch to weighted losses: what the processes run in parallel."""
-
-    text: Tensor
+class OVSegStep(SegmentationStep):
+    """From a micro-batch to the losses of all decoder layers."""
 
     def __init__(self, model: OVSeg, criterion: OVSegCriterion) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
-        self.register_buffer("text", torch.empty(0), persistent=False)
 
     def forward(self, batch: SegmentationBatch, totals: Totals) -> Losses:
-        """Return the losses of all decoder layers."""
+        """See `SegmentationStep`."""
         images, step = batch["images"], self.model.config.size_divisibility
         nothing = F.normalize(self.model.clip_adapter.non_object_embedding, dim=-1, eps=0.0)
         classifier = torch.cat([self.text, nothing])
         size = [-(-side // step) * step for side in images.shape[-2:]]
-        targets = [targets_of(label, len(self.text)) for label in batch["labels"]]
         proposals = self.model(list(images), classifier, all_layers=True)
-        return self.criterion(proposals, stack_targets(targets, size), totals)
+        return self.criterion(proposals, stack_targets(self.targets(batch), size), totals)
 
 
 class OVSegTask(SegmentationTask):
@@ -187,7 +154,10 @@ class OVSegTask(SegmentationTask):
             config, data, num_queries=model.config.num_queries, no_object_weight=weight
         )
         self.model, self.inference = model, inference or InferenceConfig()
-        self.module = self.step = OVSegStep(model, OVSegCriterion(config.criterion, weight))
+        self.clip = model.clip_adapter.clip_model
+        own = self.inference.own_templates
+        self.templates = own or self.inference.template_set or "vild"
+        self.module = OVSegStep(model, OVSegCriterion(config.criterion, weight))
         self.optimizer = make_optimizer(model, config.optimizer)
 
     @property
@@ -196,12 +166,6 @@ class OVSegTask(SegmentationTask):
         blocks = ("SwinBlock", "Bottleneck")
         return [m for m in self.model.backbone.modules() if type(m).__name__ in blocks]
 
-    def begin(self, device: torch.device) -> None:
-        """Embed the training vocabulary, once: the text tower is frozen."""
-        text = TextEncoder(self.model.clip_adapter.clip_model)
-        templates = self.inference.own_templates or self.inference.template_set or "vild"
-        self.step.text = text.encode_names(self.names, templates).clone()
-
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights under the official names, which are ours."""
         return self.model.state_dict()
@@ -209,6 +173,10 @@ class OVSegTask(SegmentationTask):
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Load weights with the official names."""
         load_strict(self.model, tensors, source="the checkpoint")
+
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the architecture and how it is run."""
+        return metadata_of(self.model, self.inference)
 
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, which stores its configuration."""
@@ -246,11 +214,11 @@ def build_model(
         clip_tensors = {**clip_tensors, PROMPTS: encoder.visual.mask_embedding.detach()}
     load_strict(encoder, clip_tensors, source=config.clip)
     if config.weights is not None:
-        load_backbone(model.backbone, config.weights)
+        load_backbone(model.backbone, Path(config.weights))
     return model, inference
 
 
-def _checkpoint(path: Path) -> dict[str, Tensor]:
+def _checkpoint(path: str) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint of OVSeg; nothing if the file holds a backbone."""
     tensors = read_checkpoint(path)
     return tensors if any(name.startswith("sem_seg_head.") for name in tensors) else {}
@@ -270,52 +238,32 @@ def _segmenter(model: OVSeg, inference: InferenceConfig, world: World) -> OVSegS
     return OVSegSegmenter(model, inference, device=str(world.device), weights_sha256=sha256)
 
 
-def train(config: OVSegTrainConfig, original: Mapping[str, Any], *, resume: bool) -> int:
-    """Run a training; returns the exit code."""
-
-    def make_task(data: SampleSet, resumed: bool) -> OVSegTask:
-        model, inference = build_model(config, original, resumed=resumed)
-        return OVSegTask(model, config, data, inference)
-
-    return train_segmentation(config, make_task, resume=resume)
+def make_task(
+    config: OVSegTrainConfig, original: Mapping[str, Any], data: SampleSet, resumed: bool
+) -> OVSegTask:
+    """Return what is trained; see `segmentation_command`."""
+    model, inference = build_model(config, original, resumed=resumed)
+    return OVSegTask(model, config, data, inference)
 
 
-def evaluate_only(config: OVSegTrainConfig, original: Mapping[str, Any]) -> int:
-    """Evaluate the given weights on every evaluation set, and print the scores."""
-    if config.weights is None:
-        raise InputError("--eval-only needs weights; give MODEL.WEIGHTS FILE, or --weights FILE")
-
-    def make_segmenter(world: World) -> OVSegSegmenter:
-        return _segmenter(*build_model(config, original, resumed=False), world)
-
-    return evaluate_segmentation(config, make_segmenter)
+def make_segmenter(
+    config: OVSegTrainConfig, original: Mapping[str, Any], world: World
+) -> OVSegSegmenter:
+    """Return what `--eval-only` evaluates."""
+    return _segmenter(*build_model(config, original, resumed=False), world)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m ovseg.train",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train OVSeg's mask proposals beside CLIP's text classifier.",
-        epilog="recipes: swinB_vitL, R101c_vitB\n\nThe published recipe (swinB_vitL):\n\n"
-        + describe_recipe(OVSegTrainConfig()),
-    )
-    add_training_arguments(result, OVSegTrainConfig)
-    return result
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train, or evaluate."""
-    args = build_parser().parse_args(argv)
-    settings = settings_of(args, OVSegTrainConfig, package="ovseg", keys=_KEYS, aliases=_ALIASES)
-    config = load_settings(OVSegTrainConfig, settings)
-    code = launch_if_asked(args, "ovseg.train", argv)
-    if code is not None:
-        return code
-    if args.eval_only:
-        return evaluate_only(config, settings.original)
-    return train(config, settings.original, resume=args.resume)
-
+COMMAND = segmentation_command(
+    "ovseg.train",
+    OVSegTrainConfig,
+    make_task,
+    make_segmenter,
+    description="Train OVSeg's mask proposals beside CLIP's text classifier.",
+    recipes="recipes: swinB_vitL, R101c_vitB\n\nThe published recipe (swinB_vitL):",
+    keys=_KEYS,
+    aliases=_ALIASES,
+)
+build_parser, main = COMMAND.build_parser, COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(run(main))

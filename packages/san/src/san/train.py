@@ -5,7 +5,6 @@ Source: SAN paper section 4.1; SPEC san 8.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,44 +16,34 @@ import torch
 from torch import Tensor, nn
 
 from openvocab.cli import run
-from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.weights import load_clip
-from openvocab.datasets.transforms import TransformConfig
 from openvocab.errors import InputError
-from openvocab.losses import Losses, PerImageDraws, Totals, targets_of
+from openvocab.losses import Losses, PerImageDraws, Totals
 from openvocab.samples import SampleSet
-from openvocab.training import (
-    PolySchedule,
-    RunConfig,
-    World,
-    names_of_embeddings,
-    names_of_norms,
-    parameter_groups,
-)
-from openvocab.training.command import (
-    Settings,
-    add_training_arguments,
-    available_recipes,
-    describe_recipe,
-    launch_if_asked,
-    load_settings,
-    settings_of,
-)
+from openvocab.training import RunConfig, World, decay_rule, parameter_groups
+from openvocab.training.command import available_recipes
 from openvocab.training.segmentation import (
+    SegmentationStep,
     SegmentationTask,
-    evaluate_segmentation,
-    train_segmentation,
+    SegmentationTrainConfig,
+    segmentation_command,
 )
-from openvocab.training.segmentation_data import DataConfig, SegmentationBatch
+from openvocab.training.segmentation_data import SegmentationBatch
 from openvocab.weights import fingerprint
 from san import _convert
 from san.config import ARCHITECTURES, SANConfig, from_detectron2
 from san.criterion import CriterionConfig, SANCriterion
 from san.model import SAN
 from san.segmenter import SANSegmenter
-from san.weights import find_checkpoint, load_network, load_network_state, save_network
+from san.weights import (
+    find_checkpoint,
+    load_network,
+    load_network_state,
+    metadata_of,
+    save_network,
+)
 
-# Names (their last part) whose values are positions or queries and are not decayed.
+# Positions and queries, which are not decayed.
 _UNDECAYED = (
     "absolute_pos_embed",
     "positional_embedding",
@@ -94,29 +83,18 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class SANTrainConfig:
+class SANTrainConfig(SegmentationTrainConfig):
     """A training run of SAN.
 
     Attributes:
-        variant: the architecture, where neither weights nor an original configuration tell it.
-        clip: the CLIP beside which the adapter is trained, "name:tag" or a file.
-        weights: a SAN checkpoint to start from (its CLIP is taken too); None starts from `clip`.
-        data: what to train and evaluate on.
-        transform: how images are varied.
         criterion: the losses.
         optimizer: AdamW.
-        schedule: of the learning rate.
-        run: how it is carried out.
     """
 
     variant: str = "san_vit_b_16"
     clip: str = "ViT-B-16:openai"
-    weights: str | None = None
-    data: DataConfig = field(default_factory=DataConfig)
-    transform: TransformConfig = field(default_factory=TransformConfig)
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: PolySchedule = field(default_factory=lambda: PolySchedule(60000))
     run: RunConfig = field(default_factory=lambda: RunConfig(precision="fp16"))
 
 
@@ -128,13 +106,6 @@ def make_optimizer(network: SAN, config: OptimizerConfig) -> torch.optim.AdamW:
     """
     network.requires_grad_(False)
     trained = network.trainable_parameters()
-    norms = {n for n in names_of_norms(network) if ".fusion_layers." not in n}
-    undecayed = norms | names_of_embeddings(network)
-
-    def decay(name: str) -> float:
-        last = name.rpartition(".")[2]
-        free = name in undecayed or any(word in last for word in _UNDECAYED)
-        return 0.0 if free else config.weight_decay
 
     def rate(name: str) -> float:
         side = config.side_multiplier if name.startswith("side_adapter.") else 1.0
@@ -143,27 +114,24 @@ def make_optimizer(network: SAN, config: OptimizerConfig) -> torch.optim.AdamW:
 
     for parameter in trained.values():
         parameter.requires_grad_(True)
+    decay = decay_rule(network, config.weight_decay, _UNDECAYED, but=".fusion_layers.")
     return torch.optim.AdamW(parameter_groups(trained, rate=rate, decay=decay))
 
 
-class SANStep(nn.Module):
-    """From a micro-batch to weighted losses: what the processes run in parallel."""
-
-    text: Tensor
+class SANStep(SegmentationStep):
+    """From a micro-batch to the losses of all supervised layers."""
 
     def __init__(self, network: SAN, criterion: SANCriterion) -> None:
         super().__init__()
         self.network, self.criterion = network, criterion
-        self.register_buffer("text", torch.empty(0), persistent=False)
 
     def forward(self, batch: SegmentationBatch, totals: Totals) -> Losses:
-        """Return the losses of all supervised layers."""
+        """See `SegmentationStep`."""
         images = self.network.preprocess(list(batch["images"]))
-        targets = [targets_of(label, len(self.text)) for label in batch["labels"]]
         classifier = self.network.classifier(self.text)
         predictions = self.network(images, classifier, all_layers=True)
         draw = PerImageDraws(batch["seeds"], images.device)
-        return self.criterion(predictions, targets, totals, draw)
+        return self.criterion(predictions, self.targets(batch), totals, draw)
 
 
 class SANTask(SegmentationTask):
@@ -175,8 +143,9 @@ class SANTask(SegmentationTask):
         super().__init__(
             config, data, num_queries=network.config.num_queries, no_object_weight=weight
         )
-        self.network = network
-        self.module = self.step = SANStep(network, SANCriterion(config.criterion, weight))
+        self.network, self.clip = network, network.clip
+        self.templates = network.config.templates
+        self.module = SANStep(network, SANCriterion(config.criterion, weight))
         self.optimizer = make_optimizer(network, config.optimizer)
 
     @property
@@ -185,11 +154,6 @@ class SANTask(SegmentationTask):
         shallow = self.network.clip.visual.blocks[: self.network.config.split]
         return [*self.network.side_adapter.vit_model.blocks, *shallow]
 
-    def begin(self, device: torch.device) -> None:
-        """Embed the training vocabulary, once: the text tower is frozen."""
-        text = TextEncoder(self.network.clip)
-        self.step.text = text.encode_names(self.names, self.network.config.templates).clone()
-
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the weights under the original's names."""
         return _convert.to_official(self.network.state_dict(), self.network.config)
@@ -197,6 +161,10 @@ class SANTask(SegmentationTask):
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Load weights with the original's names."""
         load_network_state(self.network, tensors, source="the checkpoint")
+
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the architecture."""
+        return metadata_of(self.network)
 
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, which stores its configuration."""
@@ -239,52 +207,32 @@ def _segmenter(network: SAN, world: World) -> SANSegmenter:
     )
 
 
-def train(config: SANTrainConfig, original: Mapping[str, Any], *, resume: bool) -> int:
-    """Run a training; returns the exit code."""
-
-    def make_task(data: SampleSet, resumed: bool) -> SANTask:
-        return SANTask(build_network(config, original, resumed=resumed), config, data)
-
-    return train_segmentation(config, make_task, resume=resume)
+def make_task(
+    config: SANTrainConfig, original: Mapping[str, Any], data: SampleSet, resumed: bool
+) -> SANTask:
+    """Return what is trained; see `segmentation_command`."""
+    return SANTask(build_network(config, original, resumed=resumed), config, data)
 
 
-def evaluate_only(config: SANTrainConfig, original: Mapping[str, Any]) -> int:
-    """Evaluate the given weights on every evaluation set, and print the scores."""
-    if config.weights is None:
-        raise InputError("--eval-only needs weights; give MODEL.WEIGHTS FILE, or --weights FILE")
-
-    def make_segmenter(world: World) -> SANSegmenter:
-        return _segmenter(build_network(config, original, resumed=False), world)
-
-    return evaluate_segmentation(config, make_segmenter)
+def make_segmenter(
+    config: SANTrainConfig, original: Mapping[str, Any], world: World
+) -> SANSegmenter:
+    """Return what `--eval-only` evaluates."""
+    return _segmenter(build_network(config, original, resumed=False), world)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m san.train",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train a side adapter network beside a frozen CLIP.",
-        epilog=f"recipes: {', '.join(available_recipes('san'))}\n\nThe published recipe "
-        f"(san_vit_b_16):\n\n{describe_recipe(SANTrainConfig())}",
-    )
-    add_training_arguments(result, SANTrainConfig)
-    return result
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train, or evaluate."""
-    args = build_parser().parse_args(argv)
-    settings: Settings = settings_of(
-        args, SANTrainConfig, package="san", keys=_KEYS, aliases=_ALIASES
-    )
-    config = load_settings(SANTrainConfig, settings)
-    code = launch_if_asked(args, "san.train", argv)
-    if code is not None:
-        return code
-    if args.eval_only:
-        return evaluate_only(config, settings.original)
-    return train(config, settings.original, resume=args.resume)
+COMMAND = segmentation_command(
+    "san.train",
+    SANTrainConfig,
+    make_task,
+    make_segmenter,
+    description="Train a side adapter network beside a frozen CLIP.",
+    recipes=f"recipes: {', '.join(available_recipes('san'))}\n\n"
+    "The published recipe (san_vit_b_16):",
+    keys=_KEYS,
+    aliases=_ALIASES,
+)
+build_parser, main = COMMAND.build_parser, COMMAND.main
 
 
 def cli() -> None:

@@ -9,18 +9,36 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+import torch
 import yaml
 
-from openvocab.config import add_config_flags, flags_of, load_config, near_matches
+from openvocab.config import (
+    add_config_flags,
+    config_to_dict,
+    dump_config,
+    flags_of,
+    load_config,
+    near_matches,
+)
 from openvocab.detectron2 import BASE_KEY, flatten, merge_overrides, read_yaml
 from openvocab.errors import InputError
-from openvocab.training.distributed import launch
+from openvocab.training.distributed import World, join_world, launch
+from openvocab.training.loop import RunConfig, Task, Trainer, check_fresh
+
+
+class TrainConfig(Protocol):
+    """The settings of any training."""
+
+    @property
+    def run(self) -> RunConfig:
+        """How it is carried out."""
+
 
 Config = TypeVar("Config")
 
@@ -61,6 +79,110 @@ class Settings:
     values: dict[str, Any]
     recipe: Path | None
     original: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingCommand(Generic[Config]):
+    """A command that trains.
+
+    Attributes:
+        module: what `python -m` runs; its package holds the recipes.
+        config: the dataclass of the settings; its defaults are the published recipe.
+        description: what the command is for.
+        recipes: what `--help` says of the recipes before it shows the published one.
+        train: gets the settings, an original configuration, and whether to resume.
+        evaluate: gets the settings and an original configuration, for `--eval-only`.
+        keys: keys of original configurations and ours, besides `KEYS`.
+        aliases: file names of the original release and the recipes that are the same.
+        add_flags: adds flags of the original program that are not ours.
+        read_flags: returns our settings for them.
+    """
+
+    module: str
+    config: type[Config]
+    description: str
+    recipes: str
+    train: Callable[[Config, Mapping[str, Any], bool], int]
+    evaluate: Callable[[Config, Mapping[str, Any]], int]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    read_flags: Callable[[argparse.Namespace], dict[str, Any]] = lambda args: {}
+
+    def build_parser(self) -> argparse.ArgumentParser:
+        """Return the parser of the command."""
+        result = _Parser(
+            prog=f"python -m {self.module}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=self.description,
+            epilog=f"{self.recipes}\n\n{describe_recipe(self.config())}",
+        )
+        add_training_arguments(result, self.config)
+        self.add_flags(result)
+        return result
+
+    def read(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Settings]:
+        """Return what a command line says.
+
+        Raises:
+            InputError: it cannot be understood.
+        """
+        args = self.build_parser().parse_args(argv)
+        package = self.module.partition(".")[0]
+        found = settings_of(
+            args, self.config, package=package, keys=self.keys, aliases=self.aliases
+        )
+        settings = replace(found, values=self.read_flags(args) | found.values)
+        return args, load_settings(self.config, settings), settings
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Train, or evaluate; returns the exit code."""
+        args, config, settings = self.read(argv)
+        code = launch_if_asked(args, self.module, argv)
+        if code is not None:
+            return code
+        if args.eval_only:
+            return self.evaluate(config, settings.original)
+        return self.train(config, settings.original, args.resume)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, and which flags are near an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help tells all options")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = near_matches(unknown[0], self._option_string_actions)
+            near = hint if hint.startswith("did you mean") else "--help tells all options"
+            raise InputError(f"the option {unknown[0]} is unknown; {near}")
+        return found
+
+
+def train(config: TrainConfig, make_task: Callable[[World], Task[Any]], *, resume: bool) -> int:
+    """Run a training in all processes that were started for it.
+
+    Args:
+        config: the settings, written beside the results.
+        make_task: what is trained.
+        resume: go on from the last checkpoint, if there is one.
+
+    Returns:
+        The exit code.
+    """
+    output = config.run.output
+    check_fresh(output, resume=resume)
+    with join_world(config.run.device) as world:
+        torch.manual_seed(config.run.seed)  # every process starts from the same weights
+        task = make_task(world)
+        if world.is_main:
+            dump_config(config, output / "config.yaml")
+        trainer = Trainer(task, config.run, steps=task.steps, samples=task.samples, world=world)
+        if resume:
+            trainer.resume()
+        return trainer.run()
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
@@ -155,8 +277,6 @@ def available_recipes(package: str) -> list[str]:
 
 def describe_recipe(config: Any) -> str:
     """Return settings as YAML, for `--help`."""
-    from openvocab.config import config_to_dict
-
     return yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None)
 
 

@@ -35,6 +35,7 @@ from openvocab.training.distributed import World
 from openvocab.training.log import TrainingLog, peak_memory_mb
 from openvocab.training.order import EndlessShuffle, StepBatches, seed_of
 from openvocab.training.schedule import Schedule, set_rates
+from openvocab.weights import METADATA, metadata_text
 
 TERMINATED = 128 + signal.SIGTERM
 BEST_FILE = "best.json"
@@ -95,8 +96,12 @@ class Task(Generic[Batch]):
         optimizer: with `initial_lr` in its groups.
         schedule: of the learning rate.
         data: items by `openvocab.training.order.Key`.
+        samples: how many `data` has.
+        steps: of the whole run.
     """
 
+    samples: int
+    steps: int
     module: nn.Module
     optimizer: Optimizer
     schedule: Schedule
@@ -112,6 +117,10 @@ class Task(Generic[Batch]):
     def prepare(self, batches: Sequence[Batch], world: World) -> Any:
         """Return what the losses of all micro-batches of a step have in common."""
 
+    def part(self, common: Any, index: int) -> Any:
+        """Return what micro-batch `index` needs of it: all of it, unless a task splits it."""
+        return common
+
     def after_step(self) -> None:
         """Constrain parameters after the optimiser's step."""
 
@@ -122,6 +131,10 @@ class Task(Generic[Batch]):
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what `state_dict` returned."""
         raise NotImplementedError
+
+    def metadata(self) -> Mapping[str, Any]:
+        """Return what a loader must know of the weights, such as their architecture, for JSON."""
+        return {}
 
     def export(self, folder: Path) -> None:
         """Write the finished weights once more, in the form that the other commands read."""
@@ -256,7 +269,10 @@ class Trainer(Generic[Batch]):
         set_rates(task.optimizer, task.schedule.factor(step))
         task.optimizer.zero_grad(set_to_none=True)
         common = task.prepare(parts, self.world)
-        found = [self._backward(module, part, common, last=part is parts[-1]) for part in parts]
+        found = [
+            self._backward(module, part, task.part(common, index), last=part is parts[-1])
+            for index, part in enumerate(parts)
+        ]
         values = torch.stack([torch.stack(list(part.values())) for part in found]).double().mean(0)
         own = dict(zip(found[0], values.tolist(), strict=True))
         flag = float(self._terminated)
@@ -322,6 +338,7 @@ class Trainer(Generic[Batch]):
         if self.world.is_main:
             state = {
                 "model": dict(self.task.state_dict()),
+                METADATA: metadata_text(self.task.metadata()),
                 "optimizer": self.task.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
             }

@@ -6,7 +6,7 @@ Source: SPEC san 8, SPEC ovseg 10 (poly), 11.3 and 17.11 (cosine).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,6 +92,27 @@ def parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
+
+
+def decay_rule(
+    model: nn.Module, weight_decay: float, tables: Sequence[str], *, but: str | None = None
+) -> Callable[[str], float]:
+    """Return the weight decay of a name: none of norms, embeddings, and tables such as positions.
+
+    Args:
+        model: whose parameters are named.
+        weight_decay: of everything else.
+        tables: what the last part of a table's name holds.
+        but: norms with this in their name are decayed after all.
+    """
+    norms = {name for name in names_of_norms(model) if but is None or but not in name}
+    free = norms | names_of_embeddings(model)
+
+    def decay(name: str) -> float:
+        last = name.rpartition(".")[2]
+        return 0.0 if name in free or any(word in last for word in tables) else weight_decay
+
+    return decay
 
 
 def names_of_norms(model: nn.Module) -> set[str]:

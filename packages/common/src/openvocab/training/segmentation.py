@@ -1,23 +1,27 @@
-"""What SAN and OVSeg have in common when they train: data, loss divisors, evaluation, the run."""
+"""What SAN and OVSeg have in common when they train: settings, data, losses' divisors, the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
-from openvocab.config import dump_config
+from openvocab.clip.model import CLIP
+from openvocab.clip.prompts import TextEncoder
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.errors import InputError
-from openvocab.losses import Totals, totals_of
+from openvocab.losses import Targets, Totals, targets_of, totals_of
 from openvocab.samples import SampleSet
 from openvocab.segmenter import Segmenter
 from openvocab.training.checkpoints import Checkpoints
+from openvocab.training.command import TrainingCommand, train
 from openvocab.training.distributed import World, join_world
 from openvocab.training.evaluation import evaluate_in_world, mean_ious
-from openvocab.training.loop import RunConfig, Task, Trainer, check_fresh
+from openvocab.training.loop import RunConfig, Task
 from openvocab.training.schedule import PolySchedule
 from openvocab.training.segmentation_data import (
     DataConfig,
@@ -30,25 +34,48 @@ from openvocab.training.segmentation_data import (
     open_training_set,
 )
 
+Config = TypeVar("Config", bound="SegmentationTrainConfig")
 
-class SegmentationTrainConfig(Protocol):
-    """The settings that every segmentation training has."""
 
-    @property
-    def data(self) -> DataConfig:
-        """What to train and evaluate on."""
+@dataclass(frozen=True)
+class SegmentationTrainConfig:
+    """What the training of any segmenter has; a method adds its losses and its optimiser.
 
-    @property
-    def transform(self) -> TransformConfig:
-        """How images are varied."""
+    Attributes:
+        variant: the architecture, where neither weights nor an original configuration tell it.
+        clip: CLIP beside which the method is trained, "name:tag" or a file.
+        weights: a checkpoint of the method to start from, its CLIP included; None starts from
+            `clip` alone.
+        data: what to train and evaluate on.
+        transform: how images are varied.
+        schedule: of the learning rate.
+        run: how it is carried out.
+    """
 
-    @property
-    def schedule(self) -> PolySchedule:
-        """Of the learning rate."""
+    variant: str = ""
+    clip: str = ""
+    weights: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    schedule: PolySchedule = field(default_factory=lambda: PolySchedule(60000))
+    run: RunConfig = field(default_factory=RunConfig)
 
-    @property
-    def run(self) -> RunConfig:
-        """How it is carried out."""
+
+class SegmentationStep(nn.Module):
+    """From a micro-batch to weighted losses: what the processes run in parallel.
+
+    A method's own step has `forward(batch, totals)`, which returns the losses of all its layers.
+    """
+
+    text: Tensor  # (K, E): the training vocabulary
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("text", torch.empty(0), persistent=False)
+
+    def targets(self, batch: SegmentationBatch) -> list[Targets]:
+        """Return the classes and masks that each image shows."""
+        return [targets_of(label, len(self.text)) for label in batch["labels"]]
 
 
 class SegmentationTask(Task[SegmentationBatch]):
@@ -59,7 +86,15 @@ class SegmentationTask(Task[SegmentationBatch]):
         data: the training set.
         num_queries: Q.
         no_object_weight: class weight of unmatched queries.
+
+    Attributes:
+        clip: its text tower, which is frozen, embeds the training vocabulary.
+        templates: of the prompts.
     """
+
+    module: SegmentationStep
+    clip: CLIP
+    templates: str | Sequence[str]
 
     def __init__(
         self,
@@ -71,13 +106,19 @@ class SegmentationTask(Task[SegmentationBatch]):
     ) -> None:
         self.names = [name.strip() for name in data.vocabulary.names]
         self.num_queries, self.no_object_weight = num_queries, no_object_weight
-        self.schedule = config.schedule
+        self.schedule, self.steps = config.schedule, config.schedule.steps
+        self.samples = len(data.samples)
         self.data = SegmentationData(data, config.transform, config.run.seed)
         self._evaluation = config.data
 
     def segmenter(self, world: World) -> Segmenter:
         """Return a segmenter with a copy of the current weights."""
         raise NotImplementedError
+
+    def begin(self, device: torch.device) -> None:
+        """Embed the training vocabulary, once."""
+        text = TextEncoder(self.clip).encode_names(self.names, self.templates)
+        self.module.text = text.clone()
 
     def collate(self, items: list[SegmentationItem]) -> SegmentationBatch:
         """Stack items."""
@@ -106,42 +147,42 @@ def evaluation_sets(config: DataConfig) -> list[SampleSet]:
     return [open_named_set(name, config.root) for name in config.evaluate]
 
 
-def train_segmentation(
-    config: SegmentationTrainConfig,
-    make_task: Callable[[SampleSet, bool], SegmentationTask],
-    *,
-    resume: bool,
-) -> int:
-    """Run a training.
+def segmentation_command(
+    module: str,
+    config: type[Config],
+    make_task: Callable[[Config, Mapping[str, Any], SampleSet, bool], SegmentationTask],
+    make_segmenter: Callable[[Config, Mapping[str, Any], World], Segmenter],
+    **more: Any,
+) -> TrainingCommand[Config]:
+    """Return the command that trains, or evaluates, a segmenter.
 
     Args:
-        config: the settings.
-        make_task: gets the training set, and whether all weights will come from a checkpoint of
-            this run, so that no pretrained ones are needed.
-        resume: go on from the last checkpoint, if there is one.
-
-    Returns:
-        The exit code.
+        module: see `TrainingCommand`.
+        config: see `TrainingCommand`.
+        make_task: gets the settings, an original configuration, the training set, and whether all
+            weights will come from a checkpoint of this run, so that no pretrained ones are needed.
+        make_segmenter: gets the settings, whose `weights` are given, and an original configuration.
+        more: of `TrainingCommand`.
     """
-    output = config.run.output
-    check_fresh(output, resume=resume)
-    with join_world(config.run.device) as world:
-        torch.manual_seed(config.run.seed)  # every process starts from the same weights
-        data = open_training_set(config.data)
-        task = make_task(data, resume and bool(Checkpoints(output).numbered()))
-        if world.is_main:
-            dump_config(config, output / "config.yaml")
-        trainer = Trainer(
-            task, config.run, steps=config.schedule.steps, samples=len(data.samples), world=world
-        )
-        if resume:
-            trainer.resume()
-        return trainer.run()
+
+    def run_training(settings: Config, original: Mapping[str, Any], resume: bool) -> int:
+        def make(world: World) -> SegmentationTask:
+            resumed = resume and bool(Checkpoints(settings.run.output).numbered())
+            return make_task(settings, original, open_training_set(settings.data), resumed)
+
+        return train(settings, make, resume=resume)
+
+    def evaluate(settings: Config, original: Mapping[str, Any]) -> int:
+        if settings.weights is None:
+            raise InputError(
+                "--eval-only needs weights; give MODEL.WEIGHTS FILE, or --weights FILE"
+            )
+        return _evaluate(settings, lambda world: make_segmenter(settings, original, world))
+
+    return TrainingCommand(module, config, train=run_training, evaluate=evaluate, **more)
 
 
-def evaluate_segmentation(
-    config: SegmentationTrainConfig, make_segmenter: Callable[[World], Segmenter]
-) -> int:
+def _evaluate(config: SegmentationTrainConfig, make_segmenter: Callable[[World], Segmenter]) -> int:
     """Evaluate on every evaluation set and print the scores; returns the exit code."""
     sets = evaluation_sets(config.data)
     if not sets:
