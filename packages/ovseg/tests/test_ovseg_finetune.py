@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from openvocab.cli import run
+from openvocab.clip.model import CLIP
 from openvocab.clip.weights import config_from_state_dict
-from openvocab.training.command import load_settings, settings_of
+from openvocab.training import World
 from openvocab.training.log import read_log
 from openvocab.weights import load_strict
 from ovseg import finetune_clip
 from ovseg._convert import CLIP_PREFIX, PROMPTS
+from ovseg.contrastive import contrastive_loss
 from ovseg.finetune_clip import (
     FinetuneConfig,
     OptimizerConfig,
-    contrastive_loss,
     main,
     make_optimizer,
     mark_trainable,
@@ -153,33 +154,76 @@ def test_full_fine_tuning_then_prompts_give_a_clip_that_names_regions(
         assert torch.equal(tensor, before.clip_model.state_dict()[name]) or name == "logit_scale"
         locked = not name.startswith("visual.") and name != "logit_scale"
         assert not locked or torch.equal(tensor, original[CLIP_PREFIX + name]), name
+    numbered = MaskCLIP.load(prompts / "model_0000003.pth")  # tells its heads, too
+    assert numbered.clip_model.config == after.clip_model.config
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
     masks = np.zeros((1, 60, 60), bool)
     masks[0, 10:40, 10:40] = True
     assert after.classify(image, masks, tiny.class_names()).sum() == pytest.approx(1)
 
 
-def test_two_processes_make_the_same_steps_as_one(
+def test_a_killed_run_continues_to_the_bit(command, check_survival) -> None:
+    check_survival("ovseg.finetune_clip", command)
+
+
+def _steps(folder: Path) -> list[list[float]]:
+    keys = ("loss_contrastive", "grad_norm")
+    return [[line[key] for key in keys] for line in read_log(folder / "metrics.jsonl")]
+
+
+def test_processes_and_accumulation_make_the_same_steps_as_one_big_batch(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
+    one, parts, two = (tmp_path / name for name in ("one", "parts", "two"))
     more = ["--duplicates", "ignore", "--optimizer.base_lr", "1e-4"]
     assert main(command(one, *more)) == 0
+    assert main(command(parts, *more, "--run.grad_accum", "3")) == 0
+    assert np.allclose(_steps(parts)[:3], _steps(one)[:3], rtol=1e-5)
+    states = [
+        torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        for folder in (parts, one)
+    ]
+    for name, tensor in states[0].items():  # the temperature, too, moved as it does
+        assert torch.allclose(tensor, states[1][name], atol=1e-5), name
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert main(command(two, *more, "--num-gpus", "2")) == 0
-    keys = ("loss_contrastive", "grad_norm")
-    ours, theirs = (
-        [[line[key] for key in keys] for line in read_log(folder / "metrics.jsonl")][:3]
-        for folder in (two, one)
-    )
-    assert np.allclose(ours, theirs, rtol=1e-5)
+    assert main(command(two, *more, "--num-gpus", "2", "--run.grad_accum", "3")) == 0
+    assert np.allclose(_steps(two)[:3], _steps(one)[:3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_cached_gradients_are_those_of_the_whole_batch(tiny, depth: int) -> None:
+    config = FinetuneConfig(mask_prompt_depth=depth)
+    architecture = tiny.configs()[0].clip
+    clip = MaskPromptedCLIP(architecture, depth) if depth else CLIP(architecture)
+    recorded = {k.removeprefix(CLIP_PREFIX): v for k, v in tiny.state_dict().items()}
+    load_strict(clip, {k: recorded[k] for k in clip.state_dict()}, source="the recording")
+    torch.manual_seed(0)
+    trained = mark_trainable(clip)
+    step = finetune_clip.FinetuneStep(clip, config, World())
+    size, width = architecture.vision.image_size, architecture.embed_dim
+    images, masks = torch.randn(6, 3, size, size), torch.zeros(6, 1, size, size)
+    masks[..., : size // 2] = 1
+    texts, titles = F.normalize(torch.randn(6, width), dim=-1), list("abcabd")
+
+    def gradient(rows: list[slice]) -> torch.Tensor:
+        batches = [
+            {"images": images[row], "masks": masks[row], "titles": titles[row]} for row in rows
+        ]
+        clip.zero_grad()
+        cached = step.cache(batches, [texts[row] for row in rows]) if len(rows) > 1 else [None]
+        for batch, row, part in zip(batches, rows, cached, strict=True):
+            known = finetune_clip.Known(texts[row], part)
+            (step(batch, known)["loss_contrastive"] / len(rows)).backward()
+        assert all(parameter.grad.any() for parameter in trained.values())
+        return torch.cat([parameter.grad.flatten() for parameter in trained.values()])
+
+    whole = gradient([slice(0, 6)])
+    parts = gradient([slice(0, 1), slice(1, 4), slice(4, 6)])
+    assert (whole - parts).norm() <= 1e-5 * whole.norm()
 
 
 def _config(*argv: str) -> FinetuneConfig:
-    args = finetune_clip.build_parser().parse_args(argv)
-    return load_settings(
-        FinetuneConfig, settings_of(args, FinetuneConfig, package="ovseg", keys={}, aliases={})
-    )
+    return finetune_clip.COMMAND.read(argv)[1]
 
 
 @pytest.mark.parametrize(
@@ -198,11 +242,58 @@ def test_published_recipes(recipe: str, clip: str, batch: int, depth: int, rate:
     assert config.epochs == 5 and config.warmup_steps == 100 and config.run.clip_norm is None
 
 
+ORIGINAL = """--train-data coco/pairs.tsv --model ViT-L-14 --pretrained openai --lock-text
+    --csv-img-key filepath --csv-caption-key title --dataset-type csv --workers 8 --epochs 5
+    --lr 5e-6 --wd 0.2 --warmup 100 --batch-size 32 --precision amp --local-loss --gather-with-grad
+    --logs runs --name first --scale_min 0.8 --grad-checkpointing --report-to tensorboard"""
+
+
+def test_the_originals_flags_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = _config("--config-file", "coco_proposal_1cap_finetune_VitL")
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as torchrun tells its processes
+    config = _config(*ORIGINAL.split())
+    assert config.clip == published.clip and config.run.batch == published.run.batch == 128
+    assert config.optimizer == published.optimizer and config.epochs == 5
+    assert config.pairs == Path("coco/pairs.tsv") and config.run.output == Path("runs/first")
+    assert config.run.precision == "fp16" and config.run.workers == 8
+    assert config.scale == (0.8, 1.0) and config.run.activation_checkpoints
+    tuning = _config(
+        *"--with-mask --mask-emb-depth 3 --mask_wd 0 --lock-image --lock-image-unlocked-groups 0 "
+        "--lock-text --lr 0.05 --pretrained x --model y --force-quick-gelu".split()
+    )
+    recipe = _config("--config-file", "coco_proposal_1cap_mask_prompt_tuning_VitL")
+    assert tuning.mask_prompt_depth == 3 and tuning.optimizer == recipe.optimizer
+    assert tuning.activation == "quick_gelu"
+    # Ours win over the original's, and flags over recipes.
+    mixed = _config("--config-file", "coco_proposal_1cap_finetune_VitB", "--lr", "1e-3")
+    assert mixed.optimizer.base_lr == 1e-3 and mixed.run.batch == 512
+
+
+def test_help_tells_the_whole_published_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for word in (
+        "base_lr: 5.0e-06",
+        "batch: 128",
+        "epochs: 5",
+        "--train-data",
+        "mask_prompt_depth 3",
+    ):
+        assert word in text, word
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        (["--train-dta", "x"], "--train-data"),
+        (["--horovod"], "--horovod is unknown"),
+        (["--csv-img-key", "path"], "filepath"),
+        (["--save-frequency", "1"], "--run.checkpoint_period"),
+        (["--with-mask"], "--mask-prompt-depth 3"),
+        (["--model", "ViT-L-14"], "--pretrained"),
         (["--run.batch", "100"], "12 pairs"),
-        (["--run.grad_accum", "2"], "grad_accum"),
+        (["--run.grad_accum", "4"], "multiple of 4"),
         (["--pairs", "nothing.tsv"], "nothing.tsv"),
         (["--duplicates", "merge"], "negative"),
     ],

@@ -8,17 +8,15 @@ Source: OVSeg paper sections 3.2 and 3.3; SPEC ovseg 11.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,34 +24,26 @@ from openvocab.cli import run
 from openvocab.clip.model import CLIP, Activation, VisionTransformer
 from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.weights import choices_of, stored_choices
-from openvocab.config import dump_config
 from openvocab.errors import InputError
 from openvocab.losses import Losses
+from openvocab.precision import dtype_of
 from openvocab.training import (
     CosineSchedule,
     RunConfig,
     Task,
-    Trainer,
     World,
-    gather_with_gradient,
     join_world,
     parameter_groups,
 )
-from openvocab.training.command import (
-    add_training_arguments,
-    describe_recipe,
-    launch_if_asked,
-    load_settings,
-    settings_of,
-)
-from openvocab.training.loop import check_fresh
+from openvocab.training.command import TrainingCommand, train
 from openvocab.weights import load_strict, save_state_dict
+from ovseg import open_clip_flags
 from ovseg._convert import PROMPTS, read_mask_clip
+from ovseg.contrastive import Cached, Duplicates, contrastive_loss
 from ovseg.mask_clip import LOGIT_SCALE, MaskPromptedCLIP
 from ovseg.pairs import PairData, PairItem, read_pairs
 
 MAX_LOG_SCALE = math.log(100)
-Duplicates = Literal["negative", "ignore"]
 _UNDECAYED = ("bn", "ln", "bias", "logit_scale")
 
 
@@ -122,11 +112,6 @@ class FinetuneConfig:
                 f"mask_prompt_depth {self.mask_prompt_depth} and epochs {self.epochs} must be at "
                 "least 0 and 1"
             )
-        if self.run.grad_accum != 1:
-            raise InputError(
-                "run.grad_accum must be 1: every crop is compared with the nouns of the whole "
-                "batch; use run.activation_checkpoints to save memory"
-            )
 
 
 class PairBatch(TypedDict):
@@ -137,57 +122,16 @@ class PairBatch(TypedDict):
     titles: list[str]
 
 
-def contrastive_loss(
-    images: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    *,
-    groups: Tensor | None = None,
-    duplicates: Duplicates = "negative",
-    world: World | None = None,
-) -> Tensor:
-    """Symmetric cross-entropy between this process's crops and nouns and those of all.
+class Known(NamedTuple):
+    """What the step of a micro-batch must know beside its crops.
 
-    The mean over processes is the loss of the global batch, and so is its gradient.
-
-    Args:
-        images: unit length (N, E).
-        texts: unit length (N, E), row i belongs to crop i.
-        scale: factor of the cosines.
-        groups: numbers of the titles (N,); equal numbers are duplicates. None: there are none.
-        duplicates: see `FinetuneConfig`.
-        world: the processes.
-
-    Source: SPEC ovseg 11.3.
+    Attributes:
+        texts: unit-length embeddings of its titles (B, E).
+        cached: None if the micro-batch is all that this process has.
     """
-    world = world or World()
-    all_images, all_texts = (gather_with_gradient(x, world) for x in (images, texts))
-    own = torch.arange(len(images), device=images.device) + world.rank * len(images)
-    same = None if groups is None else groups[:, None] == _gather_numbers(groups, world)[None]
-    parts = [
-        _cross_entropy(scale * left @ right.T, own, same, duplicates)
-        for left, right in ((images, all_texts), (texts, all_images))
-    ]
-    return (parts[0] + parts[1]) / 2
 
-
-def _cross_entropy(
-    logits: Tensor, own: Tensor, same: Tensor | None, duplicates: Duplicates
-) -> Tensor:
-    """Cross-entropy of rows (N, M) whose own column is `own`, and duplicates are `same`."""
-    if same is None or duplicates == "negative":
-        return F.cross_entropy(logits, own)
-    others = same.clone()
-    others[torch.arange(len(own), device=own.device), own] = False
-    return F.cross_entropy(logits.masked_fill(others, float("-inf")), own)
-
-
-def _gather_numbers(numbers: Tensor, world: World) -> Tensor:
-    if world.size == 1:
-        return numbers
-    parts = [torch.empty_like(numbers) for _ in range(world.size)]
-    dist.all_gather(parts, numbers)
-    return torch.cat(parts)
+    texts: Tensor
+    cached: Cached | None
 
 
 class FinetuneStep(nn.Module):
@@ -199,19 +143,53 @@ class FinetuneStep(nn.Module):
         self.prompted = config.mask_prompt_depth > 0
         self.duplicates, self.world = config.duplicates, world
 
-    def forward(self, batch: PairBatch, texts: Tensor) -> Losses:
-        """Compare crops with unit-length embeddings of their titles (N, E)."""
-        features = encode_crops(self.visual, batch, prompted=self.prompted)
-        numbers = [zlib.crc32(title.encode()) for title in batch["titles"]]
-        loss = contrastive_loss(
-            F.normalize(features.float(), dim=-1),
-            texts,
-            self.logit_scale.exp(),
-            groups=torch.tensor(numbers, device=texts.device),
-            duplicates=self.duplicates,
-            world=self.world,
-        )
+    def forward(self, batch: PairBatch, known: Known) -> Losses:
+        """Compare crops with all titles of the batch."""
+        features = self.embed(batch)
+        if known.cached is not None:
+            loss = known.cached.replay(features, self.logit_scale)
+        else:
+            loss = self.compare(features, known.texts, batch["titles"], self.logit_scale)
         return {"loss_contrastive": loss}
+
+    def embed(self, batch: PairBatch) -> Tensor:
+        """Return unit-length embeddings of crops (B, E)."""
+        features = encode_crops(self.visual, batch, prompted=self.prompted)
+        return F.normalize(features.float(), dim=-1)
+
+    def compare(
+        self, features: Tensor, texts: Tensor, titles: Sequence[str], logit_scale: Tensor
+    ) -> Tensor:
+        """Return the loss of this process's crops (N, E) and titles (N, E), in fp32."""
+        numbers = [zlib.crc32(title.encode()) for title in titles]
+        with torch.autocast(texts.device.type, enabled=False):
+            return contrastive_loss(
+                features,
+                texts,
+                logit_scale.exp(),
+                groups=torch.tensor(numbers, device=texts.device),
+                duplicates=self.duplicates,
+                world=self.world,
+            )
+
+    def cache(self, batches: Sequence[PairBatch], texts: Sequence[Tensor]) -> list[Cached]:
+        """Compute the loss of several micro-batches as of one, and its gradients.
+
+        Every crop is compared with the nouns of the whole batch, so no micro-batch has a loss of
+        its own. All crops are embedded without a graph; the loss's gradient by the embeddings is
+        all that each micro-batch needs when it is embedded again.
+
+        Source: Gao et al. 2021 (GradCache).
+        """
+        with torch.no_grad():
+            features = [self.embed(batch) for batch in batches]
+        whole = torch.cat(features).requires_grad_()
+        scale = self.logit_scale.detach().clone().requires_grad_()
+        titles = [title for batch in batches for title in batch["titles"]]
+        loss = self.compare(whole, torch.cat(list(texts)), titles, scale)
+        by_features, by_scale = torch.autograd.grad(loss, (whole, scale))
+        split = torch.split(by_features, [len(part) for part in features])
+        return [Cached(loss.detach(), part, by_scale, len(batches)) for part in split]
 
 
 def encode_crops(visual: VisionTransformer, batch: PairBatch, *, prompted: bool) -> Tensor:
@@ -258,6 +236,8 @@ def make_optimizer(
 class FinetuneTask(Task[PairBatch]):
     """Everything the engine needs to adapt a CLIP."""
 
+    module: FinetuneStep
+
     def __init__(self, clip: CLIP, config: FinetuneConfig, world: World) -> None:
         pairs = read_pairs(config.pairs)
         if len(pairs) < config.run.batch:
@@ -293,9 +273,19 @@ class FinetuneTask(Task[PairBatch]):
             "titles": [item["title"] for item in items],
         }
 
-    def prepare(self, batches: Sequence[PairBatch], world: World) -> Tensor:
-        """Embed the titles, as they are, without a template."""
-        return self._text.encode_texts(batches[0]["titles"]).clone()
+    def prepare(self, batches: Sequence[PairBatch], world: World) -> list[Known]:
+        """Embed the titles as they are, without a template; and the crops, if they are split."""
+        texts = [self._text.encode_texts(batch["titles"]).clone() for batch in batches]
+        if len(batches) == 1:
+            return [Known(texts[0], None)]
+        precision, device = self.config.run.precision, texts[0].device.type
+        with torch.autocast(device, dtype_of(precision), enabled=precision != "fp32"):
+            cached = self.module.cache(batches, texts)
+        return [Known(*pair) for pair in zip(texts, cached, strict=True)]
+
+    def part(self, common: list[Known], index: int) -> Known:
+        """Return what micro-batch `index` must know."""
+        return common[index]
 
     def after_step(self) -> None:
         """Keep the temperature in its range."""
@@ -309,11 +299,13 @@ class FinetuneTask(Task[PairBatch]):
         """Load what `state_dict` returned."""
         load_strict(self.clip, tensors, source="the checkpoint")
 
+    def metadata(self) -> Mapping[str, Any]:
+        """Return what the shapes do not tell of the CLIP."""
+        return choices_of(self.clip.config)
+
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, for `ovseg.replace_clip` and `MaskCLIP.load`."""
-        save_state_dict(
-            folder / "model_final.safetensors", self.clip.state_dict(), choices_of(self.clip.config)
-        )
+        save_state_dict(folder / "model_final.safetensors", self.clip.state_dict(), self.metadata())
 
     @torch.no_grad()
     def evaluate(self, folder: Path, world: World) -> dict[str, float]:
@@ -388,22 +380,14 @@ def build_clip(config: FinetuneConfig) -> CLIP:
     return model
 
 
-def finetune(config: FinetuneConfig, *, resume: bool) -> int:
+def finetune(config: FinetuneConfig, _: Mapping[str, Any], resume: bool) -> int:
     """Run an adaptation; returns the exit code."""
-    output = config.run.output
-    check_fresh(output, resume=resume)
-    with join_world(config.run.device) as world:
-        torch.manual_seed(config.run.seed)
-        task = FinetuneTask(build_clip(config), config, world)
-        if world.is_main:
-            dump_config(config, output / "config.yaml")
-        trainer = Trainer(task, config.run, steps=task.steps, samples=task.samples, world=world)
-        if resume:
-            trainer.resume()
-        return trainer.run()
+    return train(
+        config, lambda world: FinetuneTask(build_clip(config), config, world), resume=resume
+    )
 
 
-def evaluate_only(config: FinetuneConfig) -> int:
+def evaluate_only(config: FinetuneConfig, _: Mapping[str, Any]) -> int:
     """Classify the validation pairs with the given CLIP, and print the scores."""
     if config.validation is None:
         raise InputError("--eval-only needs --validation FILE with pairs")
@@ -416,34 +400,20 @@ def evaluate_only(config: FinetuneConfig) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    result = argparse.ArgumentParser(
-        prog="python -m ovseg.finetune_clip",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Adapt CLIP to masked crops, by fine-tuning or by mask prompts.",
-        epilog="recipes: coco_proposal_1cap_finetune_VitL, coco_proposal_1cap_finetune_VitB, "
-        "coco_gt_171cls_finetune_VitL, coco_proposal_1cap_mask_prompt_tuning_VitL\n\n"
-        "The published recipe of full fine-tuning (coco_proposal_1cap_finetune_VitL); mask prompt "
-        "tuning has mask_prompt_depth 3 and base_lr 0.05:\n\n" + describe_recipe(FinetuneConfig()),
-    )
-    add_training_arguments(result, FinetuneConfig)
-    return result
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Adapt a CLIP."""
-    args = build_parser().parse_args(argv)
-    none: dict[str, Any] = {}
-    settings = settings_of(args, FinetuneConfig, package="ovseg", keys=none, aliases=none)
-    config = load_settings(FinetuneConfig, settings)
-    code = launch_if_asked(args, "ovseg.finetune_clip", argv)
-    if code is not None:
-        return code
-    if args.eval_only:
-        return evaluate_only(config)
-    return finetune(config, resume=args.resume)
-
+COMMAND = TrainingCommand(
+    "ovseg.finetune_clip",
+    FinetuneConfig,
+    train=finetune,
+    evaluate=evaluate_only,
+    description="Adapt CLIP to masked crops, by fine-tuning or by mask prompts.",
+    recipes="recipes: coco_proposal_1cap_finetune_VitL, coco_proposal_1cap_finetune_VitB, "
+    "coco_gt_171cls_finetune_VitL, coco_proposal_1cap_mask_prompt_tuning_VitL\n\n"
+    "The published recipe of full fine-tuning (coco_proposal_1cap_finetune_VitL), on 4 GPUs; mask "
+    "prompt tuning has mask_prompt_depth 3 and base_lr 0.05:",
+    add_flags=open_clip_flags.add_flags,
+    read_flags=open_clip_flags.read_flags,
+)
+build_parser, main = COMMAND.build_parser, COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(run(main))
