@@ -149,6 +149,25 @@ def test_true_pairs_are_collected_from_labels(photographs: Path) -> None:
     assert 0 < recover_mask(read_image(pairs[1].path)).mean() < 1
 
 
+def test_a_killed_collection_gives_the_files_of_an_undisturbed_one(
+    photographs: Path, lives_of
+) -> None:
+    folders = [f"--{name}={photographs / name}" for name in ("images", "labels")]
+    whole, killed = (
+        [*folders, f"--names={photographs / 'names.txt'}", f"--output={photographs / name}"]
+        for name in ("whole", "killed")
+    )
+    lives = [("nowhere", whole), ("crop", killed), ("nowhere", killed)]
+    assert lives_of("ovseg.collect_pairs", lives) == [0, -9, 0]
+    files = {
+        name: {p.relative_to(photographs / name): p for p in (photographs / name).rglob("*.*")}
+        for name in ("whole", "killed")
+    }
+    assert files["killed"].keys() == files["whole"].keys() and len(files["whole"]) == 4 + 3
+    for name, path in files["killed"].items():
+        assert path.read_bytes() == files["whole"][name].read_bytes(), name
+
+
 @pytest.mark.parametrize("kind", ["tsv", "json"])
 def test_nouns_get_the_proposals_most_like_them(photographs: Path, tiny, kind: str) -> None:
     names = tiny.class_names()

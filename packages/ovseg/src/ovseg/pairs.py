@@ -157,6 +157,8 @@ class PairWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "crops").mkdir(parents=True, exist_ok=True)
+        for unfinished in (*folder.glob(".*-*"), *(folder / "crops").glob(".*-*")):
+            unfinished.unlink()  # of a collection that was killed while it wrote
         self._entries = _read_entries(folder / LOG_FILE)
         _rewrite(folder / LOG_FILE, self._entries)
 
