@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import runpy
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -384,17 +382,3 @@ def test_training_data_marks_void_and_depends_on_position_only(tmp_path: Path) -
         open_training_set(DataConfig(None, None, tmp_path, tmp_path, None))
     with pytest.raises(InputError, match="no training data"):
         open_training_set(DataConfig(None))
-
-
-def test_torchrun_starts_the_same_program(tmp_path: Path) -> None:
-    (tmp_path / "ov_worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    finished = subprocess.run(
-        [*command, str(tmp_path / "ov_worker.py"), str(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads((tmp_path / "1.json").read_text())["sum"] == [3.0, 10.0]

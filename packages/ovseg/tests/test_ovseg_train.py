@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ import torch
 from PIL import Image
 
 from openvocab.cli import run
-from openvocab.training import CosineSchedule, PolySchedule
-from openvocab.training.command import load_settings, settings_of
+from openvocab.training import CosineSchedule, PolySchedule, World
 from openvocab.training.log import read_log
+from openvocab.vocabulary import Vocabulary
 from ovseg import train
+from ovseg.config import ResNetConfig
 from ovseg.model import OVSeg
-from ovseg.train import OptimizerConfig, OVSegTrainConfig, main, make_optimizer
+from ovseg.train import OptimizerConfig, OVSegTask, OVSegTrainConfig, main, make_optimizer
 from ovseg.weights import load_ovseg, save_model
 
 
@@ -60,28 +62,67 @@ def command(tmp_path: Path, tiny):
     return arguments
 
 
-def test_a_run_gives_a_checkpoint_that_segments_and_resumes_to_the_bit(
-    command, tmp_path: Path, tiny
-) -> None:
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    assert main(command(whole)) == 0
-    segmenter = load_ovseg(whole / "model_final.safetensors")
-    labels = segmenter.segment(tmp_path / "images" / "0.png", tiny.class_names()).labels
+def test_a_run_gives_checkpoints_that_segment(command, tmp_path: Path, tiny) -> None:
+    out = tmp_path / "out"
+    assert main(command(out)) == 0
+    final = load_ovseg(out / "model_final.safetensors")
+    labels = final.segment(tmp_path / "images" / "0.png", tiny.class_names()).labels
     assert labels.shape == (90, 110)
-    resumed.mkdir()
-    shutil.copy(whole / "model_0000001.pth", resumed)
-    shutil.copy(whole / "metrics.jsonl", resumed)
-    assert main(command(resumed, "--resume", "--run.activation_checkpoints")) == 0
+    numbered = load_ovseg(out / "model_0000003.pth")  # stores its configuration, too
+    assert numbered.model.config == final.model.config and numbered.inference == final.inference
+    state = torch.load(out / "model_final.pth", weights_only=True)
+    assert state["model"].keys() == tiny.state_dict().keys() and state["iteration"] == 3
+    trained = {n for n, t in tiny.state_dict().items() if not torch.equal(t, state["model"][n])}
+    assert trained and all(name.startswith(train._TRAINED) for name in trained)
+
+
+def test_a_killed_run_continues_to_the_bit(command, check_survival) -> None:
+    check_survival("ovseg.train", command)
+
+
+def test_recomputed_blocks_change_nothing(command, tmp_path: Path) -> None:
+    kept, recomputed = tmp_path / "kept", tmp_path / "recomputed"
+    more = ["--schedule.steps", "2"]
+    assert main(command(kept, *more)) == 0
+    assert main(command(recomputed, *more, "--run.activation_checkpoints")) == 0
     ours, theirs = (
-        torch.load(folder / "model_final.pth", weights_only=True)["model"]
-        for folder in (resumed, whole)
+        [line["grad_norm"] for line in read_log(folder / "metrics.jsonl")]
+        for folder in (recomputed, kept)
     )
-    assert ours.keys() == tiny.state_dict().keys()
-    assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
-    lines = read_log(resumed / "metrics.jsonl")
-    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
-    changed = {n for n, t in tiny.state_dict().items() if not torch.equal(t, ours[n])}
-    assert changed and all(name.startswith(train._TRAINED) for name in changed)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_resnet_learns_and_its_batch_norms_stay(tiny) -> None:
+    config = replace(
+        tiny.configs()[0],
+        backbone=ResNetConfig(depths=(1, 1, 1, 3), freeze_at=2),
+        dropout=0.0,
+    )
+    torch.manual_seed(0)
+    model = OVSeg(config)
+    model.clip_adapter.load_state_dict(tiny.model().clip_adapter.state_dict(), strict=False)
+    labels = torch.full((2, 64, 64), -1)
+    labels[:, 8:40, 8:40], labels[:, 40:, 20:] = 0, 1
+    images = torch.randint(0, 99, (2, 3, 64, 64)) + 60 * (labels[:, None] == 0)
+    batch = {"images": images.to(torch.uint8), "labels": labels, "ids": ["a", "b"], "seeds": [0, 1]}
+    training = OVSegTrainConfig(optimizer=OptimizerConfig(2e-3, 1e-4, 0.1))
+    vocabulary = Vocabulary(tuple(tiny.class_names()))
+    task = OVSegTask(model, training, SimpleNamespace(samples=[], vocabulary=vocabulary))
+    task.begin(torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    totals, history = task.prepare([batch], World()), []
+    task.module.train()
+    for _ in range(12):
+        losses = task.module(batch, totals)
+        task.optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        task.optimizer.step()
+        history.append({name: loss.item() for name, loss in losses.items()})
+    for name in history[0]:
+        assert history[-1][name] < history[0][name] < np.inf, name
+    moved = {n for n, t in model.backbone.state_dict().items() if not torch.equal(t, before[n])}
+    assert any(name.startswith("res5.") for name in moved)
+    assert not {name for name in moved if ".norm." in name or name.startswith(("stem", "res2"))}
 
 
 def test_groups_follow_the_published_rules(golden) -> None:
@@ -107,12 +148,8 @@ def test_learning_rates_equal_the_recorded(tiny) -> None:
     assert found == pytest.approx(misc["cosine_lr"], rel=1e-6, abs=1e-20)
 
 
-def _settings(*argv: str):
-    args = train.build_parser().parse_args(argv)
-    found = settings_of(
-        args, OVSegTrainConfig, package="ovseg", keys=train._KEYS, aliases=train._ALIASES
-    )
-    return load_settings(OVSegTrainConfig, found)
+def _settings(*argv: str) -> OVSegTrainConfig:
+    return train.COMMAND.read(argv)[1]
 
 
 def test_the_originals_command_lines_give_the_published_recipes() -> None:
@@ -122,7 +159,7 @@ def test_the_originals_command_lines_give_the_published_recipes() -> None:
     assert swin.schedule == PolySchedule(120000, 0.9, 1500, 1e-6)
     assert swin.criterion.mask_weight == 20 and swin.transform.min_sizes[-1] == 1280
     resnet = _settings("--config-file", "R101c_vitB", "MODEL.WEIGHTS", "mine.pkl")
-    assert resnet.weights == Path("mine.pkl") and resnet.optimizer.backbone_multiplier == 0.1
+    assert resnet.weights == "mine.pkl" and resnet.optimizer.backbone_multiplier == 0.1
     assert resnet.transform.min_sizes == (800,) and resnet.transform.crop_size == 512
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from openvocab.cli import run
 from openvocab.config import load_config
 from openvocab.samples import FolderDataset
 from openvocab.training import segmentation
-from openvocab.training.command import settings_of
 from openvocab.training.log import read_log
 from san import train
 from san.config import VARIANTS
@@ -55,7 +52,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory, tiny_san) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(scenes: Path, tiny_san):
     """Arguments of a small training run of 6 steps that writes to a folder."""
 
@@ -88,20 +85,6 @@ def _losses(folder: Path) -> list[list[float]]:
     return [[v for k, v in line.items() if "loss" in k or k == "grad_norm"] for line in lines]
 
 
-def _start(arguments: list[str], code: str = "") -> subprocess.Popen[str]:
-    """Run the command in a process of its own, after some lines of code."""
-    program = f"{code}\nimport sys\nfrom openvocab.cli import run\nfrom san.train import main\n"
-    program += "sys.exit(run(main, sys.argv[1:]))"
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
 def test_a_run_writes_everything_and_its_checkpoint_segments(
     command, tmp_path: Path, tiny_san, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,74 +107,16 @@ def test_a_run_writes_everything_and_its_checkpoint_segments(
     assert load_config(SANTrainConfig, tmp_path / "config.yaml").schedule.steps == 6
 
 
-@pytest.fixture
-def uninterrupted(command, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
-    assert main(command(tmp_path / "undisturbed")) == 0
-    return tmp_path / "undisturbed"
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert main(command(folder)) == 0
+    return folder
 
 
-KILL_IN_STEP = """
-import os, signal
-from openvocab.training import loop
-whole, steps = loop.Trainer._backward, []
-def dying(self, *args, **kwargs):
-    steps.append(1)
-    if len(steps) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, *args, **kwargs)
-loop.Trainer._backward = dying
-"""
-KILL_IN_CHECKPOINT = """
-import os, signal, torch
-whole, saved = torch.save, []
-def dying(state, file):
-    saved.append(1)
-    if len(saved) == 2:
-        file.write(b"half a checkpoint")
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(state, file)
-torch.save = dying
-"""
-
-
-@pytest.mark.parametrize("code", [KILL_IN_STEP, KILL_IN_CHECKPOINT], ids=["step", "checkpoint"])
-def test_a_killed_run_continues_to_the_bit(
-    command, tmp_path: Path, uninterrupted: Path, code: str
-) -> None:
-    killed = tmp_path / "killed"
-    process = _start(command(killed), code)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL, errors
-    assert not (killed / "model_final.pth").exists()
-    assert run(main, command(killed)) == 2  # never over a run that could go on
-    assert main(command(killed, "--resume")) == 0
-    assert _losses(killed) == _losses(uninterrupted)
-    ours, theirs = (
-        torch.load(folder / "model_final.pth", weights_only=True)
-        for folder in (killed, uninterrupted)
-    )
-    assert all(torch.equal(theirs["model"][name], t) for name, t in ours["model"].items())
-    assert not list(killed.glob(".model_*"))
-
-
-def test_sigterm_saves_before_it_stops(command, tmp_path: Path, uninterrupted: Path) -> None:
-    folder = tmp_path / "preempted"
-    process = _start(command(folder, "--run.checkpoint_period", "1000"), "import time")
-    deadline = time.monotonic() + 90
-    while len(read_log(folder / "metrics.jsonl")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    done = len(read_log(folder / "metrics.jsonl"))
-    if process.returncode == 0:
-        assert done == 6  # it was faster than the signal
-        return
-    assert process.returncode == 143, errors
-    assert (folder / f"model_{done - 1:07d}.pth").exists()
-    assert main(command(folder, "--resume")) == 0
-    assert _losses(folder) == _losses(uninterrupted)
+def test_a_killed_run_continues_to_the_bit(command, check_survival) -> None:
+    check_survival("san.train", command)
 
 
 def test_two_processes_and_accumulation_make_the_same_steps_as_one(
@@ -251,21 +176,14 @@ def test_activation_checkpoints_and_workers_change_nothing(
         assert ours == pytest.approx(theirs, rel=1e-6)
 
 
-def _settings(*argv: str):
-    args = train.build_parser().parse_args(argv)
-    return settings_of(
-        args, SANTrainConfig, package="san", keys=train._KEYS, aliases=train._ALIASES
-    )
-
-
 @pytest.mark.parametrize("name", ["configs/san_clip_vit_res4_coco.yaml", "san_vit_b_16"])
 def test_the_originals_command_line_gives_the_published_recipe(name: str) -> None:
-    settings = _settings(
+    arguments = (
         "--config-file", name, "--num-gpus", "1", "OUTPUT_DIR", "out", "SOLVER.BASE_LR", "3e-4",
         "DATASETS.TEST", "('ade20k_sem_seg_val',)", "WANDB.NAME", "mine", "SOLVER.AMP.ENABLED",
         "False",
     )  # fmt: skip
-    config = train.load_settings(SANTrainConfig, settings)
+    config = train.COMMAND.read(arguments)[1]
     assert config.run.output == Path("out") and config.optimizer.base_lr == 3e-4
     assert config.data.evaluate == ("ade20k_sem_seg_val",)
     assert config.run.wandb_name == "mine" and config.run.precision == "fp32"
@@ -286,8 +204,7 @@ def test_a_configuration_of_the_original_is_read(tmp_path: Path) -> None:
         ' 7)]\']\n  CROP: {SIZE: [640, 640]}\nDATASETS: {TRAIN: ["voc_sem_seg_train"]}\n'
         "TEST: {EVAL_PERIOD: 3}\nVERSION: 2\n"
     )
-    settings = _settings("--config-file", str(file))
-    config = train.load_settings(SANTrainConfig, settings)
+    _, config, settings = train.COMMAND.read(["--config-file", str(file)])
     assert config.schedule.steps == 7 and config.run.clip_norm == 0.5
     assert config.run.precision == "fp16" and config.run.eval_period == 3
     assert config.transform.min_sizes == (320, 384) and config.data.dataset == "voc_sem_seg_train"
@@ -357,6 +274,38 @@ def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.fromarray(label).save(tmp_path.joinpath(*folders[1], f"{index:012d}.png"))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     return tmp_path
+
+
+def test_torchrun_trains_as_one_process_does_and_its_checkpoint_evaluates_the_same(
+    command, coco: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    more = ["--data.evaluate", "coco_2017_test_stuff_sem_seg"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "san.train"]
+    finished = subprocess.run(
+        [sys.executable, "-m", *torchrun, *command(two, *more, "--run.eval_period", "6")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "batch 4 = 2 processes x 1 accumulated x 2 images" in finished.stderr
+    for ours, theirs in zip(_losses(two)[:3], _losses(uninterrupted)[:3], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    # The numbered checkpoint stores its configuration, so nothing else is needed to evaluate it.
+    weights = ["--weights", str(two / "model_0000005.pth")]
+    assert main([*command(one, *more, *weights), "--eval-only"]) == 0
+    logs = [_records(folder) for folder in (two / "evaluation", one / "inference")]
+    assert logs[0] == logs[1] and len(logs[0]) == 3
+
+
+def _records(folder: Path) -> dict[str, str]:
+    """Return the logged confusion matrix of each evaluated image."""
+    found = {}
+    for log in folder.rglob("images-*.log"):
+        for line in log.read_text().splitlines()[1:]:
+            found[json.loads(line[line.index("{") :])["id"]] = line[line.index("{") :]
+    return found
 
 
 @pytest.mark.filterwarnings("ignore")
