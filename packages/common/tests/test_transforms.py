@@ -14,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from openvocab.cli import run
+from openvocab.datasets import transform_sheet
+from openvocab.datasets.transform_sheet import VOID, drawn_pair
 from openvocab.datasets.transforms import (
     TrainTransform,
     TransformConfig,
@@ -22,6 +25,7 @@ from openvocab.datasets.transforms import (
     resize_pair,
     vary_colors,
 )
+from openvocab.visualization import color_labels
 
 COLORS = np.uint8([[200, 40, 40], [40, 180, 60], [50, 60, 210], [220, 200, 60]])
 
@@ -63,6 +67,45 @@ def test_image_and_labels_stay_together(pictures: Path) -> None:
         assert exact > 0.9
     assert any((labels < 0).any() for _, labels in pairs)  # small scales are padded
     assert any(labels[0, 0] % 2 == 1 for _, labels in pairs)  # some are mirrored or shifted
+
+
+@pytest.mark.parametrize("name", ["scale", "crop", "color", "flip", "padding"])
+def test_each_stage_does_the_same_to_image_and_labels(pictures: Path, name: str) -> None:
+    # The picture has the colours of its labels, so that both must agree in every pixel.
+    config = TransformConfig(min_sizes=(60, 96, 200), crop_size=110, image_pad=0)
+    image, label = drawn_pair()
+    stage = TrainTransform(config, VOID).stages[name]
+    pairs = [stage(image, label, np.random.default_rng(seed)) for seed in range(8)]
+    shown = [np.concatenate([found, color_labels(labels, 5)]) for found, labels in pairs]
+    height = max(len(picture) for picture in shown)
+    padded = [np.pad(p, ((0, height - len(p)), (0, 9), (0, 0)), constant_values=255) for p in shown]
+    Image.fromarray(np.concatenate(padded, 1)).save(pictures / f"{name}.png")
+    for found, labels in pairs:
+        assert found.shape[:2] == labels.shape
+        if name == "color":  # each class still has one colour, and has not moved
+            assert np.array_equal(labels, label)
+            assert all(len(np.unique(found[label == k], axis=0)) == 1 for k in range(5))
+            continue
+        agrees = (found == color_labels(labels, 5)).all(-1)
+        assert agrees.all() if name != "scale" else agrees.mean() > 0.93  # seams are blended
+    assert len({found.tobytes() for found, _ in pairs}) >= (1 if name == "padding" else 2)
+
+
+def test_the_sheet_shows_every_stage_of_every_draw(tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    arguments = ["--min-sizes", "60", "96", "--crop-size", "90", "--columns", "8"]
+    assert transform_sheet.main([*arguments, "--output", str(out)]) == 0
+    sheet = np.asarray(Image.open(out))
+    rows = sheet.reshape(6, -1, *sheet.shape[1:])
+    pictures = rows[:, :, 80:]  # without the names of the stages
+    assert all((pictures[i] != pictures[i - 1]).any() for i in range(1, 6))
+    image, label = tmp_path / "image.png", tmp_path / "label.png"
+    pixels, labels = drawn_pair()
+    Image.fromarray(pixels).save(image)
+    Image.fromarray(labels.astype(np.uint8)).save(label)
+    given = ["--image", str(image), "--label", str(label)]
+    assert transform_sheet.main([*given, *arguments, "--output", str(out)]) == 0
+    assert run(transform_sheet.main, ["--image", str(image)]) == 2
 
 
 def test_labels_are_only_moved_never_mixed() -> None:

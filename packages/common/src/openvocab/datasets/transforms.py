@@ -5,6 +5,7 @@ Source: SPEC san 8 "Data mapper", SPEC ovseg 10 "Mapper".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from openvocab.image import ImageArray, output_size_shortest_edge, resize_shortest_edge
 
 Labels = NDArray[Any]
+Pair = tuple[ImageArray, Labels]
 
 _BRIGHTNESS, _HUE = 32, 18
 _GAIN = (0.5, 1.5)
@@ -43,14 +45,28 @@ class TransformConfig:
 
 
 class TrainTransform:
-    """Varies an image and its label map together."""
+    """Varies an image and its label map together.
+
+    Args:
+        config: how.
+        ignore_index: label of what is added.
+
+    Attributes:
+        stages: what is done, in this order, by name; each maps an image, its label map and a
+            random generator to an image and a label map.
+    """
 
     def __init__(self, config: TransformConfig, ignore_index: int = 255) -> None:
         self.config, self.ignore_index = config, ignore_index
+        self.stages: dict[str, Callable[[ImageArray, Labels, np.random.Generator], Pair]] = {
+            "scale": self._scale,
+            "crop": self._crop,
+            "color": self._color,
+            "flip": self._flip,
+            "padding": self._pad,
+        }
 
-    def __call__(
-        self, image: ImageArray, label: Labels, rng: np.random.Generator
-    ) -> tuple[ImageArray, Labels]:
+    def __call__(self, image: ImageArray, label: Labels, rng: np.random.Generator) -> Pair:
         """Vary.
 
         Args:
@@ -61,21 +77,31 @@ class TrainTransform:
         Returns:
             Image and label map with sides of `crop_size`.
         """
-        config = self.config
-        short = int(rng.choice(config.min_sizes))
-        image, label = resize_pair(image, label, short, config.max_size)
-        image, label = random_crop(image, label, config.crop_size, rng)
-        if config.color:
-            image = vary_colors(image, rng)
-        if rng.random() < config.flip:
-            image, label = image[:, ::-1], label[:, ::-1]
-        side = config.crop_size
-        return pad(image, side, config.image_pad), pad(label, side, self.ignore_index)
+        for stage in self.stages.values():
+            image, label = stage(image, label, rng)
+        return image, label
+
+    def _scale(self, image: ImageArray, label: Labels, rng: np.random.Generator) -> Pair:
+        short = int(rng.choice(self.config.min_sizes))
+        return resize_pair(image, label, short, self.config.max_size)
+
+    def _crop(self, image: ImageArray, label: Labels, rng: np.random.Generator) -> Pair:
+        return random_crop(image, label, self.config.crop_size, rng)
+
+    def _color(self, image: ImageArray, label: Labels, rng: np.random.Generator) -> Pair:
+        return (vary_colors(image, rng) if self.config.color else image), label
+
+    def _flip(self, image: ImageArray, label: Labels, rng: np.random.Generator) -> Pair:
+        if rng.random() < self.config.flip:
+            return image[:, ::-1], label[:, ::-1]
+        return image, label
+
+    def _pad(self, image: ImageArray, label: Labels, _: np.random.Generator) -> Pair:
+        side = self.config.crop_size
+        return pad(image, side, self.config.image_pad), pad(label, side, self.ignore_index)
 
 
-def resize_pair(
-    image: ImageArray, label: Labels, short: int, max_size: int
-) -> tuple[ImageArray, Labels]:
+def resize_pair(image: ImageArray, label: Labels, short: int, max_size: int) -> Pair:
     """Resize by the short side: the image bilinearly, the label map to the nearest pixel centre."""
     height, width = output_size_shortest_edge(image.shape[0], image.shape[1], short, max_size)
     nearest = Image.fromarray(label.astype(np.int32)).resize(
@@ -84,9 +110,7 @@ def resize_pair(
     return resize_shortest_edge(image, short, max_size), np.asarray(nearest).astype(label.dtype)
 
 
-def random_crop(
-    image: ImageArray, label: Labels, side: int, rng: np.random.Generator
-) -> tuple[ImageArray, Labels]:
+def random_crop(image: ImageArray, label: Labels, side: int, rng: np.random.Generator) -> Pair:
     """Cut a square of `side`, or less where the image is smaller, at any place alike."""
     height, width = min(side, image.shape[0]), min(side, image.shape[1])
     top = int(rng.integers(image.shape[0] - height + 1))
