@@ -12,7 +12,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from openvocab.losses import PerImageDraws, Targets, targets_of, totals_of
 from openvocab.training import EndlessShuffle, StepBatches
 from openvocab.training.segmentation_data import (
     DataConfig,
+    SegmentationBatch,
     SegmentationData,
     collate_segmentation,
     open_training_set,
@@ -66,9 +68,15 @@ class Step:
         classifier = self.network.classifier(self.text)
         return list(self.network(self.images, classifier, all_layers=True))
 
-    def times(self) -> dict[str, float]:
-        """Make a step, and return the seconds of each part."""
+    def times(self, loader: Iterator[SegmentationBatch]) -> dict[str, float]:
+        """Make a step, and return the seconds of each part.
+
+        The loader's batch is waited for as in training, where workers prepare it during the step
+        before; what is computed with are pictures of constant content.
+        """
         clock = Clock()
+        next(loader)
+        clock.stop("data")
         targets = self.targets()
         clock.stop("targets")
         predictions = self.forward()
@@ -144,17 +152,24 @@ def memory(images: int) -> dict[str, float]:
     }
 
 
-def loader_rate(workers: int, samples: int, batch: int) -> float:
-    """Return the samples a second that the loader gives from JPEG and PNG files of COCO's size."""
+@contextmanager
+def loading(workers: int, steps: int, batch: int) -> Iterator[Iterator[SegmentationBatch]]:
+    """Load and vary batches from JPEG and PNG files of COCO's size."""
     with tempfile.TemporaryDirectory() as folder:
         _write_photographs(Path(folder), 16)
         config = DataConfig(None, None, *(Path(folder, n) for n in ("images", "labels", "names")))
         data = SegmentationData(open_training_set(config), TransformConfig(), seed=0)
-        steps = StepBatches(EndlessShuffle(16, 0), batch=batch, start=0, steps=samples // batch + 1)
-        loader = DataLoader(
-            data, batch_sampler=steps, collate_fn=collate_segmentation, num_workers=workers
+        order = StepBatches(EndlessShuffle(16, 0), batch=batch, start=0, steps=steps)
+        yield iter(
+            DataLoader(
+                data, batch_sampler=order, collate_fn=collate_segmentation, num_workers=workers
+            )
         )
-        batches = iter(loader)
+
+
+def loader_rate(workers: int, samples: int, batch: int) -> float:
+    """Return the samples a second that the loader gives, when nothing else is done."""
+    with loading(workers, samples // batch + 1, batch) as batches:
         next(batches)
         began = time.perf_counter()
         count = sum(len(found["ids"]) for found in batches)
@@ -187,8 +202,9 @@ def measure(images: int, repeats: int, workers: int) -> dict[str, Any]:
     """Run everything."""
     product = matrix_throughput(best_time(matrix_product()))
     step = Step(images)
-    step.times()
-    runs = [step.times() for _ in range(repeats)]
+    with loading(workers, repeats + 1, images) as batches:
+        step.times(batches)
+        runs = [step.times(batches) for _ in range(repeats)]
     parts = {name: min(r[name] for r in runs) for name in runs[0]}
     total = sum(parts.values())
     del step

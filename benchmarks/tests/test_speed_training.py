@@ -28,6 +28,12 @@ def test_the_loader_alone_gives_samples(speed_training) -> None:
     assert speed_training.loader_rate(workers=0, samples=4, batch=2) > 0
 
 
+def test_a_step_is_given_as_many_batches_as_it_was_promised(speed_training) -> None:
+    with speed_training.loading(workers=0, steps=2, batch=2) as batches:
+        shapes = [tuple(batch["images"].shape) for batch in batches]
+    assert shapes == [(2, 3, 640, 640)] * 2
+
+
 def test_the_clock_credits_all_time(speed_training) -> None:
     clock = speed_training.Clock()
     for name in ("a", "b", "a"):
