@@ -88,7 +88,9 @@ def read_flags(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: they contradict each other.
     """
-    given = {k: v for k, v in vars(args).items() if isinstance(v, str | int | float)}
+    given: dict[str, Any] = {
+        k: v for k, v in vars(args).items() if isinstance(v, str | int | float)
+    }
     prefix = "original "
     values = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
     if "model" in given or "pretrained" in given:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from openvocab.cli import run
 from openvocab.datasets.transforms import TransformConfig
-from openvocab.detectron2 import read_checkpoint
 from openvocab.losses import Losses, Targets, Totals
 from openvocab.samples import SampleSet
 from openvocab.training import PolySchedule, World, decay_rule, parameter_groups
@@ -37,7 +36,14 @@ from ovseg.config import InferenceConfig, OVSegConfig, load_published
 from ovseg.criterion import CriterionConfig, OVSegCriterion
 from ovseg.model import ClassWeights, OVSeg
 from ovseg.segmenter import OVSegSegmenter
-from ovseg.weights import load_model, metadata_of, read_config, save_model
+from ovseg.weights import (
+    find_checkpoint,
+    load_model,
+    metadata_of,
+    read_config,
+    read_tensors,
+    save_model,
+)
 
 _TRAINED = ("backbone.", "sem_seg_head.", "clip_adapter.non_object_embedding")
 _UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")
@@ -197,12 +203,13 @@ def build_model(
         original: an original configuration, whose `MODEL` tells the architecture; or nothing.
         resumed: all weights come from a checkpoint of this run, so none are needed here.
     """
-    tensors = {} if config.weights is None else _checkpoint(config.weights)
-    if config.weights is not None and tensors:
+    weights = None if config.weights is None else find_checkpoint(config.weights)
+    tensors = {} if weights is None else _checkpoint(weights)
+    if weights is not None and tensors:
         architecture, inference = _architecture(config, original)
         if not original:
-            architecture, inference = read_config(None, tensors, config.weights, {})
-        return load_model(architecture, tensors, source=str(config.weights)), inference
+            architecture, inference = read_config(None, tensors, weights, {})
+        return load_model(architecture, tensors, source=str(weights)), inference
     architecture, inference = _architecture(config, original)
     if resumed:
         return OVSeg(architecture), inference
@@ -213,14 +220,14 @@ def build_model(
     if not prompted:
         clip_tensors = {**clip_tensors, PROMPTS: encoder.visual.mask_embedding.detach()}
     load_strict(encoder, clip_tensors, source=config.clip)
-    if config.weights is not None:
-        load_backbone(model.backbone, Path(config.weights))
+    if weights is not None:
+        load_backbone(model.backbone, weights)
     return model, inference
 
 
-def _checkpoint(path: str) -> dict[str, Tensor]:
+def _checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint of OVSeg; nothing if the file holds a backbone."""
-    tensors = read_checkpoint(path)
+    tensors = read_tensors(path)
     return tensors if any(name.startswith("sem_seg_head.") for name in tensors) else {}
 
 

@@ -66,12 +66,8 @@ def load_ovseg(
     Raises:
         InputError: a file is missing, unreadable or does not fit.
     """
-    if str(weights) == WORLD:
-        weights = world_file("ovseg")
-    if not Path(weights).is_file():
-        raise InputError(f"there are no OVSeg weights at '{weights}'; give a checkpoint file")
-    shipped = Path(weights).suffix == ".safetensors"
-    tensors = read_shared(weights) if shipped else read_checkpoint(weights)
+    weights = find_checkpoint(weights)
+    tensors = read_tensors(weights)
     architecture, inference = read_config(config, tensors, weights, options or {})
     inference = load_config(
         InferenceConfig, None, {**config_to_dict(inference), **(settings or {})}
@@ -84,6 +80,26 @@ def load_ovseg(
         variant=None if config is None else Path(config).stem,
         proposals=proposals,
     )
+
+
+def find_checkpoint(weights: str | Path) -> Path:
+    """Return the file behind a path, or behind "world".
+
+    Raises:
+        InputError: there is none.
+    """
+    if str(weights) == WORLD:
+        return world_file("ovseg")
+    if not Path(weights).is_file():
+        raise InputError(
+            f"there are no OVSeg weights at '{weights}'; give a checkpoint file, or {WORLD}"
+        )
+    return Path(weights)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint of the original or of ours, with what ours share with the world's CLIP."""
+    return read_shared(path) if path.suffix == ".safetensors" else read_checkpoint(path)
 
 
 def read_config(

@@ -380,7 +380,7 @@ def top1(clip: CLIP, split: Split, count: int) -> dict[str, float]:
     templates = load_templates("vild")
     prompts = [template.format(name.name) for name in names for template in templates]
     text = F.normalize(clip.encode_text(tokenize(prompts, clip.config.text.context_length)), dim=-1)
-    text = F.normalize(text.unflatten(0, (len(names), -1)).mean(dim=1), dim=-1)
+    text = F.normalize(torch.unflatten(text, 0, (len(names), -1)).mean(dim=1), dim=-1)
     hits = torch.zeros(len(names), count)
     for row, name in enumerate(names):
         grounds: list[Ground] = ["flat" if i % 2 else "stuff" for i in range(count)]
@@ -420,9 +420,10 @@ def without_batch_norms(stem: nn.Sequential) -> nn.Sequential:
     layers: list[nn.Module] = []
     for layer in stem.eval():
         if isinstance(layer, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
-        else:
-            layers.append(layer)
+            convolution = layers.pop()
+            assert isinstance(convolution, nn.Conv2d)
+            layer = fuse_conv_bn_eval(convolution, layer)
+        layers.append(layer)
     return nn.Sequential(*layers)
 
 
@@ -449,7 +450,8 @@ def known_tokens() -> Tensor:
         texts += [frame.format(*[name] * parts) for name in names]
         texts += [frame.format(*[name.name] * parts) for name in world_names()]
     tokens = tokenize(texts)
-    return tokens[tokens > 0].unique()
+    known: Tensor = torch.unique(tokens[tokens > 0])
+    return known
 
 
 def build_clip(config: PretrainConfig) -> CLIP:

@@ -1,0 +1,51 @@
+"""The small SAN that the package carries: it knows its world, and its training can go on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from openvocab.datasets import resolve
+from openvocab.metrics import ConfusionMatrix, seen_unseen
+from openvocab.shipped import world_file
+from openvocab.world import scene, seen_labels, world_vocabulary
+from san import load_san
+from san.predict import main as predict
+from san.train import main as train
+
+
+def test_it_names_scenes_that_it_never_saw():
+    matrix, segmenter = ConfusionMatrix(60, 255), load_san("world")
+    for index in range(24):
+        image, label, _ = scene(index, "val")
+        matrix.update(segmenter.segment(image, world_vocabulary()).labels, label)
+    found = seen_unseen(matrix.matrix, seen_labels())
+    assert found.seen_miou > 35 and found.unseen_miou > 20
+
+
+def test_predict_takes_it_by_name(tmp_path):
+    data = resolve("world:tune")
+    words = ["--weights", "world", "--vocabulary", "world", "--input", str(data.samples[0].image)]
+    assert predict([*words, "--output", str(tmp_path), "--device", "cpu"]) == 0
+    assert list(tmp_path.rglob("*.png"))
+
+
+def test_an_unknown_word_is_one_sentence(tmp_path, capsys):
+    from openvocab.errors import InputError
+
+    with pytest.raises(InputError, match="zebra"):
+        load_san("world").segment(np.zeros((64, 64, 3), np.uint8), ["dog", "zebra"])
+
+
+def test_training_goes_on_with_a_low_loss(tmp_path):
+    words = ["--config-file", "world", "--weights", "world", "--data.dataset", "world:train:16"]
+    run = ["--schedule.steps", "3", "--run.batch", "8", "--run.workers", "0"]
+    train([*words, *run, "--optimizer.base-lr", "1e-5", "--run.log-period", "1",
+           "--run.eval-period", "0", "--run.output", str(tmp_path)])  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines]
+    curve = json.loads(world_file("san").with_suffix(".json").read_text())["stages"][-1]["losses"]
+    first, last = curve["loss"][0], np.mean(curve["loss"][-5:])
+    assert np.mean(losses) < (first + 2 * last) / 3
