@@ -73,14 +73,6 @@ def diagrams(structures: Mapping[str, Any]) -> dict[str, str]:
 def set_figures(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> dict[str, str]:
     """Draw what is shown of one data set: classes that differ most, and accuracy against cost."""
     drawn = {}
-    for pair in comparison["paired"]:
-        first, second = pair["first"], pair["second"]
-        drawn[f"classes-{first}-{second}"] = charts.bars(
-            class_differences(found[first], found[second]),
-            f"IoU of each class, {second} minus {first}",
-            f"{charts.TITLES[first]} better",
-            f"{charts.TITLES[second]} better",
-        )
     times = {m: t for m, t in comparison["times"].items() if t}
     axes = {
         "seconds": ("seconds for an image", lambda t: t["seconds"]),
@@ -89,6 +81,14 @@ def set_figures(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> d
     for key, (title, x) in axes.items():
         series = {m: [(x(t), found[m].scores().miou)] for m, t in times.items()}
         drawn[f"accuracy-{key}"] = charts.points(series, title, "mIoU")
+    for pair in comparison["paired"]:
+        first, second = pair["first"], pair["second"]
+        drawn[f"classes-{first}-{second}"] = charts.bars(
+            class_differences(found[first], found[second]),
+            f"IoU of each class, {second} minus {first}",
+            f"{charts.TITLES[first]} better",
+            f"{charts.TITLES[second]} better",
+        )
     return drawn
 
 
