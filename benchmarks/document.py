@@ -21,13 +21,13 @@ import three_methods
 from controls import floor_rows
 from figures import own_mib
 from layout import read_json, result_file
-from quality import WORLD
 from report import TOLD, bound, cell, verdict
 
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.results import Result
+from openvocab.vocabulary import WORLD
 from openvocab.world import COUNTS
 
 HERE = Path(__file__).resolve().parent

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import WORLD, load_method
+from quality import load_method
 from torch.nn import functional as F
 
 from openvocab.cli import run
 from openvocab.clip.prompts import TextEncoder
 from openvocab.segmenter import Segmenter
-from openvocab.vocabulary import Vocabulary
+from openvocab.vocabulary import WORLD, Vocabulary
 
 FORMAT = "openvocab-latency-1"
 NAME_COUNTS = (20, 150, 847, 5000)

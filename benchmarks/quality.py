@@ -17,11 +17,11 @@ from openvocab.errors import InputError
 from openvocab.evaluation import FolderDataset
 from openvocab.samples import SampleSet
 from openvocab.segmenter import Segmenter
+from openvocab.vocabulary import WORLD
 from ovseg import load_ovseg
 from ovseg.evaluate import with_published_weight
 from san import load_san
 
-WORLD = "world"  # the embedded data set, and the weights that the packages carry for it
 AGAIN = 64
 _FOLDERS = ("images", "labels", "names.txt")
 
@@ -120,7 +120,7 @@ def load_method(method: str, weights: str, data: SampleSet | None = None) -> Seg
         if data is not None:
             segmenter.inference = with_published_weight(segmenter.inference, data.vocabulary)
         return segmenter
-    if weights == WORLD or weights in available_configs():
+    if weights in available_configs():
         return load_car(named_config(weights).car)
     proposer, _, judge = weights.partition(",")
     return load_car(CaRConfig(clip=proposer, classifier_clip=judge or proposer))

@@ -22,10 +22,10 @@ from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.metrics import CONVENTIONS
 from openvocab.results import Result
+from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).parent
 METHODS = ("san", "ovseg", "car")
-WORLD = "world"
 TOLD = {
     "nothing": "nothing: as it is",
     "true-masks": "true masks, named by the method's CLIP",

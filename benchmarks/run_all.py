@@ -31,7 +31,7 @@ import yaml
 from comparison import collect, seen_classes
 from layout import read_json
 from measuring import in_fresh_process
-from quality import WORLD, Missing, Plan, check_weights, evaluate_all, find_data, shard
+from quality import Missing, Plan, check_weights, evaluate_all, find_data, shard
 from report import METHODS, build_report
 
 import openvocab
@@ -42,6 +42,7 @@ from openvocab.files import write_text
 from openvocab.metrics import CONVENTIONS
 from openvocab.results import Result, diff_cards
 from openvocab.samples import SampleSet
+from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).resolve().parent
 # Seconds after which a method's curves of latency end early; a whole run stays below five minutes.
