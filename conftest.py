@@ -70,7 +70,7 @@ def check_survival(lives_of, tmp_path: Path) -> Callable[[str, Callable[..., lis
             "is killed in a step": ("step", arguments(killed), -9),
             "does not write over what could go on": ("nowhere", arguments(killed), 2),
             "is killed while it writes a checkpoint": ("checkpoint", resume, -9),
-            "saves when it is asked to stop": ("preempted", resume, 143),
+            "saves when it is asked to stop": ("preempted", [*resume, "--run.workers", "1"], 143),
             "ends well": ("nowhere", resume, 0),
         }
         ends = lives_of(module, [(death, list(argv)) for death, argv, _ in lives.values()])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -51,8 +52,14 @@ def step() -> None:
 
 
 def preempted() -> None:
-    """Be asked to stop within the first step."""
-    Trainer._backward = _before_call(1, Trainer._backward, lambda *_, **__: _send(signal.SIGTERM))
+    """Be asked to stop within the first step, with all processes of the job."""
+
+    def ask(*_: Any, **__: Any) -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGTERM)
+        _send(signal.SIGTERM)
+
+    Trainer._backward = _before_call(1, Trainer._backward, ask)
 
 
 def checkpoint() -> None:

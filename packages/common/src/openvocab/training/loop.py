@@ -329,6 +329,7 @@ class Trainer(Generic[Batch]):
             ),
             collate_fn=self.task.collate,
             num_workers=config.workers,
+            worker_init_fn=_outlive_sigterm,
             pin_memory=self.world.device.type == "cuda",
         )
 
@@ -418,6 +419,11 @@ class Trainer(Generic[Batch]):
 
     def _terminate(self, *_: int | FrameType | None) -> None:
         self._terminated = True
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Leave SIGTERM to the process that saves; schedulers send it to a whole job at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _to(batch: Any, device: torch.device) -> Any:
