@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from openvocab.errors import InputError
 
 FOLDER = Path(__file__).parents[1]
 
@@ -43,3 +44,15 @@ def test_a_large_picture_is_segmented(speed, capsys) -> None:
     assert speed.main(["--large", "3", "40", "60"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["names"] == 3 and 0 < found["names_found"] <= 3
+    assert not found["warnings"]
+
+
+def test_memory_can_be_measured_alone_and_times_stay(speed, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(speed, "in_fresh_process", lambda _, options: {"seconds": 1, "peak_gib": 2})
+    output = tmp_path / "speed.json"
+    options = ["--memory", "3", "40", "60", "--memory-only", "--output", str(output)]
+    with pytest.raises(InputError, match="times to keep"):
+        speed.main(options)
+    output.write_text('{"seconds": {"trunk": 5}}')
+    assert speed.main(options) == 0
+    assert json.loads(output.read_text()) == {"seconds": {"trunk": 5}, "memory": {"peak_gib": 2}}
