@@ -224,10 +224,15 @@ def measure_stages(subject: Subject) -> tuple[list[dict[str, Any]], list[dict[st
         "seconds": clock.spent[REST].seconds,
     }
     towers = [
-        {"role": role, "vision": asdict(clip.config.vision), **trace.to_json()}
+        {"role": role, "vision": _plain(asdict(clip.config.vision)), **trace.to_json()}
         for role, clip, trace in traces
     ]
     return [*rows, rest], towers
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as JSON gives them back."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
 def added_names(subject: Subject, stages: list[dict[str, Any]]) -> dict[str, Any]:
