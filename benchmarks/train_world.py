@@ -38,6 +38,7 @@ from san.weights import load_network, save_world_network
 FINAL = "model_final.safetensors"
 PAIRS = 1200  # scenes whose names are cut out, for the mask-adapted CLIP
 LIMIT = 12_000_000  # bytes of all weights together
+NOTES = "notes.txt"  # in a stage's folder: what a person did beyond the command
 _POINTS = 60  # of a curve that is kept
 _NOT_CURVES = ("time", "data_time", "images_per_second", "memory_mb", "grad_norm")
 
@@ -184,6 +185,8 @@ def describe(stage: Stage, output: Path) -> dict[str, Any]:
     words = command({s.name: s for s in recipe(relative)}[stage.name], relative)
     record: dict[str, Any] = {"stage": stage.name, "command": f"python {shlex.join(words)}"}
     folder = output / stage.name
+    if (folder / NOTES).is_file():
+        record["notes"] = (folder / NOTES).read_text("utf-8").split("\n")
     if stage.trains:
         settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
         record["seed"] = settings["run"]["seed"]
