@@ -14,6 +14,7 @@ from openvocab.world import crop, world_names, world_vocabulary
 from openvocab.world.crops import Ground
 
 SPLIT = "val"
+SIDE = 64  # of a crop in pixels: about as large as things are in scenes of 128
 
 
 @torch.inference_mode()
@@ -34,13 +35,18 @@ def crop_accuracy(encoder: TextEncoder, each: int = 10) -> dict[str, Any]:
     means = {
         part: sum(g[part] for g in grounds.values()) / len(grounds) for part in ("seen", "unseen")
     }
-    return {"split": SPLIT, "crops_of_each_name": each * len(grounds), "grounds": grounds, **means}
+    return {
+        "split": SPLIT,
+        "crops_of_each_name": each * len(grounds),
+        "side": SIDE,
+        "grounds": grounds,
+        **means,
+    }
 
 
 def _hits(encoder: TextEncoder, texts: Tensor, label: int, each: int, ground: Ground) -> list[bool]:
     clip, name = encoder.clip, world_names()[label].name
-    side = clip.config.vision.image_size
-    pixels = np.stack([crop(name, i, SPLIT, side, ground=ground) for i in range(each)])
+    pixels = np.stack([crop(name, i, SPLIT, SIDE, ground=ground) for i in range(each)])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(texts) / 255  # (N, 3, S, S)
     mean, std = (
         torch.tensor(values).to(texts)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD)

@@ -22,7 +22,7 @@ from ovseg import load_ovseg
 from ovseg.evaluate import with_published_weight
 from san import load_san
 
-AGAIN = 64
+AGAIN = 48
 _FOLDERS = ("images", "labels", "names.txt")
 
 

@@ -73,7 +73,7 @@ def test_image_and_labels_stay_together(pictures: Path) -> None:
 def test_each_stage_does_the_same_to_image_and_labels(pictures: Path, name: str) -> None:
     # The picture has the colours of its labels, so that both must agree in every pixel.
     config = TransformConfig(min_sizes=(60, 96, 200), crop_size=110, image_pad=0)
-    image, label = drawn_pair()
+    image, label = drawn_pair(60, 90) if name == "padding" else drawn_pair()
     stage = TrainTransform(config, VOID).stages[name]
     pairs = [stage(image, label, np.random.default_rng(seed)) for seed in range(8)]
     shown = [np.concatenate([found, color_labels(labels, 5)]) for found, labels in pairs]
@@ -84,7 +84,8 @@ def test_each_stage_does_the_same_to_image_and_labels(pictures: Path, name: str)
         assert found.shape[:2] == labels.shape
         if name == "color":  # each class still has one colour, and has not moved
             assert np.array_equal(labels, label)
-            assert all(len(np.unique(found[label == k], axis=0)) == 1 for k in range(5))
+            spread = [np.ptp(found[label == k].astype(int), axis=0).max() for k in range(5)]
+            assert max(spread) <= 2  # rounding differs between vectors of pixels and their rest
             continue
         agrees = (found == color_labels(labels, 5)).all(-1)
         assert agrees.all() if name != "scale" else agrees.mean() > 0.93  # seams are blended
