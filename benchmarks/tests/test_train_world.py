@@ -50,6 +50,7 @@ def short(monkeypatch):
 
 
 def test_the_whole_recipe_runs_once_and_installs(short, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the world is drawn if nothing is cached
     output, packages = tmp_path / "run", tmp_path / "packages"
     assert train_world.main(["--output", str(output)]) == 0
     assert len(short) == len(SHORT)

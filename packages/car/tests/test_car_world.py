@@ -27,7 +27,8 @@ def test_it_finds_what_is_there_and_drops_what_is_not():
     assert len(world_names()) == 60
 
 
-def test_demo_takes_its_configuration_by_name(tmp_path):
+def test_demo_takes_its_configuration_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     image = resolve("world:tune").samples[0].image
     words = ["--config", "world", "--input", str(image), "--class-names", "dog", "grass", "sky"]
     assert demo([*words, "--output", str(tmp_path), "--device", "cpu"]) == 0

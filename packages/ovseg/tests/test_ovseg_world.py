@@ -25,7 +25,8 @@ def test_it_names_scenes_that_it_never_saw():
     assert found.seen_miou > 35 and found.unseen_miou > 20
 
 
-def test_predict_takes_it_by_name(tmp_path):
+def test_predict_takes_it_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     data = resolve("world:tune")
     words = ["--weights", "world", "--vocabulary", "world", "--input", str(data.samples[0].image)]
     assert predict([*words, "--output", str(tmp_path), "--device", "cpu"]) == 0
@@ -39,7 +40,8 @@ def test_an_unknown_word_is_one_sentence(tmp_path, capsys):
         load_ovseg("world").segment(np.zeros((64, 64, 3), np.uint8), ["dog", "zebra"])
 
 
-def test_training_goes_on_with_a_low_loss(tmp_path):
+def test_training_goes_on_with_a_low_loss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = ["--config-file", "world", "--weights", "world", "--data.dataset", "world:train:16"]
     run = ["--schedule.steps", "3", "--run.batch", "8", "--run.workers", "0"]
     train([*words, *run, "--optimizer.base-lr", "1e-5", "--run.log-period", "1",
