@@ -80,7 +80,7 @@ def command(scenes: Path, tiny_san):
 
 
 def _losses(folder: Path) -> list[list[float]]:
-    lines = read_log(folder / "metrics.jsonl")
+    lines = [line for line in read_log(folder / "metrics.jsonl") if "loss" in line]
     assert [line["iteration"] for line in lines] == list(range(len(lines)))
     return [[v for k, v in line.items() if "loss" in k or k == "grad_norm"] for line in lines]
 
