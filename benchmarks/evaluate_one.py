@@ -28,6 +28,7 @@ from openvocab.evaluation import evaluate_set
 from openvocab.evaluation_log import read_records
 from openvocab.files import write_text
 from openvocab.oracle import KnownTruth
+from openvocab.predict import choose_device
 from openvocab.results import Result
 from openvocab.samples import SampleSet
 from openvocab.segmenter import Segmenter
@@ -61,7 +62,8 @@ def evaluate_method(args: argparse.Namespace) -> None:
     before = peak_memory_gib()
     folder = run_folder(args.output, args.data, args.method)
     data = find_data(args.data, args.data_root)
-    segmenter = load_method(args.method, args.weights, data)
+    device = choose_device(args.device)
+    segmenter = load_method(args.method, args.weights, data, device)
     timed = Timed(segmenter)
     result = _evaluate(timed, data, folder, args, save_predictions=True)
     if timed.seconds:
@@ -135,6 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--device")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--diagnoses", action="store_true")
     parser.add_argument("--again", type=int, help="limit where a diagnosis runs the whole method")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -95,6 +96,9 @@ def in_fresh_process(
 ) -> dict[str, Any]:
     """Run a script that prints JSON as its last line; add the process's peak resident memory.
 
+    The script ends when this process does, however that ends: its standard input is a pipe that
+    then closes.
+
     Args:
         script: file of the script.
         arguments: its arguments.
@@ -102,7 +106,9 @@ def in_fresh_process(
     """
     folders = [str(Path(script).parent), str(Path(__file__).parent)]
     code = (
-        "import json, runpy, sys\n"
+        "import json, os, runpy, sys, threading\n"
+        "gone = lambda: (os.read(0, 1), os._exit(1))\n"
+        "threading.Thread(target=gone, daemon=True).start()\n"
         f"sys.argv = {[str(script), *arguments]!r}\n"
         f"sys.path[:0] = {folders!r}\n"
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -110,13 +116,19 @@ def in_fresh_process(
         "from measuring import peak_memory_gib\n"
         "print(json.dumps({'peak_gib': peak_memory_gib()}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=None if show else subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    reading, writing = os.pipe()  # nobody writes
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=reading,
+            stdout=subprocess.PIPE,
+            stderr=None if show else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
     if done.returncode:
         said = "see above" if show else f"\n{done.stderr[-2000:]}"
         raise RuntimeError(f"{script} {' '.join(arguments)} failed: {said}")

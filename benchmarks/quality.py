@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layout import run_folder
@@ -53,6 +53,7 @@ class Plan:
         diagnoses: also tell each method parts of the truth; None: on the world, and those parts
             that take as long as the method itself on its first `AGAIN` images.
         seen: names that training saw, a file or a vocabulary; None: those of the training set.
+        device: of the scoring; None: a GPU where there is one.
     """
 
     weights: Mapping[str, str]
@@ -63,6 +64,7 @@ class Plan:
     resume: bool = True
     diagnoses: bool | None = None
     seen: str | None = None
+    device: str | None = None
 
     def folder(self, data: str, method: str) -> Path:
         """Return where one evaluation is logged."""
@@ -101,29 +103,42 @@ def find_data(name: str, root: Path | None) -> SampleSet:
     return resolve(name, root)
 
 
-def load_method(method: str, weights: str, data: SampleSet | None = None) -> Segmenter:
-    """Load a method from `--weights METHOD=...`.
+def load_method(
+    method: str, weights: str, data: SampleSet | None = None, device: str = "cpu"
+) -> Segmenter:
+    """Load a method from `--weights METHOD=...`, with what was published for the data.
 
     Args:
         method: "san", "ovseg" or "car".
         weights: what its own commands take; for CaR a named configuration such as "world", or one
             CLIP or two, with a comma between.
-        data: OVSeg's ensemble weight is the published one of this set.
+        data: OVSeg's ensemble weight and CaR's settings are the published ones of this set.
+        device: "cpu", "cuda", ...
 
     Raises:
         InputError: the weights are not there.
     """
     if method == "san":
-        return load_san(weights)
+        return load_san(weights, device=device)
     if method == "ovseg":
-        segmenter = load_ovseg(weights)
+        segmenter = load_ovseg(weights, device=device)
         if data is not None:
             segmenter.inference = with_published_weight(segmenter.inference, data.vocabulary)
         return segmenter
     if weights in available_configs():
-        return load_car(named_config(weights).car)
+        return load_car(named_config(weights).car, device=device)
     proposer, _, judge = weights.partition(",")
-    return load_car(CaRConfig(clip=proposer, classifier_clip=judge or proposer))
+    settings = CaRConfig() if data is None else _published_settings(data)
+    clips = {"clip": proposer, "classifier_clip": judge or proposer}
+    return load_car(replace(settings, **clips), device=device)
+
+
+def _published_settings(data: SampleSet) -> CaRConfig:
+    """Return the settings that were published for a data set, else the defaults."""
+    for config in map(named_config, available_configs()):
+        if config.dataset == data.name:
+            return config.car
+    return CaRConfig()
 
 
 def check_weights(weights: Mapping[str, str]) -> list[Missing]:
@@ -148,15 +163,14 @@ def check_weights(weights: Mapping[str, str]) -> list[Missing]:
 
 def evaluate_all(plan: Plan, say: Callable[[str], None]) -> list[Missing]:
     """Evaluate every method on every data set; return what a method could not do."""
-    refused = []
-    for name in plan.data:
-        for method in plan.weights:
-            say(f"{method} on {name}")
-            done = in_fresh_process(
-                Path(__file__).parent / "evaluate_one.py", _arguments(plan, name, method), show=True
-            )
-            if done["refused"]:
-                refused.append(Missing(f"{method} on {name}", done["refused"]))
+    refused, script = [], Path(__file__).parent / "evaluate_one.py"
+    pairs = [(method, name) for name in plan.data for method in plan.weights]
+    for number, (method, name) in enumerate(pairs, start=1):
+        say(f"{number} of {len(pairs)}: {method} on {name}")
+        done = in_fresh_process(script, _arguments(plan, name, method), show=True)
+        if done["refused"]:
+            refused.append(Missing(f"{method} on {name}", done["refused"]))
+            say(f"missing: {refused[-1].what}: {refused[-1].sentence}")
     return refused
 
 
@@ -168,6 +182,8 @@ def _arguments(plan: Plan, name: str, method: str) -> list[str]:
         words += ["--data-root", str(plan.data_root)]
     if plan.limit is not None:
         words += ["--limit", str(plan.limit)]
+    if plan.device is not None:
+        words += ["--device", plan.device]
     words += ["--resume" if plan.resume else "--no-resume"]
     if plan.diagnosed(name):
         words += ["--diagnoses"]

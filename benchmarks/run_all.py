@@ -4,11 +4,12 @@
     python benchmarks/run_all.py --weights san=FILE ovseg=FILE car=FILE,FILE \
         --datasets ade20k-150 --data-root DIR
     python benchmarks/run_all.py --config benchmarks/configs/published.yaml
+    torchrun --nproc-per-node 4 benchmarks/run_all.py --config benchmarks/configs/published.yaml
     python benchmarks/run_all.py diff A.json B.json
 
 Without arguments it needs no network, weights or data: it scores the small methods that the
 packages carry on the embedded world, and measures how the published architectures are built and
-what they cost. A killed run goes on where it stopped.
+what they cost. A killed run goes on where it stopped. Processes of torchrun share the images.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ import yaml
 from comparison import collect, seen_classes
 from layout import read_json
 from measuring import in_fresh_process
-from quality import Missing, Plan, check_weights, evaluate_all, find_data, shard
+from quality import Missing, Plan, check_weights, evaluate_all, find_data
 from report import METHODS, build_report
 
 import openvocab
@@ -42,11 +44,13 @@ from openvocab.files import write_text
 from openvocab.metrics import CONVENTIONS
 from openvocab.results import Result, diff_cards
 from openvocab.samples import SampleSet
+from openvocab.training.distributed import join_world
 from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).resolve().parent
 # Seconds after which a method's curves of latency end early; a whole run stays below five minutes.
 SHORT, LONG = 10, 3600
+PATIENCE = timedelta(days=7)  # of processes that wait for others to finish their images
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of a set")
     parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1 ... of the scoring (default: cuda if there is one)"
+    )
+    parser.add_argument(
         "--seen", metavar="NAMES",
         help="file or vocabulary; default: what the weights were trained on, COCO-Stuff's names or "
         "the world's",
@@ -128,32 +135,43 @@ def read_request(args: argparse.Namespace) -> Request:
     Raises:
         InputError: an unknown key, method or form.
     """
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"--limit is {args.limit}; give at least 1 image, or leave it out for all")
     content = _read_config(args.config) if args.config else {}
-    weights = dict(content.get("weights") or {})
-    weights |= dict(_split(entry) for entry in args.weights or ())
-    for method in weights:
-        if method not in METHODS:
-            raise InputError(f"--weights names {method!r}; {near_matches(method, METHODS)}")
+    weights = content.get("weights", {}) | dict(_split(entry) for entry in args.weights or ())
+    models = tuple(args.models or content.get("models", METHODS))
+    for what, names in (("weights", weights), ("models", models)):
+        for method in names:
+            if method not in METHODS:
+                raise InputError(f"{what} has {method!r}; {near_matches(method, METHODS)}")
     root = args.data_root or (Path(content["data_root"]) if "data_root" in content else None)
-    models = tuple(args.models or content.get("models") or METHODS)
     return Request(
         models,
-        {m: str(weights[m]) for m in models if m in weights},
-        tuple(args.datasets or content.get("datasets") or ()),
+        {m: weights[m] for m in models if m in weights},
+        tuple(args.datasets or content.get("datasets", ())),
         root,
     ).completed()
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """Read a configuration and check the form of each of its keys."""
     if not path.is_file():
         raise InputError(f"there is no configuration '{path}'; see benchmarks/configs")
-    content = yaml.safe_load(path.read_text("utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no mapping; see benchmarks/configs/published.yaml")
-    known = ("models", "weights", "datasets", "data_root")
-    for key in content:
-        if key not in known:
-            raise InputError(f"{path} has an unknown key {key!r}; {near_matches(str(key), known)}")
+    forms = {"models": list, "weights": dict, "datasets": list, "data_root": str}
+    for key, value in content.items():
+        if key not in forms:
+            raise InputError(f"{path} has an unknown key {key!r}; {near_matches(str(key), forms)}")
+        parts = (*value, *(value.values() if isinstance(value, dict) else ())) if value else ()
+        if not isinstance(value, forms[key]) or not all(isinstance(part, str) for part in parts):
+            raise InputError(
+                f"{path} has {key}: {value!r}; see benchmarks/configs/published.yaml for its form"
+            )
     return content
 
 
@@ -221,34 +239,52 @@ def _measure(
 
 
 def compare_all(args: argparse.Namespace) -> int:
-    """Score, measure, and report."""
+    """Score, measure, and report; of several processes the first does what is not scoring."""
     start = time.monotonic()
-    request, data, missing = preflight(read_request(args))
-    for entry in missing:
-        print(f"missing: {entry.what}: {entry.sentence}", flush=True)
-    for known in data.values():
-        seen_classes(args.seen, known)  # a wrong list is said before anything runs
+    asked = read_request(args)
+    with join_world("cpu", PATIENCE) as world:
+        request, data, missing = preflight(asked)
+        for known in data.values():
+            seen_classes(args.seen, known)  # a wrong list is said before anything runs
+
+        def say(text: str) -> None:
+            if world.is_main:
+                print(text, flush=True)
+
+        for entry in missing:
+            say(f"missing: {entry.what}: {entry.sentence}")
+        plan = Plan(
+            request.weights, data, args.output, request.data_root, args.limit, args.resume,
+            args.diagnoses, args.seen, args.device,
+        )  # fmt: skip
+        missing += evaluate_all(plan, say)
+        world.barrier()
+        if world.is_main:
+            page = _conclude(plan, request, missing, args)
+            say(f"written to {page} after {time.monotonic() - start:.0f} s")
+    return 0
+
+
+def _conclude(
+    plan: Plan, request: Request, missing: Sequence[Missing], args: argparse.Namespace
+) -> Path:
+    """Compare what was scored, measure structure and latency, and make the report.
+
+    Raises:
+        InputError: there is nothing to report.
+    """
     results = args.output / "results"
-    plan = Plan(
-        request.weights, data, args.output, request.data_root, args.limit, args.resume,
-        args.diagnoses, args.seen,
-    )  # fmt: skip
-    missing += evaluate_all(plan, lambda text: print(text, flush=True))
-    for name in data:
+    for name in plan.data:
         collect(plan, name)
-    leads = shard()[0] == 0
-    if args.structure and leads:
-        measure_latency(request.weights, results, resume=args.resume)
+    if args.structure:
+        measure_latency(plan.weights, results, resume=args.resume)
         full = args.full_structure
         measure_structure(request.models, results, full=full, resume=args.resume)
-    if leads or not args.structure:
-        entries = [asdict(entry) for entry in missing]
-        write_text(results / "missing.json", json.dumps({"missing": entries}, indent=1) + "\n")
     if not _anything(results):
         raise InputError("nothing could be run; see what is missing above")
-    page = build_report(args.output)
-    print(f"written to {page} after {time.monotonic() - start:.0f} s")
-    return 0
+    entries = [asdict(entry) for entry in missing]
+    write_text(results / "missing.json", json.dumps({"missing": entries}, indent=1) + "\n")
+    return build_report(args.output)
 
 
 def _anything(results: Path) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from openvocab.cli import run
 from openvocab.results import Result
 
 METHODS = ("san", "ovseg", "car")
+SCRIPT = str(Path(run_all.__file__).resolve())
 
 
 @pytest.fixture(autouse=True)
@@ -129,11 +133,34 @@ def test_nothing_to_run_is_an_error(tmp_path, capsys) -> None:
         (["--weights", "san"], "METHOD=FILE"),
         (["--weights", "sam=x"], "san"),
         (["--config", "none.yaml"], "no configuration"),
+        (["--limit", "0"], "at least 1 image"),
+        (["diff", "none.json", "none.json"], "none.json"),
     ],
 )
 def test_bad_arguments_are_one_sentence(words, said, capsys) -> None:
     assert run(run_all.main, words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("wheights: {}", "did you mean weights"),
+        ("weights: {sam: a.pth}", "san"),
+        ("weights: san=a.pth", "weights: 'san=a.pth'"),
+        ("datasets: ade20k-150", "datasets: 'ade20k-150'"),
+        ("datasets:", "datasets: None"),
+        ("models: [1]", "models: [1]"),
+        ("models: [", "is not YAML"),
+        ("- models", "holds no mapping"),
+    ],
+)
+def test_bad_configurations_are_one_sentence(content, said, tmp_path, capsys) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(content)
+    assert run(run_all.main, ["--config", str(bad)]) == 2
+    found = capsys.readouterr().err
+    assert said in found and found.count("\n") == 1
 
 
 def test_a_wrong_list_of_seen_names_is_said_before_anything_runs(
@@ -144,15 +171,11 @@ def test_a_wrong_list_of_seen_names_is_said_before_anything_runs(
     assert "none.txt" in capsys.readouterr().err and not (tmp_path / "o").exists()
 
 
-def test_configurations_are_read(tmp_path, capsys) -> None:
+def test_configurations_are_read() -> None:
     folder = Path(run_all.__file__).parent / "configs"
     for path in folder.glob("*.yaml"):
         request = run_all.read_request(run_all.build_parser().parse_args(["--config", str(path)]))
         assert set(request.weights) == set(METHODS) and request.datasets
-    bad = tmp_path / "bad.yaml"
-    bad.write_text("wheights: {}\n")
-    assert run(run_all.main, ["--config", str(bad)]) == 2
-    assert "weights" in capsys.readouterr().err
 
 
 def test_diff_says_the_protocol_before_the_numbers(finished, capsys) -> None:
@@ -166,17 +189,60 @@ def test_diff_says_the_protocol_before_the_numbers(finished, capsys) -> None:
     assert "the protocols are the same" in capsys.readouterr().out
 
 
-def test_processes_share_the_images(checkpoints, pictures, tmp_path, monkeypatch, finished) -> None:
+def test_processes_of_torchrun_share_the_images(checkpoints, pictures, tmp_path, finished) -> None:
     only = {"san": checkpoints["san"]}
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        words = arguments(only, pictures, tmp_path, "--models", "san")
-        code = run(run_all.main, words)
-        assert code == (2 if rank == "0" else 0)  # who finishes last reports
+    words = arguments(only, pictures, tmp_path, "--models", "san")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", SCRIPT]
+    done = subprocess.run([*command, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1
+    assert len(list((tmp_path / "runs").rglob("images-*-of-2.log"))) == 2
     (both,) = (tmp_path / "results").glob("*--san.json")
+    shared, alone = Result.load(both), Result.load(next((finished / "results").glob("*--san.json")))
+    assert (shared.matrix == alone.matrix).all() and shared.intervals == alone.intervals
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in /proc")
+def test_a_killed_run_leaves_nobody_behind_and_goes_on(
+    checkpoints, pictures, tmp_path, finished
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(pictures, folder)
+    second = folder / "images" / "1.png"
+    second.unlink()
+    os.mkfifo(second)  # who reads it waits
+    only = {"san": checkpoints["san"]}
+    words = arguments(only, folder, tmp_path / "out", "--models", "san")
+    parent = subprocess.Popen([sys.executable, SCRIPT, *words], stdout=subprocess.DEVNULL)
+    assert wait_for(lambda: any(
+        log.read_bytes().count(b"\n") == 2 for log in (tmp_path / "out").rglob("images-*.log")
+    ))  # fmt: skip
+    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: is_gone(child))
+    second.unlink()
+    shutil.copy(pictures / "images" / "1.png", second)
+    assert run_all.main(words) == 0
+    (log,) = (tmp_path / "out").rglob("images-*.log")
+    assert log.read_bytes().count(b"\n") == 4  # the protocol, and every image once
+    (resumed,) = (tmp_path / "out" / "results").glob("*--san.json")
     alone = Result.load(next((finished / "results").glob("*--san.json")))
-    assert (Result.load(both).matrix == alone.matrix).all()
+    assert (Result.load(resumed).matrix == alone.matrix).all()
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 120) -> bool:
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.05)
+    return happened()
+
+
+def is_gone(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 @pytest.mark.parametrize("request_words", [
@@ -194,8 +260,7 @@ def test_what_is_not_said_is_the_world(request_words) -> None:
 
 
 def test_it_starts_as_a_script(tmp_path) -> None:
-    script = Path(run_all.__file__)
     done = subprocess.run(
-        [sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0 and "--weights" in done.stdout

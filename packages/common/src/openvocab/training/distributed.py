@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import FrameType
 
 import torch
@@ -51,14 +52,15 @@ class World:
 
 
 @contextmanager
-def join_world(device: str | None = None) -> Iterator[World]:
+def join_world(device: str | None = None, patience: timedelta | None = None) -> Iterator[World]:
     """Join the processes that torchrun, or `launch`, has started; alone if nobody has.
 
     Args:
         device: "cpu", "cuda", ...; None takes a GPU where there is one.
+        patience: how long processes wait for each other; None: as long as PyTorch does.
 
     Raises:
-        InputError: a GPU is asked for that is not there.
+        InputError: a GPU is asked for that is not there, or processes that cannot find each other.
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     rank = int(os.environ.get("RANK", "0"))
@@ -66,9 +68,12 @@ def join_world(device: str | None = None) -> Iterator[World]:
     if size == 1:
         yield World(device=chosen)
         return
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError("WORLD_SIZE is set, but not MASTER_ADDR; start the processes by torchrun")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    engine = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(engine, rank=rank, world_size=size, timeout=patience)
     try:
         yield World(rank, size, chosen)
     finally:
