@@ -2,7 +2,7 @@
 
 from openvocab.training.checkpoints import Checkpoints
 from openvocab.training.distributed import World, gather_with_gradient, join_world, launch
-from openvocab.training.loop import NotFiniteError, RunConfig, Task, Trainer
+from openvocab.training.loop import NotFiniteError, Trainer
 from openvocab.training.order import EndlessShuffle, StepBatches, generator_of, seed_of
 from openvocab.training.schedule import (
     CosineSchedule,
@@ -14,6 +14,7 @@ from openvocab.training.schedule import (
     parameter_groups,
     set_rates,
 )
+from openvocab.training.task import RunConfig, Task
 
 __all__ = [
     "Checkpoints",

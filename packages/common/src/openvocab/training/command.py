@@ -7,6 +7,7 @@ translated, and so are its trailing `KEY VALUE` pairs. Flags win over pairs, pai
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,8 @@ from openvocab.config import (
 from openvocab.detectron2 import BASE_KEY, flatten, merge_overrides, read_yaml
 from openvocab.errors import InputError
 from openvocab.training.distributed import World, join_world, launch
-from openvocab.training.loop import RunConfig, Task, Trainer, check_fresh
+from openvocab.training.loop import Trainer, check_fresh
+from openvocab.training.task import RunConfig, Task
 
 
 class TrainConfig(Protocol):
@@ -41,6 +43,8 @@ class TrainConfig(Protocol):
 
 
 Config = TypeVar("Config")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # detectron2's keys and ours. What an original configuration says beyond them and `MODEL` has no
 # meaning here (evaluation, logging and loader details).
@@ -171,18 +175,28 @@ def train(config: TrainConfig, make_task: Callable[[World], Task[Any]], *, resum
 
     Returns:
         The exit code.
+
+    Raises:
+        InputError: the settings make no sense, or the disk is full where training cannot go on.
     """
     output = config.run.output
     check_fresh(output, resume=resume)
     with join_world(config.run.device) as world:
         torch.manual_seed(config.run.seed)  # every process starts from the same weights
         task = make_task(world)
-        if world.is_main:
-            dump_config(config, output / "config.yaml")
         trainer = Trainer(task, config.run, steps=task.steps, samples=task.samples, world=world)
         if resume:
             trainer.resume()
-        return trainer.run()
+        try:
+            if world.is_main:
+                dump_config(config, output / "config.yaml")
+            return trainer.run()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise InputError(
+                f"{output} has no room ({error.strerror}); make some, and go on with --resume"
+            ) from None
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
@@ -216,10 +230,18 @@ def launch_if_asked(
     args: argparse.Namespace, module: str, argv: Sequence[str] | None
 ) -> int | None:
     """Start the processes that `--num-gpus` asks for; None if this one is to do the work."""
-    if "WORLD_SIZE" in os.environ or args.num_gpus * args.num_machines == 1:
+    if "WORLD_SIZE" in os.environ:
         return None
-    if args.num_gpus < 1:
-        raise InputError(f"--num-gpus is {args.num_gpus}; give at least 1")
+    for flag, count in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
+        if count < 1:
+            raise InputError(f"{flag} is {count}; give at least 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(
+            f"--machine-rank is {args.machine_rank}; give 0 to {args.num_machines - 1}, one less "
+            "than --num-machines"
+        )
+    if args.num_gpus * args.num_machines == 1:
+        return None
     return launch(
         module,
         sys.argv[1:] if argv is None else argv,

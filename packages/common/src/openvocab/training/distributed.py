@@ -155,10 +155,13 @@ def _device(name: str | None, local: int) -> torch.device:
     except RuntimeError:
         raise InputError(f"device {name!r} is unknown; use cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here; use --device cpu")
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", local)
-    return device
+        raise InputError("there is no CUDA device here; use --run.device cpu")
+    if device.type != "cuda" or device.index is not None:
+        return device
+    if local >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise InputError(f"process {local} has no GPU: there are {found}; start as many processes")
+    return torch.device("cuda", local)
 
 
 def _address(address: str, machines: int) -> tuple[str, str]:
@@ -193,7 +196,11 @@ def _forwarding(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended, or until some time after the first one failed."""
+    """Wait until all have ended, or until some time after the first one failed.
+
+    Returns:
+        The first code that is not 0; for a process that a signal ended, as shells tell it.
+    """
     failed = 0
     deadline = float("inf")
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
@@ -201,4 +208,5 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
         if codes and not failed:
             failed, deadline = codes[0], time.monotonic() + _GRACE_SECONDS
         time.sleep(_POLL_SECONDS)
-    return failed or next((child.returncode for child in children if child.returncode), 0)
+    failed = failed or next((child.returncode for child in children if child.returncode), 0)
+    return failed if failed >= 0 else 128 - failed

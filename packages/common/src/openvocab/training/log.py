@@ -1,25 +1,32 @@
 """What a run tells: a line of JSON for every logged step, TensorBoard, W&B if asked, a bar.
 
 The lines behind the checkpoint that a run resumes from are taken back, so that the file is the
-history of one run however often it was killed.
+history of one run however often it was killed. A full disk costs lines and not the run.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
 import resource
+import socket
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from openvocab.errors import InputError
-from openvocab.files import atomic_path, write_text
+from openvocab.files import write_text
+from openvocab.training.curves import plot_losses
 
-LOG_FILE, CURVE_FILE = "metrics.jsonl", "losses.png"
+LOG_FILE, CURVE_FILE, WANDB_FILE = "metrics.jsonl", "losses.png", "wandb_run.txt"
 
 
 class TrainingLog:
@@ -35,39 +42,120 @@ class TrainingLog:
     def __init__(
         self, folder: Path, *, start: int, steps: int, wandb: tuple[str, str] | None = None
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = folder / LOG_FILE
-        _take_back(self.path, start)
-        self._file: TextIO = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder), purge_step=start)
         self._wandb = _start_wandb(folder, wandb) if wandb else None
+        _take_back(self.path, start)
+        self._lines = _Appended(self.path)
+        self._events = _Events(folder, start)
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=None, dynamic_ncols=True)
+        self._start, self._steps, self._began = start, steps, time.monotonic()
+        self._complained = False
 
-    def step(self, loss: float) -> None:
+    def step(self, loss: float, images_per_second: float, memory_mb: float) -> None:
         """Move the bar by one step."""
+        speed = f"{images_per_second:.3g} images/s, {memory_mb / 1024:.3g} GiB"
+        self._bar.set_postfix_str(f"loss {loss:.4g}, {speed}", refresh=False)
         self._bar.update()
-        self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers of a finished step, counted from 0."""
-        self._file.write(json.dumps({"iteration": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        """Log numbers of a step, counted from 0; what is no number is null."""
+        found = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self._told_once():
+            self._lines.add((json.dumps({"iteration": step, **found}) + "\n").encode())
+            self._events.add(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
         if self._bar.disable:
-            print(_line(step, values), file=sys.stderr)
+            print(f"{_line(step, values)}  eta {self._remaining(step + 1)}", file=sys.stderr)
+
+    def has_scores(self, step: int) -> bool:
+        """Tell whether an evaluation behind a step was logged."""
+        lines = read_log(self.path)
+        return any(line["iteration"] == step and "loss" not in line for line in lines)
 
     def close(self) -> None:
         """Close everything, and draw the curves."""
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        self._lines.close()
+        self._events.close()
         if self._wandb is not None:
             self._wandb.finish()
-        plot_losses(self.path, self.path.with_name(CURVE_FILE))
+        with self._told_once():
+            plot_losses(read_log(self.path), self.path.with_name(CURVE_FILE))
+
+    def _remaining(self, done: int) -> str:
+        """Return how long the steps that are left will take, by those of this process."""
+        each = (time.monotonic() - self._began) / max(1, done - self._start)
+        return str(tqdm.format_interval(each * (self._steps - done)))
+
+    @contextmanager
+    def _told_once(self) -> Iterator[None]:
+        """Go on without what the disk has no room for, and say so once until there is room."""
+        try:
+            yield
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                told = f"warning: {self.path} could not be written ({error.strerror})"
+                print(f"{told}; training goes on without these lines", file=sys.stderr)
+            self._complained = True
+
+
+class _Appended:
+    """A file that grows by whole records, or, where the disk is full, not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self.close = self._file.close
+
+    def add(self, record: bytes) -> None:
+        """Write a record at the end.
+
+        Raises:
+            OSError: there is no room.
+        """
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            written = 0
+            while written < len(record):  # what does not fit is written in part, then refused
+                written += self._file.write(record[written:])
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise
+
+
+class _Events:
+    """TensorBoard's file of scalars; its own writer dies of a full disk, in a thread."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._file = _Appended(folder / name)
+        self.close = self._file.close
+        self._record(file_version="brain.Event:2")
+        # Readers forget what an earlier process said of the steps from here on.
+        self._record(step=start, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Write scalars.
+
+        Raises:
+            OSError: there is no room.
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=name, simple_value=v) for name, v in values.items()]
+        self._record(step=step, summary=Summary(value=scalars))
+
+    def _record(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
+        self._file.add(record.getvalue())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -79,27 +167,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def plot_losses(log: Path, picture: Path) -> None:
-    """Draw every loss of a log over the iterations."""
-    from matplotlib.figure import Figure
-
-    lines = read_log(log)
-    names = [name for name in (lines[-1] if lines else {}) if "loss" in name]
-    if not names:
-        return
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for name in names:
-        points = [(line["iteration"], line[name]) for line in lines if name in line]
-        axes.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
-    if all(line.get(name, 1) > 0 for line in lines for name in names):
-        axes.set_yscale("log")
-    axes.set(xlabel="iteration", ylabel="weighted loss")
-    axes.legend(fontsize="small")
-    with atomic_path(picture) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -121,9 +188,14 @@ def _line(step: int, values: Mapping[str, float]) -> str:
 
 
 def _start_wandb(folder: Path, names: tuple[str, str]) -> Any:
+    """Start a run, or go on with the one that this folder belongs to."""
     try:
         import wandb
     except ImportError:
         raise InputError("wandb is not installed; pip install wandb, or leave it out") from None
     project, name = names
-    return wandb.init(project=project, name=name or None, dir=str(folder), resume="allow")
+    known = folder / WANDB_FILE
+    if not known.is_file():
+        write_text(known, wandb.util.generate_id())
+    run = known.read_text("utf-8")
+    return wandb.init(project=project, name=name or None, dir=str(folder), id=run, resume="allow")

@@ -12,141 +12,32 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.losses import Losses
-from openvocab.precision import Precision, dtype_of
+from openvocab.precision import dtype_of
 from openvocab.training.checkpoints import BEST, FINAL, Checkpoints
 from openvocab.training.distributed import World
 from openvocab.training.log import TrainingLog, peak_memory_mb
 from openvocab.training.order import EndlessShuffle, StepBatches, seed_of
-from openvocab.training.schedule import Schedule, set_rates
+from openvocab.training.schedule import set_rates, take_over_moments
+from openvocab.training.task import Batch, RunConfig, Task
 from openvocab.weights import METADATA, metadata_text
 
 TERMINATED = 128 + signal.SIGTERM
 BEST_FILE = "best.json"
-Batch = TypeVar("Batch")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How a run is carried out, whatever it trains.
-
-    Attributes:
-        output: folder of checkpoints, logs and the resolved configuration.
-        batch: images in a step over all processes, accumulated ones too.
-        grad_accum: into how many parts a process splits its share of the batch.
-        precision: "fp32", "bf16", or "fp16" with loss scaling.
-        clip_norm: longest gradient over all parameters; None for any.
-        activation_checkpoints: compute blocks twice instead of keeping what is inside them.
-        workers: processes that load data.
-        log_period: steps between lines of the log.
-        checkpoint_period: steps between checkpoints.
-        eval_period: steps between evaluations; 0 for none.
-        keep: how many checkpoints stay besides the best; None for all.
-        seed: of everything random.
-        device: None takes a GPU where there is one.
-        wandb_project: log to this Weights & Biases project too.
-        wandb_name: name of the run there.
-    """
-
-    output: Path = Path("output")
-    batch: int = 32
-    grad_accum: int = 1
-    precision: Precision = "fp32"
-    clip_norm: float | None = 0.01
-    activation_checkpoints: bool = False
-    workers: int = 4
-    log_period: int = 20
-    checkpoint_period: int = 5000
-    eval_period: int = 5000
-    keep: int | None = 2
-    seed: int = 0
-    device: str | None = None
-    wandb_project: str | None = None
-    wandb_name: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "grad_accum", "log_period", "checkpoint_period"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
-        dtype_of(self.precision)
-
-
-class Task(Generic[Batch]):
-    """What is trained; a method fills in its parts.
-
-    Attributes:
-        module: maps a micro-batch and what `prepare` made for it to weighted losses; its trainable
-            parameters are those of the optimiser.
-        optimizer: with `initial_lr` in its groups.
-        schedule: of the learning rate.
-        data: items by `openvocab.training.order.Key`.
-        samples: how many `data` has.
-        steps: of the whole run.
-    """
-
-    samples: int
-    steps: int
-    module: nn.Module
-    optimizer: Optimizer
-    schedule: Schedule
-    data: Dataset[Any]
-
-    def begin(self, device: torch.device) -> None:
-        """Compute what stays the same, once the weights are loaded and on their device."""
-
-    def collate(self, items: list[Any]) -> Batch:
-        """Make a micro-batch of items."""
-        raise NotImplementedError
-
-    def prepare(self, batches: Sequence[Batch], world: World) -> Any:
-        """Return what the losses of all micro-batches of a step have in common."""
-
-    def part(self, common: Any, index: int) -> Any:
-        """Return what micro-batch `index` needs of it: all of it, unless a task splits it."""
-        return common
-
-    def after_step(self) -> None:
-        """Constrain parameters after the optimiser's step."""
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return the weights under the names that other programs know."""
-        raise NotImplementedError
-
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what `state_dict` returned."""
-        raise NotImplementedError
-
-    def metadata(self) -> Mapping[str, Any]:
-        """Return what a loader must know of the weights, such as their architecture, for JSON."""
-        return {}
-
-    def export(self, folder: Path) -> None:
-        """Write the finished weights once more, in the form that the other commands read."""
-
-    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
-        """Score the current weights; the first number is what "best" means."""
-        return {}
-
-    @property
-    def checkpointed(self) -> Sequence[nn.Module]:
-        """Blocks whose inside need not be kept for the backward pass."""
-        return ()
 
 
 class NotFiniteError(InputError):
@@ -181,6 +72,7 @@ class Trainer(Generic[Batch]):
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
         self.start = 0
+        self.log: TrainingLog | None = None  # of the main process
         task.module.to(world.device)
         self._terminated = False
 
@@ -195,8 +87,9 @@ class Trainer(Generic[Batch]):
             return
         path, state = found
         self.task.load_state_dict(state["model"])
-        self.task.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        take_over_moments(self.task.optimizer, state["optimizer"])
+        if state["scaler"]:  # none of a run in another precision
+            self.scaler.load_state_dict(state["scaler"])
         self.start = state["iteration"] + 1
         if self.world.is_main:
             print(f"resumed {path}: {self.start} of {self.steps} steps are done", file=sys.stderr)
@@ -218,45 +111,40 @@ class Trainer(Generic[Batch]):
         if config.activation_checkpoints:
             for block in self.task.checkpointed:
                 _recompute(block)
-        names = (config.wandb_project, config.wandb_name) if config.wandb_project else None
-        log = (
-            TrainingLog(config.output, start=self.start, steps=self.steps, wandb=names)
-            if world.is_main
-            else None
-        )
+        if world.is_main:
+            names = (config.wandb_project, config.wandb_name) if config.wandb_project else None
+            self.log = TrainingLog(config.output, start=self.start, steps=self.steps, wandb=names)
         before = signal.signal(signal.SIGTERM, self._terminate)
         try:
-            return self._run(log)
+            return self._run()
         finally:
             signal.signal(signal.SIGTERM, before)
-            if log is not None:
-                log.close()
+            if self.log is not None:
+                self.log.close()
 
-    def _run(self, log: TrainingLog | None) -> int:
-        module = self._distributed()
+    def _run(self) -> int:
+        config, module = self.config, self._distributed()
+        if self._evaluation_is_missing():
+            self._evaluate(self.start, self.checkpoints.path(self.start))
         batches = iter(self._loader())
         for step in range(self.start, self.steps):
             began = time.perf_counter()
-            parts = [_to(next(batches), self.world.device) for _ in range(self.config.grad_accum)]
+            parts = [_to(_next(batches), self.world.device) for _ in range(config.grad_accum)]
             loaded = time.perf_counter()
             losses, stop = self._step(module, step, parts)
-            ended = time.perf_counter()
-            if log is not None:
-                log.step(losses["loss"])
-            if (step + 1) % self.config.log_period == 0 or step + 1 == self.steps:
-                self._log(log, step, losses, ended - began, loaded - began)
+            self._tell(step, losses, time.perf_counter() - began, loaded - began)
             done = step + 1
-            evaluates = self._is_due(done, self.config.eval_period)
-            if stop or evaluates or self._is_due(done, self.config.checkpoint_period):
+            evaluates = self._is_due(done, config.eval_period)
+            if stop or evaluates or self._is_due(done, config.checkpoint_period):
                 path = self._save(done)
-                if evaluates and not stop:
-                    self._evaluate(log, done, path)
+                if evaluates and not stop and path is not None:
+                    self._evaluate(done, path)
             if stop and done < self.steps:
                 if self.world.is_main:
                     print(f"stopped by SIGTERM after step {done}; go on with --resume")
                 return TERMINATED
         if self.world.is_main:
-            self.task.export(self.config.output)
+            self.task.export(config.output)
         self.world.barrier()
         return 0
 
@@ -285,13 +173,17 @@ class Trainer(Generic[Batch]):
         trained = [p for group in task.optimizer.param_groups for p in group["params"]]
         limit = config.clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
+        if not math.isfinite(norm) and self._scale() <= 1:
             self._fail(step, "gradient", losses, parts, own)
         self.scaler.step(task.optimizer)
         self.scaler.update()
         with torch.no_grad():
             task.after_step()
         return losses | {"grad_norm": norm}, summed[-1] > 0
+
+    def _scale(self) -> float:
+        """Return what losses are multiplied by; above 1 a gradient that overflows is no failure."""
+        return float(self.scaler.get_scale())
 
     def _backward(self, module: nn.Module, part: Batch, common: Any, *, last: bool) -> Losses:
         """Add the gradient of a micro-batch; processes exchange gradients in the last one."""
@@ -334,55 +226,63 @@ class Trainer(Generic[Batch]):
         )
 
     def _save(self, done: int) -> Path | None:
-        """Write a checkpoint from the main process; the others wait for it."""
-        path = None
-        if self.world.is_main:
-            state = {
-                "model": dict(self.task.state_dict()),
-                METADATA: metadata_text(self.task.metadata()),
-                "optimizer": self.task.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            }
-            path = self.checkpoints.save(done, state)
-            if path is not None and done == self.steps:
-                self.checkpoints.mark(path, FINAL)
-        self.world.barrier()
-        return path
+        """Write a checkpoint from the main process; return it in all, or None if it failed."""
+        path = self.checkpoints.path(done)
+        written = self.world.is_main and self._write(done)
+        return path if any(self.world.sum([float(written)])) else None
 
-    def _evaluate(self, log: TrainingLog | None, done: int, path: Path | None) -> None:
-        """Score the weights, and keep the best."""
+    def _write(self, done: int) -> bool:
+        state = {
+            "model": dict(self.task.state_dict()),
+            METADATA: metadata_text(self.task.metadata()),
+            "optimizer": self.task.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        path = self.checkpoints.save(done, state)
+        if path is not None and done == self.steps:
+            self.checkpoints.mark(path, FINAL)
+        return path is not None
+
+    def _evaluate(self, done: int, path: Path) -> None:
+        """Score the weights, and keep the best.
+
+        The scores are logged at the end, so that whoever finds them need not do any of it again.
+        """
         scores = self.task.evaluate(self.config.output / "evaluation" / f"{done:07d}", self.world)
         self.task.module.train()
-        if log is None or not scores:
+        if self.log is None or not scores:
             return
-        log.write(done - 1, scores)
         score, record = next(iter(scores.values())), self.config.output / BEST_FILE
         best = json.loads(record.read_text())["score"] if record.is_file() else -math.inf
-        if score > best and path is not None:
+        if score > best:
             self.checkpoints.mark(path, BEST)
             write_text(record, json.dumps({"iteration": done - 1, "score": score, **scores}))
+        self.log.write(done - 1, scores)
+
+    def _evaluation_is_missing(self) -> bool:
+        """Tell whether the run ended between the checkpoint it resumes from and its scores."""
+        due = self.start > 0 and self._is_due(self.start, self.config.eval_period)
+        missing = self.log is not None and due and not self.log.has_scores(self.start - 1)
+        return any(self.world.sum([float(missing)]))
 
     def _is_due(self, done: int, period: int) -> bool:
         return bool(period) and (done % period == 0 or done == self.steps)
 
-    def _log(
-        self,
-        log: TrainingLog | None,
-        step: int,
-        losses: Mapping[str, float],
-        seconds: float,
-        data_seconds: float,
+    def _tell(
+        self, step: int, losses: Mapping[str, float], seconds: float, data_seconds: float
     ) -> None:
-        if log is None:
+        """Move the bar, and log what is due."""
+        if self.log is None:
             return
-        times = {
-            "lr": self.task.optimizer.param_groups[0]["lr"],
-            "time": seconds,
-            "data_time": data_seconds,
+        speed = {
             "images_per_second": self.config.batch / seconds,
             "memory_mb": peak_memory_mb(self.world.device),
         }
-        log.write(step, {**losses, **times})
+        self.log.step(losses["loss"], **speed)
+        if (step + 1) % self.config.log_period == 0 or step + 1 == self.steps:
+            rate = self.task.optimizer.param_groups[0]["lr"]
+            times = {"lr": rate, "time": seconds, "data_time": data_seconds}
+            self.log.write(step, {**losses, **times, **speed})
 
     def _fail(
         self,
@@ -393,6 +293,8 @@ class Trainer(Generic[Batch]):
         own: Mapping[str, float],
     ) -> None:
         """Save the inputs of the processes whose loss is no number (or of all), and stop."""
+        if self.log is not None:
+            self.log.write(step, losses)
         path = self.config.output / f"not_finite_{step:07d}_rank{self.world.rank}.pt"
         if what == "gradient" or not math.isfinite(sum(own.values())):
             batches = [_to(part, torch.device("cpu")) for part in parts]
@@ -424,6 +326,18 @@ class Trainer(Generic[Batch]):
 def _outlive_sigterm(worker: int) -> None:
     """Leave SIGTERM to the process that saves; schedulers send it to a whole job at once."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """Return the next micro-batch.
+
+    Raises:
+        InputError: a sample cannot be used; torch adds the worker's traceback, which is cut off.
+    """
+    try:
+        return next(batches)
+    except InputError as error:
+        raise InputError(str(error).rstrip().rpartition(f"{InputError.__name__}: ")[2]) from None
 
 
 def _to(batch: Any, device: torch.device) -> Any:

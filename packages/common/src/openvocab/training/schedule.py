@@ -94,6 +94,23 @@ def parameter_groups(
     return list(groups.values())
 
 
+def take_over_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give parameters what a saved optimiser knew of them, by the names in its groups.
+
+    Learning rates and decays stay those of the settings, which may have changed since.
+    """
+    moments = {name: saved["state"].get(index) for name, index in _numbered(saved)}
+    own = optimizer.state_dict()
+    known = {index: moments[name] for name, index in _numbered(own) if moments.get(name)}
+    optimizer.load_state_dict({"state": known, "param_groups": own["param_groups"]})
+
+
+def _numbered(saved: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+    """Return the name and the number of each parameter of an optimiser's state."""
+    for group in saved["param_groups"]:
+        yield from zip(group["names"], group["params"], strict=True)
+
+
 def decay_rule(
     model: nn.Module, weight_decay: float, tables: Sequence[str], *, but: str | None = None
 ) -> Callable[[str], float]:

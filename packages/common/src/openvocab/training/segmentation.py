@@ -21,7 +21,6 @@ from openvocab.training.checkpoints import Checkpoints
 from openvocab.training.command import TrainingCommand, train
 from openvocab.training.distributed import World, join_world
 from openvocab.training.evaluation import evaluate_in_world, mean_ious
-from openvocab.training.loop import RunConfig, Task
 from openvocab.training.schedule import PolySchedule
 from openvocab.training.segmentation_data import (
     DataConfig,
@@ -33,6 +32,7 @@ from openvocab.training.segmentation_data import (
     open_named_set,
     open_training_set,
 )
+from openvocab.training.task import RunConfig, Task
 
 Config = TypeVar("Config", bound="SegmentationTrainConfig")
 

@@ -59,8 +59,9 @@ from openvocab.training.command import (
     settings_of,
 )
 from openvocab.training.distributed import join_world
-from openvocab.training.loop import Task, Trainer, check_fresh
+from openvocab.training.loop import Trainer, check_fresh
 from openvocab.training.order import Key, generator_of
+from openvocab.training.task import Task
 from openvocab.weights import load_strict, save_state_dict
 from openvocab.world.crops import Ground, crop
 from openvocab.world.names import caption_frames, names_in_caption, world_names
