@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +141,33 @@ def save_state_dict(
         path: the suffix decides the format; detectron2 reads the second.
         state_dict: names with tensors.
         metadata: small values stored as JSON text beside the tensors.
+
+    Raises:
+        InputError: the suffix is another one.
+        OSError: the disk is full.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     text = metadata_text(metadata or {})
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".safetensors":
-            save_file(_unshared(tensors), temporary, metadata=text)
+            with _disk_errors():
+                save_file(_unshared(tensors), temporary, metadata=text)
         elif Path(path).suffix in _TORCH:
-            torch.save({"model": tensors} | ({METADATA: text} if text else {}), temporary)
+            with temporary.open("wb") as file:  # of a file torch passes on what the disk says
+                torch.save({"model": tensors} | ({METADATA: text} if text else {}), file)
         else:
             raise InputError(f"cannot write weights to {path}: use .safetensors, .pth or .pt")
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Raise what the system said as the OSError it is; safetensors tells it in a text."""
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
 
 
 def fingerprint(state_dict: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from openvocab.errors import InputError
 from openvocab.files import write_text
@@ -123,10 +124,21 @@ class Trainer(Generic[Batch]):
                 self.log.close()
 
     def _run(self) -> int:
-        config, module = self.config, self._distributed()
+        module = self._distributed()
         if self._evaluation_is_missing():
             self._evaluate(self.start, self.checkpoints.path(self.start))
-        batches = iter(self._loader())
+        with _loading(self._loader()) as batches:
+            stopped = self._train(module, batches)
+        if stopped:
+            return TERMINATED
+        if self.world.is_main:
+            self.task.export(self.config.output)
+        self.world.barrier()
+        return 0
+
+    def _train(self, module: nn.Module, batches: Iterator[Any]) -> bool:
+        """Make all steps; return whether SIGTERM stopped it before the last."""
+        config = self.config
         for step in range(self.start, self.steps):
             began = time.perf_counter()
             parts = [_to(_next(batches), self.world.device) for _ in range(config.grad_accum)]
@@ -142,11 +154,8 @@ class Trainer(Generic[Batch]):
             if stop and done < self.steps:
                 if self.world.is_main:
                     print(f"stopped by SIGTERM after step {done}; go on with --resume")
-                return TERMINATED
-        if self.world.is_main:
-            self.task.export(config.output)
-        self.world.barrier()
-        return 0
+                return True
+        return False
 
     def _step(
         self, module: nn.Module, step: int, parts: list[Batch]
@@ -321,6 +330,20 @@ class Trainer(Generic[Batch]):
 
     def _terminate(self, *_: int | FrameType | None) -> None:
         self._terminated = True
+
+
+@contextmanager
+def _loading(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """Load until the block ends, however it ends.
+
+    Workers outlive the SIGTERM by which the interpreter would end them, and be waited for.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()  # type: ignore[no-untyped-call]
 
 
 def _outlive_sigterm(worker: int) -> None:
