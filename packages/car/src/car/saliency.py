@@ -251,7 +251,12 @@ class Saliency:
     ) -> Tensor:
         """Class activation maps (C', h, w) of the chosen names, in 0..1."""
         _, gradients = self.gradients(image, names, background, together, chosen)
-        weights = torch.cat([piece[:, 1:].mean(dim=1) for piece in gradients])  # (C', D)
+        weights = image.activation.new_empty(len(chosen), image.activation.shape[2])  # (C', D)
+        done = 0
+        for piece in gradients:
+            # Small tensors left between large ones that are freed would keep the latter's memory.
+            weights[done : done + len(piece)] = piece[:, 1:].mean(dim=1)
+            done += len(piece)
         maps = (weights @ image.activation[0, 1:].T).relu()  # (C', n)
         # Twice: where the maximum is near EPSILON the first pass does not reach 1.
         return _unit_range(_unit_range(maps)).view(-1, *image.grid)
