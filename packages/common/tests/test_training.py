@@ -37,7 +37,7 @@ from openvocab.training import (
     seed_of,
     set_rates,
 )
-from openvocab.training.log import TrainingLog, read_log
+from openvocab.training.log import read_log
 from openvocab.training.segmentation_data import DataConfig, SegmentationData, open_training_set
 
 
@@ -88,9 +88,11 @@ def _config(folder: Path, **changes: object) -> RunConfig:
     return RunConfig(output=folder, **{**settings, "clip_norm": None, **changes})
 
 
-def _run(folder: Path, task: Regression | None = None, **changes: object) -> Regression:
+def _run(
+    folder: Path, task: Regression | None = None, steps: int = 20, **changes: object
+) -> Regression:
     task = task or Regression()
-    trainer = Trainer(task, _config(folder, **changes), steps=20, samples=7, world=World())
+    trainer = Trainer(task, _config(folder, **changes), steps=steps, samples=7, world=World())
     trainer.resume()
     assert trainer.run() == 0
     return task
@@ -170,6 +172,62 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path) -> None:
     assert lines[0] == lines[1] and len(lines[0]) == 20
 
 
+def test_a_resumed_run_obeys_the_settings_it_is_given(tmp_path: Path) -> None:
+    _run(tmp_path, steps=10)
+    half = torch.load(tmp_path / "model_0000009.pth", weights_only=True)
+    lower, other = Regression(rate=0.01), Regression(rate=0.01)
+    first, *rest = other.optimizer.param_groups[0]["names"]
+    groups = parameter_groups(  # the names fall into other groups than before
+        dict(other.net.named_parameters()),
+        rate=lambda name: 0.01,
+        decay=lambda name: float(name == first),
+    )
+    other.optimizer = torch.optim.AdamW(groups)
+    for task in (lower, other):
+        trainer = Trainer(task, _config(tmp_path, precision="fp16"), steps=20, samples=7,
+                          world=World())  # fmt: skip
+        trainer.resume()  # a checkpoint in fp32 knows no scale of the loss
+        assert {group["initial_lr"] for group in task.optimizer.param_groups} == {0.01}
+        saved = half["optimizer"]["state"]
+        for number, name in enumerate([first, *rest]):
+            moments = task.optimizer.state[dict(task.net.named_parameters())[name]]
+            assert torch.equal(moments["exp_avg"], saved[number]["exp_avg"]), name
+    assert lower.optimizer.param_groups[0]["weight_decay"] == 0
+
+
+class Scored(Regression):
+    """Counts its evaluations; ends in the second one the first time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
+        mark = self.folder / "was_here"
+        if folder.name == "0000010" and not mark.exists():
+            mark.touch()
+            raise KeyboardInterrupt
+        return {"score": -float(self.net[0].weight.detach().square().sum())}
+
+
+def test_scores_that_a_killed_run_owes_are_made_up_for(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "was_here").touch()
+    _run(whole, Scored(whole), eval_period=5)
+    parts = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        _run(parts, Scored(parts), eval_period=5)
+    _run(parts, Scored(parts), eval_period=5)
+    scores = [
+        [(line["iteration"], line["score"]) for line in read_log(f / "metrics.jsonl")
+         if "score" in line] for f in (whole, parts)
+    ]  # fmt: skip
+    assert scores[0] == scores[1] and [step for step, _ in scores[0]] == [4, 9, 14, 19]
+    best = [json.loads((folder / "best.json").read_text()) for folder in (whole, parts)]
+    assert best[0] == best[1] and best[0]["score"] == max(score for _, score in scores[0])
+
+
 def test_accumulation_does_not_change_a_mean_loss(tmp_path: Path) -> None:
     tasks = [Regression(), Regression()]
     for task in tasks:
@@ -236,6 +294,42 @@ def test_a_gradient_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
         _run(tmp_path, task)
     saved = torch.load(tmp_path / "not_finite_0000000_rank0.pt", weights_only=True)
     assert saved["batches"][0].shape == (4, 3)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0] and lines[0]["loss"] > 0
+
+
+def test_with_fp16_too_large_a_gradient_is_skipped_and_one_that_stays_so_stops_the_run(
+    tmp_path: Path,
+) -> None:
+    task = Regression()
+    task.net[0].weight.register_hook(lambda gradient: gradient * np.nan)
+    before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+    with pytest.raises(NotFiniteError, match="the gradient of step 16"):
+        _run(tmp_path, task, precision="fp16")  # 2^16 is halved until it cannot be the reason
+    assert all(torch.equal(tensor, before[name]) for name, tensor in task.state_dict().items())
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text and '"grad_norm": null' in text
+
+
+class Unreadable(Regression):
+    """Cannot read its third batch."""
+
+    class Points(Points):
+        def __getitem__(self, key: tuple[int, int]) -> Tensor:
+            if key[0] > 8:
+                raise InputError("points.csv cannot be read; write it anew")
+            return super().__getitem__(key)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = self.Points()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_used_is_one_sentence(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(InputError) as error:
+        _run(tmp_path, Unreadable(), workers=workers)
+    assert str(error.value) == "points.csv cannot be read; write it anew"
 
 
 def test_batches_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
@@ -243,28 +337,9 @@ def test_batches_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
         Trainer(Regression(), _config(tmp_path, grad_accum=3), steps=1, samples=5, world=World())
     with pytest.raises(InputError, match="no training samples"):
         Trainer(Regression(), _config(tmp_path), steps=1, samples=0, world=World())
-    with pytest.raises(InputError, match="log_period"):
-        _config(tmp_path, log_period=0)
-
-
-def test_a_log_is_the_history_of_one_run(tmp_path: Path) -> None:
-    log = TrainingLog(tmp_path, start=0, steps=10)
-    for step in range(4):
-        log.write(step, {"loss": 1.0 / (step + 1)})
-    log.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"iteration": 4, "lo')
-    log = TrainingLog(tmp_path, start=2, steps=10)
-    log.write(2, {"loss": 0.25})
-    log.close()
-    assert [line["loss"] for line in read_log(tmp_path / "metrics.jsonl")] == [1.0, 0.5, 0.25]
-    assert (tmp_path / "losses.png").stat().st_size > 1000
-
-
-def test_wandb_is_asked_for_only_when_it_is_there(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match="pip install wandb"):
-        TrainingLog(tmp_path, start=0, steps=1, wandb=("project", "name"))
+    for name, value in {"log_period": 0, "workers": -1, "keep": 0, "clip_norm": 0.0}.items():
+        with pytest.raises(InputError, match=name):
+            _config(tmp_path, **{name: value})
 
 
 WORKER = """
@@ -301,6 +376,11 @@ def test_one_process_is_a_world(monkeypatch) -> None:
     with join_world("cpu") as world:
         assert world.is_main and world.sum([1.0, 2.0]) == [1.0, 2.0]
     with pytest.raises(InputError, match="unknown"), join_world("tpux"):
+        pass
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 2 has no GPU: there are 2"), join_world():
         pass
     with pytest.raises(InputError, match="dist-url"):
         launch("x", [], 1, machines=2)
