@@ -1,4 +1,4 @@
-"""Charts as SVG, made from numbers alone; colours follow the page's light or dark scheme."""
+"""Charts as SVG, made from numbers alone; colours follow the reader's light or dark scheme."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-COLOURS = {"san": "#2563eb", "ovseg": "#c2570c", "car": "#0f8a5f"}
 TITLES = {"san": "SAN", "ovseg": "OVSeg", "car": "CaR"}
-_WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 96, 20, 48
+# Light and dark; each has a contrast of at least 4.5 to the ground of the report.
+COLOURS = {
+    "san": ("#2563eb", "#7aa7ff"),
+    "ovseg": ("#b45309", "#ff9d57"),
+    "car": ("#0b7a53", "#4fd1a1"),
+}
+_INK = ("#1b1f24", "#e6e8eb")
+_WIDTH, _HEIGHT = 440, 280  # narrow, so that it can be read on a phone
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 66, 20, 48
 
 Point = tuple[float, float]
 
@@ -55,55 +61,74 @@ def _draw(
     ]
     taken: list[float] = []
     for method, values in series.items():
-        colour = COLOURS.get(method, "#666")
         placed = [(x(a), y(b)) for a, b in sorted(values)]
         if not placed:
             continue
-        if len(placed) > 1:
-            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in placed)
-            body.append(
-                f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>'
-            )
-        body += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{colour}"/>' for a, b in placed]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in placed)
+        marks = [
+            f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="2.5"/>'
+        ]
+        marks = marks if len(placed) > 1 else []
+        marks += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4"/>' for a, b in placed]
         height = placed[-1][1] + 4
+        away = 15 if height < _HEIGHT / 2 else -15  # from the axes
         while any(abs(height - other) < 15 for other in taken):
-            height += 15
+            height += away
         taken.append(height)
-        body.append(
-            f'<text x="{placed[-1][0] + 9:.1f}" y="{height:.1f}" fill="{colour}" '
-            f'font-weight="700">{escape(TITLES.get(method, method))}</text>'
+        marks.append(
+            f'<text x="{placed[-1][0] + 9:.1f}" y="{height:.1f}" font-weight="700">'
+            f"{escape(TITLES.get(method, method))}</text>"
         )
-    return _svg(body, _HEIGHT, f"{y_title} against {x_title}")
+        body.append(f'<g class="{method}" fill="currentColor">{"".join(marks)}</g>')
+    return svg("".join(body), _WIDTH, _HEIGHT, f"{y_title} against {x_title}")
 
 
-def bars(rows: Sequence[tuple[str, float]], title: str, left: str, right: str) -> str:
-    """Draw signed bars from a middle line, one for each (name, value), in the order given."""
+def pairs(
+    rows: Sequence[tuple[str, float, float] | None], first: str, second: str, title: str
+) -> str:
+    """Draw two values of 0 to 100 for each name, joined, and their difference.
+
+    Args:
+        rows: (name, value of the first method, of the second), in the order of the chart; None
+            where others were left out.
+        first: method.
+        second: method.
+        title: for those who do not see it.
+    """
     if not rows:
         return ""
-    widest = max(abs(value) for _, value in rows) or 1.0
-    middle, reach = 400.0, 200.0
-    body = [
-        _text(middle - reach, 14, f"← {left}", colour=COLOURS.get(left.split()[0].lower())),
-        _text(middle + reach, 14, f"{right} →", "end", COLOURS.get(right.split()[0].lower())),
+    left, right, top, step = 150, _WIDTH - 54, 44, 20
+    x, bottom = _scale((0, 100), left, right, float), top + step * len(rows)
+    body = [_text(x(v), bottom + 18, f"{v}", "middle") for v in range(0, 101, 20)]
+    body += [
+        f'<line x1="{x(v):.1f}" x2="{x(v):.1f}" y1="{top - 8}" y2="{bottom}" '
+        'stroke="currentColor" stroke-opacity="0.15"/>'
+        for v in range(0, 101, 20)
     ]
-    for index, (name, value) in enumerate(rows):
-        top = 24 + 20 * index
-        length = reach * abs(value) / widest
-        start = middle if value >= 0 else middle - length
-        winner = (right if value >= 0 else left).split()[0].lower()
-        colour = COLOURS.get(winner, "#666")
+    body += [
+        f'<g class="{method}" fill="currentColor"><circle cx="{place}" cy="14" r="5"/>'
+        f'<text x="{place + 11}" y="19" font-weight="700">{TITLES[method]}</text></g>'
+        for method, place in ((first, left + 6), (second, left + 86))
+    ]
+    body += [_text(_WIDTH - 2, 19, "difference", "end"), _text(right, bottom + 38, "IoU, %", "end")]
+    for index, row in enumerate(rows):
+        y = top + step * index + 6
+        if row is None:
+            body.append(_text(left - 10, y + 4, "…", "end"))
+            continue
+        name, a, b = row
+        shown = name if len(name) <= 20 else name[:19] + "…"
+        body.append(_text(left - 10, y + 4, shown, "end"))
+        body.append(_text(_WIDTH - 2, y + 4, f"{b - a:+.1f}", "end"))
         body.append(
-            f'<rect x="{start:.1f}" y="{top}" width="{max(length, 0.5):.1f}" height="14" '
-            f'fill="{colour}"/>'
+            f'<line x1="{x(a):.1f}" x2="{x(b):.1f}" y1="{y}" y2="{y}" stroke="currentColor" '
+            'stroke-opacity="0.35" stroke-width="3"/>'
         )
-        shown = name if len(name) <= 26 else name[:25] + "…"
-        body.append(_text(middle - reach - 8, top + 12, shown, "end"))
-        body.append(_text(_WIDTH - 2, top + 12, f"{value:+.1f}", "end"))
-    body.append(
-        f'<line x1="{middle}" x2="{middle}" y1="20" y2="{24 + 20 * len(rows)}" '
-        'stroke="currentColor" stroke-opacity="0.5"/>'
-    )
-    return _svg(body, 32 + 20 * len(rows), title)
+        body += [
+            f'<circle class="{method}" cx="{x(v):.1f}" cy="{y}" r="5" fill="currentColor"/>'
+            for method, v in ((first, a), (second, b))
+        ]
+    return svg("".join(body), _WIDTH, bottom + 46, title)
 
 
 def ticks(span: Point) -> list[float]:
@@ -112,7 +137,7 @@ def ticks(span: Point) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [m * 10.0**p for p in powers for m in (1, 2, 5)]
     inside = [value for value in found if low <= value * 1.0001 and value <= high * 1.0001]
-    while len(inside) > 7:
+    while len(inside) > 5:
         inside = inside[::2] if len(inside) < 12 else inside[::3]
     return inside
 
@@ -154,16 +179,20 @@ def _grid_line(x1: float, y1: float, x2: float, y2: float, label: str, axis: str
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", colour: str | None = None) -> str:
-    fill = colour or "currentColor"
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{fill}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def svg(body: str, width: float, height: float, title: str) -> str:
+    """Return a whole figure, in ink that suits a light or a dark ground."""
+    rules = {"svg": _INK, **{f".{method}": pair for method, pair in COLOURS.items()}}
+    light, dark = (
+        "".join(f"{name}{{color:{pair[i]}}}" for name, pair in rules.items()) for i in (0, 1)
     )
-
-
-def _svg(body: Sequence[str], height: float, title: str) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}" role="img" '
-        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="13">'
-        f"<title>{escape(title)}</title>{''.join(body)}</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(title)}" color="{_INK[0]}" fill="currentColor" '
+        'font-family="system-ui, sans-serif" font-size="13">'
+        f"<title>{escape(title)}</title>"
+        f"<style>{light}@media (prefers-color-scheme:dark){{{dark}}}</style>{body}</svg>"
     )

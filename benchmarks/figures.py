@@ -1,7 +1,8 @@
-"""All figures of a report, as SVG by name, and as PNG beside it."""
+"""All figures of a report: charts as SVG by name and as PNG beside it, and its gallery."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from openvocab.files import atomic_path, write_text
 from openvocab.fonts import FOLDER
 from openvocab.results import Result
 
-_MOST_BARS = 12  # classes shown on each side of a difference
+_MOST = 15  # classes shown on each side of a difference
 _PNG_WIDTH = 1440
 _AXES = {"names": "names", "side": "side of the image in pixels"}
 
@@ -37,6 +38,14 @@ def write_figures(figures: Mapping[str, str], folder: Path) -> None:
         )
         with atomic_path(folder / f"{name}.png") as path:
             path.write_bytes(png)
+
+
+def write_gallery(gallery: Sequence[Mapping[str, Any]], folder: Path, slug: str) -> None:
+    """Write the panels of a gallery as JPEG."""
+    for number, entry in enumerate(gallery, start=1):
+        for panel in entry["panels"]:
+            with atomic_path(folder / f"{slug}-gallery-{number}-{panel['key']}.jpg") as path:
+                path.write_bytes(base64.b64decode(panel["jpeg"]))
 
 
 def latency_figures(curves: Mapping[str, Any]) -> dict[str, str]:
@@ -71,7 +80,7 @@ def diagrams(structures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def set_figures(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> dict[str, str]:
-    """Draw what is shown of one data set: classes that differ most, and accuracy against cost."""
+    """Draw what is shown of one data set: accuracy against cost, and class against class."""
     drawn = {}
     times = {m: t for m, t in comparison["times"].items() if t}
     axes = {
@@ -80,14 +89,14 @@ def set_figures(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> d
     }
     for key, (title, x) in axes.items():
         series = {m: [(x(t), found[m].scores().miou)] for m, t in times.items()}
-        drawn[f"accuracy-{key}"] = charts.points(series, title, "mIoU")
+        drawn[f"accuracy-{key}"] = charts.points(series, title, "mIoU, %")
     for pair in comparison["paired"]:
         first, second = pair["first"], pair["second"]
-        drawn[f"classes-{first}-{second}"] = charts.bars(
+        drawn[f"classes-{first}-{second}"] = charts.pairs(
             class_differences(found[first], found[second]),
-            f"IoU of each class, {second} minus {first}",
-            f"{charts.TITLES[first]} better",
-            f"{charts.TITLES[second]} better",
+            first,
+            second,
+            f"IoU of each class by {charts.TITLES[first]} and {charts.TITLES[second]}",
         )
     return drawn
 
@@ -97,10 +106,12 @@ def own_mib(times: Mapping[str, Any]) -> float:
     return max(1024 * (times["peak_gib"] - times["libraries_gib"]), 1.0)
 
 
-def class_differences(first: Result, second: Result) -> list[tuple[str, float]]:
-    """Return the classes whose IoU differs most, sorted by second minus first."""
-    difference = second.scores().iou - first.scores().iou
-    order = [int(i) for i in np.argsort(difference) if not np.isnan(difference[i])]
-    if len(order) > 2 * _MOST_BARS:
-        order = order[:_MOST_BARS] + order[-_MOST_BARS:]
-    return [(first.names[i], float(difference[i])) for i in order]
+def class_differences(first: Result, second: Result) -> list[tuple[str, float, float] | None]:
+    """Return (class, IoU of the first, of the second), sorted by second minus first.
+
+    Where there are many, those in the middle are left out; None stands for them.
+    """
+    a, b = first.scores().iou, second.scores().iou
+    order = [int(i) for i in np.argsort(b - a, kind="stable") if not np.isnan(b[i] - a[i])]
+    rows = [(first.names[i].strip(), float(a[i]), float(b[i])) for i in order]
+    return rows if len(rows) <= 2 * _MOST else [*rows[:_MOST], None, *rows[-_MOST:]]

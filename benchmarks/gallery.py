@@ -1,4 +1,4 @@
-"""Images on which methods disagree, drawn side by side with the ground truth."""
+"""Images on which methods disagree, drawn beside the ground truth in the same colours."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gallery(
             {
                 "id": sample.id,
                 "disagreement": share,
-                "jpeg": _draw(read_image(sample.image), known.truth, maps, len(names)),
+                "panels": _panels(read_image(sample.image), known.truth, maps, len(names)),
                 "legend": _legend([known.truth, *maps.values()], names),
             }
         )
@@ -69,27 +69,37 @@ def _disagreement(maps: Sequence[NDArray[Any]]) -> float:
     return float(1 - same.mean())
 
 
-def _draw(
+def _panels(
     image: NDArray[np.uint8],
     truth: NDArray[np.int64],
     maps: Mapping[str, NDArray[np.int32]],
     count: int,
-) -> str:
-    """Draw image, truth and predictions in a row, in the same colours: a JPEG in base64."""
-    painted = [
-        (0.4 * image + 0.6 * color_labels(labels, count)).astype(np.uint8)
-        for labels in (truth, *maps.values())
-    ]
-    row = side_by_side([image, *painted], ["image", "ground truth", *maps], height=_PANEL)
+) -> list[dict[str, Any]]:
+    """Draw image, truth and predictions in the same colours, each as a JPEG in base64.
+
+    The share of the labelled pixels that a method names right stands beside its picture.
+    """
+    labelled = truth >= 0
+    entries = [{"key": "image", "jpeg": _jpeg(image)}]
+    for key, labels in {"truth": truth, **maps}.items():
+        painted = (0.3 * image + 0.7 * color_labels(labels, count)).astype(np.uint8)
+        entries.append({"key": key, "jpeg": _jpeg(painted)})
+        if key in maps and labelled.any():
+            entries[-1]["right"] = float((labels == truth)[labelled].mean())
+    return entries
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(row).save(buffer, "JPEG", quality=82)
+    Image.fromarray(side_by_side([picture], height=_PANEL)).save(buffer, "JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _legend(maps: Sequence[NDArray[Any]], names: Sequence[str]) -> list[list[str]]:
-    """Return (name, colour) of every class that any of the maps has."""
+    """Return (name, colour) of every class that any of the maps has, and of what has none."""
     colors = palette(len(names))
     ids = np.unique(np.concatenate([labels.ravel() for labels in maps]))
-    return [
+    entries = [
         [names[i], "#{:02x}{:02x}{:02x}".format(*colors[i])] for i in ids if 0 <= i < len(names)
     ]
+    return entries if ids[0] >= 0 else [*entries, ["no class", "#000000"]]

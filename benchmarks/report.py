@@ -12,9 +12,10 @@ import charts
 import jinja2
 import numpy as np
 from controls import floor_rows
-from figures import diagrams, latency_figures, own_mib, set_figures, write_figures
+from figures import diagrams, latency_figures, own_mib, set_figures, write_figures, write_gallery
 from jinja2 import Environment, FileSystemLoader
 from layout import FORMAT, read_json
+from published import differences, published
 from structure_table import millions, side_by_side
 
 from openvocab.cli import run
@@ -43,6 +44,8 @@ def build_report(folder: Path) -> Path:
     """
     page = read_page(folder)
     write_figures(page["figures"], folder / "figures")
+    for data in page["sets"]:
+        write_gallery(data["gallery"], folder / "figures", data["slug"])
     for suffix in ("html", "md"):
         write_text(folder / f"report.{suffix}", _render(f"report.{suffix}.jinja", page))
     return folder / "report.html"
@@ -65,8 +68,25 @@ def read_page(folder: Path) -> dict[str, Any]:
         "figures": _figures(structures, curves, sets),
         "curves": curves,
         "sets": sets,
+        "glance": at_a_glance(sets),
         "missing": (read_json(results / "missing.json") or {"missing": []})["missing"],
     }
+
+
+def at_a_glance(sets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mIoU of every method on every data set of photographs; nothing where there is one."""
+    photographs = [data for data in sets if not data["is_world"]]
+    methods = [m for m in METHODS if any(m in data["scores"] for data in photographs)]
+    rows = [
+        {
+            "name": data["name"],
+            "slug": data["slug"],
+            "n_images": data["n_images"],
+            "miou": {m: data["scores"].get(m, {}).get("all") for m in methods},
+        }
+        for data in photographs
+    ]
+    return rows if len(rows) > 1 else []
 
 
 def _by_method(results: Path, kind: str) -> dict[str, Any]:
@@ -162,6 +182,7 @@ def read_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
         "classes": len(first.names),
         "present": first.scores().n_present,
         "rows": [_row(m, c, r, comparison) for m, r in found.items() for c in CONVENTIONS],
+        "published_apart": _apart(found, comparison["data_set"]),
         "scores": comparison["scores"],
         "control": comparison["control"],
         "paired": comparison["paired"],
@@ -210,19 +231,22 @@ def _row(
         "high": None if interval is None else interval.high,
         "published": [
             {**row, "difference": miou - row["miou"]}
-            for row in published()
-            if (row["method"].lower(), row["data_set"], row["convention"])
-            == (method, comparison["data_set"], convention)
+            for row in published(method, comparison["data_set"])
+            if row["convention"] == convention and not differences(row, result.card)
         ],
         "seconds": times.get("seconds"),
         "mib": own_mib(times) if times else None,
     }
 
 
-def published() -> list[dict[str, Any]]:
-    """Return the numbers that the authors report."""
-    rows: list[dict[str, Any]] = read_json(HERE / "published.json")["rows"]
-    return rows
+def _apart(found: Mapping[str, Result], data_set: str) -> list[dict[str, Any]]:
+    """Return the published numbers that do not compare with ours, and why."""
+    return [
+        {**row, "reasons": reasons}
+        for method, result in found.items()
+        for row in published(method, data_set)
+        if (reasons := differences(row, result.card))
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from latency import NAME_COUNTS, curves, picture
-from measuring import count_flops
+from measuring import count_flops, peak_memory_gib
 from metering import REST, kept_for_training, metered, traced
 
 import car.stages
@@ -40,7 +40,7 @@ SIDE = 480
 REGIONS = 4  # crops that OVSeg's CLIP is shown here; it is shown up to 100
 NAMES = ("sky", "grass", "road", "tree", "house", "person", "car", "dog")
 OTHER_NAMES = ("sea", "sand", "path", "bush", "wall", "child", "bus", "cat")  # not yet encoded
-FORMAT = "openvocab-structure-2"
+FORMAT = "openvocab-structure-3"
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def measure(
     torch.manual_seed(0)
     subject = subject or MAKERS[method]()
     stages, towers = measure_stages(subject)
+    image_gib = peak_memory_gib()  # before anything is trained
     result = {
         "format": FORMAT,
         "method": method,
@@ -173,6 +174,8 @@ def measure(
         "clip": towers,
         "pictures_at_most": subject.at_most,
         "names_enter": list(subject.anatomy.names_enter),
+        "ways": [list(way) for way in subject.anatomy.ways],
+        "image_gib": image_gib,
         "added_names": added_names(subject, stages),
         "training_mib": None if subject.forward is None else training_mib(subject),
     }

@@ -21,7 +21,7 @@ def side_by_side(structures: Mapping[str, Any]) -> list[dict[str, Any]]:
         "Kept for the backward pass": lambda s: (
             "nothing is trained" if s["training_mib"] is None else f"{s['training_mib']:,.0f} MiB"
         ),
-        "Peak memory of the process": lambda s: f"{s['peak_gib']:.1f} GiB",
+        "Peak memory, this image": lambda s: f"{s['image_gib']:.1f} GiB",
     }
     return [
         {"title": title, "cells": [show(s) for s in structures.values()]}
@@ -107,9 +107,21 @@ def gflop_sentence(structure: Mapping[str, Any]) -> str:
 
 def gflop_at_most(structure: Mapping[str, Any]) -> float:
     """Scale CLIP's share to all pictures that it may be shown."""
-    clip = next(s["gflop"] for s in structure["stages"] if s["key"] == "clip")
+    more = (
+        most - stage["gflop"]
+        for stage in structure["stages"]
+        if (most := at_most(structure, stage)) is not None
+    )
+    return total_gflop(structure) + sum(more)
+
+
+def at_most(structure: Mapping[str, Any], stage: Mapping[str, Any]) -> float | None:
+    """Return a stage's GFLOP with all pictures that CLIP may be shown, where it was spared some."""
+    most = structure["pictures_at_most"]
+    if most is None or stage["key"] != "clip":
+        return None
     shown = sum(tower["pictures"] for tower in structure["clip"])
-    return total_gflop(structure) + clip * (structure["pictures_at_most"] / shown - 1)
+    return float(stage["gflop"] * most / shown)
 
 
 def total_seconds(structure: Mapping[str, Any]) -> float:

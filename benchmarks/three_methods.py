@@ -72,7 +72,7 @@ def _numbers(structure: Mapping[str, Any]) -> dict[str, Any]:
         "training": None
         if structure["training_mib"] is None
         else f"{structure['training_mib']:,.0f}",
-        "gib": f"{structure['peak_gib']:.1f}",
+        "gib": f"{structure['image_gib']:.1f}",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import charts
@@ -14,18 +15,25 @@ import numpy as np
 import pytest
 import report
 import structure_table
+from published import FILE, differences, published
 
 from openvocab.cli import run
 from openvocab.datasets.catalog import CATALOG
 from openvocab.metrics import CONVENTIONS
 from openvocab.results import ProtocolCard, Result
+from openvocab.vocabulary import available_vocabularies
+
+KNOWN = available_vocabularies()
 
 
 def result(method: str, diagonal: int) -> Result:
     matrix = np.full((3, 4), 1, dtype=np.int64)
     matrix[[0, 1], [0, 1]] = diagonal
     matrix[2] = 0  # a class that is absent, but predicted
-    card = ProtocolCard(data_set="pascal-context-459", method=method, n_images=2)
+    card = ProtocolCard(
+        data_set="pascal-context-459", split="val", n_images=5104, method=method,
+        vocabulary="pascal-context-459", variant="CLIP ViT, width 768, patch 16, 100 queries",
+    )  # fmt: skip
     return Result(card, ("a", "b", "c"), matrix)
 
 
@@ -47,26 +55,58 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_published_numbers_stand_beside_those_of_their_convention(folder) -> None:
-    page = report.read_page(folder)
-    rows = {(r["method"], r["convention"]): r for r in page["sets"][0]["rows"]}
+def test_published_numbers_stand_beside_those_of_their_protocol(folder) -> None:
+    (data,) = report.read_page(folder)["sets"]
+    rows = {(r["method"], r["convention"]): r for r in data["rows"]}
     new, old = rows["san", "detectron2"], rows["san", "detectron2-legacy"]
     assert new["miou"] == pytest.approx(1.5 * old["miou"])
-    base = [p for p in new["published"] if "B/16" in p["variant"]]
-    assert [p["miou"] for p in base] == [16.7053]
-    assert base[0]["difference"] == pytest.approx(new["miou"] - 16.7053)
+    assert [p["miou"] for p in new["published"]] == [16.7053]
+    assert new["published"][0]["difference"] == pytest.approx(new["miou"] - 16.7053)
     assert [p["miou"] for p in old["published"]] == [12.6]
     assert not rows["san", "mmseg"]["published"]
+    # Of other architectures, and all of OVSeg's, which here has SAN's variant.
+    assert {p["variant"] for p in data["published_apart"]} == {
+        "CLIP ViT-L/14", "Swin-B, CLIP ViT-L/14", "R-101c, CLIP ViT-B/16",
+    }  # fmt: skip
+    assert not any(r["published"] for (method, _), r in rows.items() if method == "ovseg")
     text = report.build_report(folder).read_text()
     assert "16.71" in text and "12.60" in text and f"{old['miou']:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"n_images": 5105}, []),
+        ({"n_images": 30}, ["it is on 5,104 or 5,105 images, and ours on 30"]),
+        ({"split": "train"}, ["it is on the split val, and ours on train"]),
+        ({"variant": "x"}, ["it is of CLIP ViT-B/16, and ours of x"]),
+        ({"vocabulary": "custom"}, ["it has the names pascal-context-459, and ours custom"]),
+        ({"tta": "flip"}, ["ours is the mean over flip"]),
+    ],
+)
+def test_other_protocols_are_told_in_words(change, said) -> None:
+    card = replace(result("san", 1).card, **change)
+    row = next(r for r in published("san", card.data_set) if "B/16" in r["variant"])
+    assert differences(row, card) == said
 
 
 def test_class_differences_are_sorted_and_leave_absent_classes_out() -> None:
     first, second = result("a", 30), result("b", 20)
     second.matrix[0, 0] = 40
     found = figures.class_differences(first, second)
-    assert [name for name, _ in found] == ["b", "a"]
-    assert found[0][1] < 0 < found[1][1]
+    assert [name for name, *_ in found] == ["b", "a"]
+    assert found[0][2] < found[0][1] and found[1][1] < found[1][2]
+
+
+def test_many_classes_are_shown_from_both_ends() -> None:
+    names = tuple(f"{i}" for i in range(40))
+    one, other = (np.diag(np.arange(20, 60)[::step]) for step in (1, -1))
+    one, other = (np.hstack([m, np.full((40, 1), 10)]) for m in (one, other))
+    rows = figures.class_differences(*(Result(ProtocolCard(), names, m) for m in (one, other)))
+    assert len(rows) == 31 and rows[15] is None
+    shown = [b - a for _, a, b in filter(None, rows)]
+    assert shown == sorted(shown) and shown[0] < 0 < shown[-1]
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path, capsys) -> None:
@@ -75,35 +115,47 @@ def test_an_empty_folder_is_one_sentence(tmp_path, capsys) -> None:
 
 
 def test_published_rows_are_complete_and_of_known_sets() -> None:
-    rows = report.published()
+    content = json.loads(FILE.read_text())
+    rows = content["rows"]
     assert len({(r["method"], r["variant"], r["data_set"], r["convention"]) for r in rows}) == len(
         rows
     )
     for row in rows:
         assert row["convention"] in CONVENTIONS and row["data_set"] in CATALOG
+        assert row.get("vocabulary", CATALOG[row["data_set"]].vocabulary) in KNOWN
+        assert f"{row['method']}, {row['variant']}" in content["architectures"]
         assert 0 < row["miou"] < 100 and row["source"]
 
 
 def test_charts_hold_every_point() -> None:
     svg = charts.curves({"san": [(20, 1.0), (847, 2.0)], "car": [(2, 9.0)]}, "names", "seconds")
     root = ElementTree.fromstring(svg)
-    assert len(root.findall("{*}circle")) == 3 and len(root.findall("{*}polyline")) == 1
-    x = {float(c.get("cx")) for c in root.findall("{*}circle")}
-    assert all(0 < value < 640 for value in x) and len(x) == 3
+    circles = root.findall(".//{*}circle")
+    assert len(circles) == 3 and len(root.findall(".//{*}polyline")) == 1
+    x = {float(c.get("cx")) for c in circles}
+    assert all(0 < value < 440 for value in x) and len(x) == 3
     assert charts.curves({}, "x", "y") == ""
 
 
-def test_bars_point_to_the_better() -> None:
-    svg = charts.bars([("cat <i>", -10.0), ("dog", 5.0)], "t", "SAN better", "CaR better")
-    bars = ElementTree.fromstring(svg).findall("{*}rect")
-    assert [b.get("fill") for b in bars] == [charts.COLOURS["san"], charts.COLOURS["car"]]
-    assert float(bars[0].get("width")) == pytest.approx(2 * float(bars[1].get("width")), abs=0.2)
+def test_pairs_hold_both_values_of_every_class() -> None:
+    rows = [("cat <i>", 80.0, 20.0), None, ("dog", 0.0, 100.0)]
+    root = ElementTree.fromstring(charts.pairs(rows, "san", "car", "t"))
+    x = {
+        method: [float(c.get("cx")) for c in root.findall(f"{{*}}circle[@class='{method}']")]
+        for method in ("san", "car")
+    }
+    low, high = x["san"][1], x["car"][1]  # 0 and 100
+    for method, value in (("san", 80), ("car", 20)):
+        assert x[method][0] == pytest.approx(low + value / 100 * (high - low), abs=0.2)
+    said = [text.text for text in root.findall("{*}text")]
+    assert {"cat <i>", "-60.0", "…", "dog", "+100.0"} <= set(said)
+    assert charts.pairs([], "san", "car", "t") == ""
 
 
 def test_points_stand_on_an_axis_from_zero() -> None:
     svg = charts.points({"san": [(0.1, 60.0)], "car": [(10.0, 30.0)]}, "seconds", "mIoU")
     root = ElementTree.fromstring(svg)
-    high, low = (float(c.get("cy")) for c in root.findall("{*}circle"))
+    high, low = (float(c.get("cy")) for c in root.findall(".//{*}circle"))
     floor = max(float(line.get("y1")) for line in root.findall("{*}line"))
     assert floor - low == pytest.approx((floor - high) / 2, abs=0.2)
 
@@ -121,7 +173,7 @@ def test_points_that_were_left_out_are_named_with_the_reason() -> None:
     (group,) = report.read_curves({}, {"car": latency})
     assert group["left_out"] == ["CaR with 5,000 names (could take 90 s)"]
     svg = figures.latency_figures(group["curves"])["names"]
-    assert len(ElementTree.fromstring(svg).findall("{*}circle")) == 1
+    assert len(ElementTree.fromstring(svg).findall(".//{*}circle")) == 1
 
 
 @pytest.mark.parametrize("span", [(0.3, 7), (15, 9000), (0.01, 3000)])
@@ -132,7 +184,7 @@ def test_ticks_are_few_and_inside(span) -> None:
 
 def test_boxes_grow_with_cost_and_stay_visible() -> None:
     widths = [diagram.box_width(cost, 1000) for cost in (0, 10, 250, 1000)]
-    assert widths == sorted(widths) and widths[0] == 40 and widths[-1] == 2 * widths[2] == 300
+    assert widths == sorted(widths) and widths[0] == 46 and widths[-1] == 2 * widths[2] == 300
 
 
 @pytest.mark.parametrize(

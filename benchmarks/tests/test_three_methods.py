@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 
 import figures
 import pytest
@@ -30,6 +31,9 @@ def test_text_and_json_agree(structures, name) -> None:
 def test_figures_and_json_agree(structures) -> None:
     for method, svg in figures.diagrams(structures).items():
         assert (DOCS / "figures" / f"{method}.svg").read_text("utf-8") == svg
+        assert len(ElementTree.fromstring(svg).findall(".//{*}rect")) >= len(
+            structures[method]["stages"]
+        )
 
 
 def test_both_languages_quote_the_same_numbers() -> None:

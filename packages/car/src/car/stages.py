@@ -50,7 +50,8 @@ def anatomy(segmenter: CaRSegmenter) -> Anatomy:
     clips = {"proposes masks": car.proposer_text.clip, "judges them": car.classifier_text.clip}
     distinct = {id(clip): (role, clip) for role, clip in clips.items()}
     parts = [part for role, clip in distinct.values() for part in _parts(clip, role)]
-    return Anatomy(stages, tuple(parts), clips, ("maps", "classifier"))
+    ways = (("image", "prompts"), ("image", "crf"), ("maps", "crf"), ("classifier", "maps"))
+    return Anatomy(stages, tuple(parts), clips, ("maps", "classifier"), ways)
 
 
 def _parts(clip: nn.Module, role: str) -> list[Part]:

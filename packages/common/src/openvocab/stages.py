@@ -61,12 +61,15 @@ class Anatomy:
         parts: every parameter once.
         clips: the CLIPs inside, by what they do.
         names_enter: keys of the stages that use the names' embeddings.
+        ways: (from, to) of what goes from a stage, or the "image", to another than the next; back
+            to an earlier one where stages repeat.
     """
 
     stages: tuple[Stage, ...]
     parts: tuple[Part, ...]
     clips: dict[str, CLIP]
     names_enter: tuple[str, ...]
+    ways: tuple[tuple[str, str], ...] = ()
 
 
 def group_parameters(

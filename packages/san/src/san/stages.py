@@ -45,4 +45,5 @@ def anatomy(segmenter: SANSegmenter) -> Anatomy:
         ),
     )  # fmt: skip
     parts = group_parameters(network, _TITLES, set(network.trainable_parameters()))
-    return Anatomy(stages, parts, {"the only CLIP": network.clip}, ("deep",))
+    ways = (("image", "side"), ("shallow", "deep"), ("side", "labels"))
+    return Anatomy(stages, parts, {"the only CLIP": network.clip}, ("deep",), ways)
