@@ -12,6 +12,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import run_all
+
 from car.config import CaRConfig
 from car.segmenter import CaRSegmenter
 from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
@@ -122,3 +124,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(labels).save(folder / "labels" / f"{index}.png")
     (folder / "names.txt").write_text("\n".join(NAMES) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world_run(checkpoints: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run on the first scenes of the world, without structure."""
+    output = tmp_path_factory.mktemp("world") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENVOCAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        weights = [f"{method}={path}" for method, path in checkpoints.items()]
+        words = ["--weights", *weights, "--datasets", "world", "--limit", "4"]
+        assert run_all.main([*words, "--no-structure", "--output", str(output)]) == 0
+    return output
