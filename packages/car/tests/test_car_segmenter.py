@@ -233,6 +233,15 @@ def test_steps_are_drawn(tiny, photo) -> None:
     assert none[0].found.steps == ()
 
 
+def test_the_steps_of_a_narrow_image_can_be_read(tiny) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (600, 20, 3), dtype=np.uint8)
+    _, passes, seen = tiny().segment_with_steps(image, NAMES, keep_steps=True)
+    picture = draw_steps(seen, passes)
+    assert picture.shape[1] > 400  # the title alone
+    green = (picture == (21, 128, 61)).all(axis=-1).any(axis=0).nonzero()[0]
+    assert np.ptp(green) > 75  # "0.333 kept" in full
+
+
 def test_sam_masks_replace_those_they_fit(tiny, photo) -> None:
     segmenter = tiny()
     halves = np.zeros((2, *photo.shape[:2]), dtype=bool)

@@ -21,6 +21,7 @@ WHITE, INK = (255, 255, 255), (24, 24, 27)
 KEPT, DROPPED = (21, 128, 61), (185, 28, 28)
 _GAP, _TEXT = 12, 15
 _HEIGHT, _WIDEST = 132, 240  # of one picture
+_CELL = 64  # a narrower picture has this much room, so that name and score can be read
 _COLUMNS = 4  # panels in a row
 _MOST = 24  # names that are drawn of one step
 
@@ -55,14 +56,11 @@ def _draw_step(image: ImageArray, names: Sequence[str], step: Step, title: str) 
     line = f"{title}: {len(step.kept)} of {len(order)} kept (saliency, proposal, what CLIP saw)" + (
         f"; the {left_out} lowest are not drawn" if left_out else ""
     )
-    canvas = Image.new(
-        "RGB",
-        (columns * (width + _GAP) + _GAP, len(rows) * (height + _GAP) + 3 * _TEXT),
-        WHITE,
-    )
-    pen = ImageDraw.Draw(canvas)
     font = font_for(line, _TEXT + 3, bold=True)
-    line = shorten(line, font, canvas.width - 2 * _GAP)
+    widest = max(columns * (width + _GAP) - _GAP, round(font.getlength(line)))
+    size = widest + 2 * _GAP, len(rows) * (height + _GAP) + 3 * _TEXT
+    canvas = Image.new("RGB", size, WHITE)
+    pen = ImageDraw.Draw(canvas)
     pen.text((_GAP, 1.5 * _TEXT), line, INK, font, anchor="lm")
     for row, members in enumerate(rows):
         for column, panel in enumerate(members):
@@ -80,8 +78,8 @@ def _draw_panel(image: ImageArray, names: Sequence[str], step: Step, place: int)
     ]
     small = [_thumbnail(picture) for picture in pictures]
     height, width = small[0].shape[:2]
-    top = 2 * _TEXT
-    canvas = Image.new("RGB", (3 * width + 8, height + top), WHITE)
+    top, cell = 2 * _TEXT, max(width, _CELL)
+    canvas = Image.new("RGB", (3 * cell + 8, height + top), WHITE)
     pen = ImageDraw.Draw(canvas)
     kept = place in step.kept
     verdict = f"{step.scores[place]:.3f} {'kept' if kept else 'dropped'}"
@@ -93,7 +91,8 @@ def _draw_panel(image: ImageArray, names: Sequence[str], step: Step, place: int)
     color = KEPT if kept else DROPPED
     pen.text((canvas.width, _TEXT), verdict, color, font, anchor="rm")
     for index, picture in enumerate(small):
-        canvas.paste(Image.fromarray(picture), (index * (width + 4), top))
+        left = index * (cell + 4) + (cell - width) // 2
+        canvas.paste(Image.fromarray(picture), (left, top))
     return np.array(canvas)
 
 
