@@ -84,6 +84,31 @@ def test_many_labels_and_several_fields_equal_each_alone(photo) -> None:
     torch.testing.assert_close(together.sum(1), torch.ones(2, *photo.shape[:2]))
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), labels=st.integers(2, 35), height=st.sampled_from([1, 9]))
+def test_the_order_of_labels_does_not_matter(seed: int, labels: int, height: int) -> None:
+    rng = np.random.default_rng(seed)
+    for size in ((height, 40), (40, height)):
+        crf = DenseCRF(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        order = rng.permutation(labels)
+        probability = rng.random((labels, *size), dtype=np.float32)
+        q = crf.marginals(torch.from_numpy(probability))
+        turned = crf.marginals(torch.from_numpy(probability[order]))
+        torch.testing.assert_close(turned, q[order], rtol=0, atol=1e-4)
+        best, second = q.topk(2, dim=0).values
+        sure = best - second > 2e-4
+        assert sure.any()
+        assert (order[turned.argmax(0)[sure].numpy()] == q.argmax(0)[sure].numpy()).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (12, 17)])
+def test_labels_that_are_alike_stay_alike(size) -> None:
+    crf = DenseCRF(crf_image(np.full((*size, 3), 90, np.uint8)))
+    q = crf.marginals(torch.full((19, *size), 0.3))
+    torch.testing.assert_close(q, torch.full_like(q, 1 / 19))
+    assert (q.argmax(0) == 0).all()  # ties go to the first, the background
+
+
 def test_empty_masks_leave_only_background(photo) -> None:
     soft = with_background(np.zeros((2, *photo.shape[:2]), np.float32), 1.0)
     q = DenseCRF(crf_image(photo)).marginals(soft)
