@@ -92,6 +92,15 @@ def test_what_is_wrong_is_said_in_one_sentence(model, picture, capsys, arguments
     assert __import__("re").search(message, error)
 
 
+def test_demo_says_in_one_sentence_what_was_reduced(model, picture, tmp_path, capsys) -> None:
+    words = ["--input", str(picture), "--class-names", "cat", "--max-side", "64"]
+    assert run(demo.main, [*model, *words, "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: the image of 120x90 pixels is segmented at 64x48, since max_side is 64; labels "
+        "are enlarged to its own size"
+    ]
+
+
 def test_demo_runs_as_a_module(model, picture, tmp_path) -> None:
     command = [sys.executable, "-m", "car.demo", *model, "--input", str(tmp_path / "no.jpg")]
     done = subprocess.run(

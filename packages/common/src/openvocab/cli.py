@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from openvocab.errors import InputError
 
@@ -22,10 +24,17 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         What `main` returns; 2 after an `InputError` (printed to stderr); 130 after Ctrl-C.
     """
     try:
-        return main(argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = print_warning  # type: ignore[assignment]  # takes any place
+            return main(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def print_warning(message: Warning | str, *place: Any) -> None:
+    """Print what a warning says, without the line of code it came from."""
+    print(f"warning: {message}", file=sys.stderr)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from openvocab.bootstrap import bootstrap_interval
 from openvocab.boundary import boundary_counts
+from openvocab.cli import print_warning
 from openvocab.data_arguments import add_data_arguments, sample_set
 from openvocab.detectron2 import Prediction, write_predictions
 from openvocab.errors import InputError
@@ -344,7 +345,7 @@ def run_evaluation(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = _print_warning  # type: ignore[assignment]  # takes any place
+        warnings.showwarning = print_warning  # type: ignore[assignment]  # takes any place
         return _run(args, make_segmenter, data)
 
 
@@ -377,8 +378,3 @@ def _run(
     print(result.table())
     print(f"written to {args.output / RESULT_FILE}")
     return 0
-
-
-def _print_warning(message: Warning | str, *place: Any) -> None:
-    """Print what a warning says, without the line of code it came from."""
-    print(f"warning: {message}", file=sys.stderr)
