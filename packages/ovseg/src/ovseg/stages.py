@@ -57,6 +57,5 @@ def anatomy(segmenter: OVSegSegmenter) -> Anatomy:
     )  # fmt: skip
     trained = {name for name, _ in model.named_parameters() if name.startswith(_TRAINED)}
     parts = group_parameters(model, _TITLES, trained)
-    clips = {"names the crops": adapter.clip_model}
     ways = (("image", "cut"), ("head", "labels"))
-    return Anatomy(stages, parts, clips, ("head", "clip"), ways)
+    return Anatomy(stages, parts, {"names the crops": adapter.clip_model}, ("head", "clip"), ways)
