@@ -3,12 +3,13 @@
 Documents hold blocks from `<!-- measured: NAME -->` to `<!-- end -->`. What stands between is made
 from the template NAME in benchmarks/templates/measured and the JSON files in benchmarks/measured;
 tests compare. With the output folder of a finished run_all.py its numbers are first taken over into
-benchmarks/measured/world.json and docs/three-methods.json.
+benchmarks/measured/world.json and docs/three-methods.json, and scenes into a picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import re
 import sys
@@ -17,22 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import three_methods
+from charts import TITLES
 from controls import floor_rows
 from figures import own_mib
 from layout import read_json, result_file
+from PIL import Image
 from report import TOLD, bound, cell, verdict
 
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.files import write_text
+from openvocab.files import atomic_path, write_text
+from openvocab.image import read_image
 from openvocab.results import Result
+from openvocab.visualization import side_by_side
 from openvocab.vocabulary import WORLD
 from openvocab.world import COUNTS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MEASURED = HERE / "measured"
+PICTURE = ROOT / "docs" / "pictures" / "methods.png"
+_SCENES, _SIDE = 3, 180  # in the picture
 BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n*)(.*?)(\n*<!-- end -->)", re.DOTALL)
 
 
@@ -81,6 +89,19 @@ def collect_world(folder: Path) -> dict[str, Any]:
     }
 
 
+def write_picture(folder: Path, path: Path) -> None:
+    """Draw the first scenes of a run's gallery, with what each method says of them, as PNG."""
+    rows = []
+    for entry in read_json(result_file(folder, WORLD, "comparison"))["gallery"][:_SCENES]:
+        panels = [read_image(base64.b64decode(panel["jpeg"])) for panel in entry["panels"]]
+        titles = [
+            {"truth": "ground truth", **TITLES}.get(p["key"], p["key"]) for p in entry["panels"]
+        ]
+        rows.append(side_by_side(panels, titles, height=_SIDE))
+    with atomic_path(path) as file:
+        Image.fromarray(np.concatenate(rows)).save(file, "PNG")
+
+
 def measurements() -> dict[str, Any]:
     """Return everything that was measured, by the name of the file, and what was published."""
     found = {path.stem: read_json(path) for path in sorted(MEASURED.glob("*.json"))}
@@ -127,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         world, structures = collect_world(args.folder), three_methods.collect(args.folder)
         write_text(MEASURED / f"{WORLD}.json", json.dumps(world, indent=1) + "\n")
         three_methods.write(structures, three_methods.DOCS)
+        write_picture(args.folder, PICTURE)
     values = measurements()
     for path in documents():
         text = path.read_text("utf-8")

@@ -59,7 +59,8 @@ def test_documented_command(document: str, command: str) -> None:
     while "=" in words[0]:  # VARIABLE=value in front
         words = words[1:]
     if words[0] == "torchrun":
-        words = ["python", *words[words.index("-m") :]]
+        start = next(i for i, word in enumerate(words) if word == "-m" or word.endswith(".py"))
+        words = ["python", *words[start:]]
     if words[:2] == ["python", "-m"]:
         module = importlib.import_module(words[2])
         arguments = words[3:]

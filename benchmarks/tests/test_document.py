@@ -8,6 +8,7 @@ import re
 import document
 import numpy as np
 import pytest
+from PIL import Image
 
 from openvocab.bootstrap import Interval
 from openvocab.cli import run
@@ -99,3 +100,10 @@ def test_a_part_of_the_scenes_is_not_quoted(finished, tmp_path, capsys) -> None:
     assert "on 8 scenes" in capsys.readouterr().err
     assert run(document.main, [str(tmp_path / "none")]) == 2
     assert "run_all.py first" in capsys.readouterr().err
+
+
+def test_a_picture_shows_what_the_methods_say(world_run, tmp_path) -> None:
+    path = tmp_path / "picture.png"
+    document.write_picture(world_run, path)
+    width, height = Image.open(path).size
+    assert width > 5 * 180 and height > 3 * 180
