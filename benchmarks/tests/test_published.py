@@ -16,8 +16,7 @@ from report import read_page
 from car.config import CaRConfig
 from openvocab.datasets.catalog import CATALOG
 from openvocab.metrics import CONVENTIONS
-from ovseg import OVSeg, load_published
-from ovseg.segmenter import _variant as variant_of
+from ovseg import OVSeg, OVSegSegmenter, load_published
 from san import SAN, SANSegmenter, san_vit_b_16, san_vit_large_14
 
 SETS = ("ade20k-150", "pascal-context-459")
@@ -86,7 +85,9 @@ def test_architectures_are_named_as_cards_name_them() -> None:
             "Swin-B, CLIP ViT-L/14": "ovseg_swinB_vitL_bs32_120k",
             "R-101c, CLIP ViT-B/16": "ovseg_R101c_vitB_bs32_120k",
         }.items():
-            assert variant_of(OVSeg(load_published(name)[0])) == named[f"OVSeg, {title}"]
+            config, inference = load_published(name)
+            proposer = OVSegSegmenter(OVSeg(config), inference, device="meta", cache_dir=False)
+            assert proposer.describe()["variant"] == named[f"OVSeg, {title}"]
     clips = CaRConfig()
     assert named["CaR, ViT-B/16 and ViT-L/14, CRF"] == (
         f"proposals {clips.clip}, classifier {clips.classifier_clip}"
