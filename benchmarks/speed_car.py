@@ -140,12 +140,13 @@ def segment_large(args: argparse.Namespace) -> dict[str, Any]:
     asked = [f"name {index}" for index in range(names)]
     with warnings.catch_warnings(record=True) as reductions:
         warnings.simplefilter("always")
-        found = segmenter.segment(picture(height, width), asked)
+        found, (one,), _ = segmenter.segment_with_steps(picture(height, width), asked)
     seconds = time.perf_counter() - start
     return {
         **{"names": names, "height": height, "width": width, "seconds": seconds},
         **{"proposer": args.proposer, "classifier": args.classifier},
         "warnings": [str(one.message) for one in reductions],
+        "names_in_crf": int((one.found.scores > 0).sum()),
         "names_found": len(found.areas()),
     }
 

@@ -43,7 +43,7 @@ def test_stages_add_up(speed, tmp_path) -> None:
 def test_a_large_picture_is_segmented(speed, capsys) -> None:
     assert speed.main(["--large", "3", "40", "60"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["names"] == 3 and 0 < found["names_found"] <= 3
+    assert found["names"] == found["names_in_crf"] == 3 and 0 < found["names_found"] <= 3
     assert not found["warnings"]
 
 
@@ -56,3 +56,17 @@ def test_memory_can_be_measured_alone_and_times_stay(speed, tmp_path, monkeypatc
     output.write_text('{"seconds": {"trunk": 5}}')
     assert speed.main(options) == 0
     assert json.loads(output.read_text()) == {"seconds": {"trunk": 5}, "memory": {"peak_gib": 2}}
+
+
+def test_the_recorded_run_keeps_what_was_promised() -> None:
+    recorded = json.loads((FOLDER / "measured" / "speed_car.json").read_text())
+    assert recorded["utilisation"]["classifier"] >= 0.75
+    assert recorded["utilisation"]["trunk"] >= 0.6
+    assert recorded["seconds"]["crf_6_labels"] <= 2.7  # the original in C++
+    memory = recorded["memory"]
+    assert [memory[key] for key in ("names", "height", "width")] == [150, 3000, 4000]
+    assert memory["peak_gib"] < 6
+    assert memory["warnings"] == [
+        "the image of 4000x3000 pixels is segmented at 1024x768, since max_side is 1024; labels "
+        "are enlarged to its own size"
+    ]
