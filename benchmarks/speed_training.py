@@ -1,7 +1,8 @@
-"""Measures a training step of SAN: where its time goes, what it keeps in memory, and the loader.
+"""Measures training steps: where their time goes, what they keep in memory, and the loader.
 
 `python benchmarks/speed_training.py --output benchmarks/measured/speed_training.json` runs SAN
-ViT-B/16 at random weights on 640 x 640 pictures with 20 classes each, as training does.
+ViT-B/16 and the proposals of OVSeg Swin-B at random weights on 640 x 640 pictures with 20 classes
+each, as training does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,25 @@ import torch
 import torch.nn.functional as F
 from measuring import best_time, matrix_product, matrix_throughput
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from openvocab.cli import run
+from openvocab.clip.model import VisionConfig
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.files import write_text
-from openvocab.losses import PerImageDraws, Targets, targets_of, totals_of
+from openvocab.losses import (
+    Draw,
+    Losses,
+    PerImageDraws,
+    Targets,
+    Totals,
+    targets_of,
+    totals_of,
+)
+from openvocab.matching import Match
 from openvocab.training import EndlessShuffle, StepBatches
 from openvocab.training.segmentation_data import (
     DataConfig,
@@ -39,23 +51,38 @@ from openvocab.training.segmentation_data import (
     collate_segmentation,
     open_training_set,
 )
+from ovseg.config import load_published
+from ovseg.criterion import CriterionConfig as OVSegLosses
+from ovseg.criterion import OVSegCriterion
+from ovseg.model import OVSeg
+from ovseg.train import OptimizerConfig as OVSegOptimizer
+from ovseg.train import make_optimizer as ovseg_optimizer
 from san.config import san_vit_b_16
-from san.criterion import CriterionConfig, SANCriterion
+from san.criterion import CriterionConfig as SANLosses
+from san.criterion import SANCriterion
 from san.model import SAN
-from san.train import OptimizerConfig, make_optimizer
+from san.train import OptimizerConfig as SANOptimizer
+from san.train import make_optimizer as san_optimizer
 
 SIDE, CLASSES, PRESENT = 640, 171, 20
 
 
 class Step:
-    """One training step, cut into its parts."""
+    """One training step, cut into its parts.
+
+    Attributes:
+        title: of the model.
+        network: what is trained, with the embeddings of the vocabulary given.
+        optimizer: of what is trained in it.
+        queries: Q.
+    """
+
+    title: str
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    queries: int
 
     def __init__(self, images: int) -> None:
-        torch.manual_seed(0)
-        self.network = SAN(san_vit_b_16())
-        self.optimizer = make_optimizer(self.network, OptimizerConfig())
-        self.criterion = SANCriterion(CriterionConfig())
-        self.text = F.normalize(torch.randn(CLASSES, self.network.config.clip.embed_dim), dim=-1)
         self.images = torch.randn(images, 3, SIDE, SIDE)
         self.labels = torch.stack([_label_map(seed) for seed in range(images)])
 
@@ -64,9 +91,18 @@ class Step:
         return [targets_of(label, CLASSES) for label in self.labels]
 
     def forward(self) -> list[Any]:
-        """Run the network."""
-        classifier = self.network.classifier(self.text)
-        return list(self.network(self.images, classifier, all_layers=True))
+        """Run the network; return what each supervised layer says."""
+        raise NotImplementedError
+
+    def match(self, layer: Any, targets: list[Targets], draw: Draw) -> list[Match]:
+        """Pair the queries of a layer with targets."""
+        raise NotImplementedError
+
+    def compare(
+        self, layer: Any, targets: list[Targets], found: list[Match], totals: Totals, draw: Draw
+    ) -> Losses:
+        """Return the losses of a layer."""
+        raise NotImplementedError
 
     def times(self, loader: Iterator[SegmentationBatch]) -> dict[str, float]:
         """Make a step, and return the seconds of each part.
@@ -79,27 +115,90 @@ class Step:
         clock.stop("data")
         targets = self.targets()
         clock.stop("targets")
-        predictions = self.forward()
+        layers = self.forward()
         clock.stop("forward")
         draw = PerImageDraws(range(len(targets)))
-        matches = [self.criterion.match(p, targets, draw) for p in predictions]
+        matches = [self.match(layer, targets, draw) for layer in layers]
         clock.stop("matching")
-        counts = [len(target.labels) for target in targets]
-        totals = totals_of(counts, self.network.config.num_queries, 0.1)
+        totals = totals_of([len(target.labels) for target in targets], self.queries, 0.1)
         losses: list[Tensor] = []
-        for prediction, found in zip(predictions, matches, strict=True):
-            compared = self.criterion.compare(prediction, targets, found, totals, draw)
-            losses += compared.values()
+        for layer, found in zip(layers, matches, strict=True):
+            losses += self.compare(layer, targets, found, totals, draw).values()
         total = torch.stack(losses).sum()
         clock.stop("losses")
         self.optimizer.zero_grad()
         total.backward()
         clock.stop("backward")
-        trained = list(self.network.trainable_parameters().values())
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, 0.01)
         self.optimizer.step()
         clock.stop("optimiser")
         return clock.seconds
+
+
+class SANParts(Step):
+    """SAN ViT-B/16."""
+
+    title = "SAN ViT-B/16, random weights"
+    network: SAN
+
+    def __init__(self, images: int) -> None:
+        super().__init__(images)
+        torch.manual_seed(0)
+        self.network = SAN(san_vit_b_16())
+        self.optimizer = san_optimizer(self.network, SANOptimizer())
+        self.criterion = SANCriterion(SANLosses())
+        self.queries = self.network.config.num_queries
+        self.text = F.normalize(torch.randn(CLASSES, self.network.config.clip.embed_dim), dim=-1)
+
+    def forward(self) -> list[Any]:
+        """See `Step`."""
+        classifier = self.network.classifier(self.text)
+        return list(self.network(self.images, classifier, all_layers=True))
+
+    def match(self, layer: Any, targets: list[Targets], draw: Draw) -> list[Match]:
+        """See `Step`."""
+        return self.criterion.match(layer, targets, draw)
+
+    def compare(
+        self, layer: Any, targets: list[Targets], found: list[Match], totals: Totals, draw: Draw
+    ) -> Losses:
+        """See `Step`."""
+        return self.criterion.compare(layer, targets, found, totals, draw)
+
+
+class OVSegParts(Step):
+    """The proposals of OVSeg Swin-B; its CLIP sees no image in training, so a small one will do."""
+
+    title = "OVSeg Swin-B, random weights"
+    network: OVSeg
+
+    def __init__(self, images: int) -> None:
+        super().__init__(images)
+        torch.manual_seed(0)
+        config, _ = load_published("ovseg_swinB_vitL_bs32_120k")
+        vision = VisionConfig(image_size=2, patch_size=2, width=8, layers=1, heads=1, mlp_width=8)
+        clip = replace(config.clip, vision=vision, text=replace(config.clip.text, layers=1))
+        self.network = OVSeg(replace(config, clip=clip)).train()
+        self.optimizer = ovseg_optimizer(self.network, OVSegOptimizer())
+        self.criterion = OVSegCriterion(OVSegLosses())
+        self.queries = config.num_queries
+        self.text = F.normalize(torch.randn(CLASSES + 1, clip.embed_dim), dim=-1)
+
+    def forward(self) -> list[Any]:
+        """See `Step`."""
+        proposals = self.network(list(self.images), self.text, all_layers=True)
+        return list(zip(proposals.class_logits, proposals.mask_logits, strict=True))
+
+    def match(self, layer: Any, targets: list[Targets], draw: Draw) -> list[Match]:
+        """See `Step`."""
+        return self.criterion.match(*layer, targets)
+
+    def compare(
+        self, layer: Any, targets: list[Targets], found: list[Match], totals: Totals, draw: Draw
+    ) -> Losses:
+        """See `Step`."""
+        return self.criterion.compare(*layer, targets, found, totals)
 
 
 class Clock:
@@ -135,12 +234,12 @@ def kept_for_backward(step: Step) -> float:
 
 
 def memory(images: int) -> dict[str, float]:
-    """Compare what is kept with CLIP trained, frozen, and with recomputed blocks."""
-    step = Step(images)
+    """Compare what SAN keeps with CLIP trained, frozen, and with recomputed blocks."""
+    step = SANParts(images)
     frozen = kept_for_backward(step)
     step.network.requires_grad_(True)
     trained = kept_for_backward(step)
-    make_optimizer(step.network, OptimizerConfig())
+    san_optimizer(step.network, SANOptimizer())
     shallow = step.network.clip.visual.blocks[: step.network.config.split]
     for block in [*shallow, *step.network.side_adapter.vit_model.blocks]:
         whole = block.forward
@@ -198,41 +297,46 @@ def _label_map(seed: int) -> Tensor:
     return torch.from_numpy(classes[cells].repeat(SIDE // 10, 0).repeat(SIDE // 10, 1))
 
 
-def measure(images: int, repeats: int, workers: int) -> dict[str, Any]:
-    """Run everything."""
-    product = matrix_throughput(best_time(matrix_product()))
-    step = Step(images)
+def split(step: Step, repeats: int, workers: int) -> dict[str, Any]:
+    """Return the seconds and shares of the parts of a step, the best of some."""
+    images = len(step.images)
     with loading(workers, repeats + 1, images) as batches:
         step.times(batches)
         runs = [step.times(batches) for _ in range(repeats)]
-    parts = {name: min(r[name] for r in runs) for name in runs[0]}
-    total = sum(parts.values())
-    del step
-    rate = loader_rate(workers, 48, 4)
+    seconds = {name: min(r[name] for r in runs) for name in runs[0]}
+    total = sum(seconds.values())
     return {
-        "model": "SAN ViT-B/16, random weights",
+        "model": step.title,
+        "queries": step.queries,
+        "seconds": seconds,
+        "seconds_per_step": total,
+        "share": {name: value / total for name, value in seconds.items()},
+        "step_needs_per_second": images / total,
+    }
+
+
+def measure(images: int, repeats: int, workers: int) -> dict[str, Any]:
+    """Run everything."""
+    product = matrix_throughput(best_time(matrix_product()))
+    return {
         "image": f"{SIDE} x {SIDE}, {PRESENT} classes each",
+        "classes_in_an_image": PRESENT,
         "images_per_step": images,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "matrix_product_gflops": product / 1e9,
-        "seconds": parts,
-        "seconds_per_step": total,
-        "share": {name: value / total for name, value in parts.items()},
+        "san": split(SANParts(images), repeats, workers),
+        "ovseg": split(OVSegParts(images), repeats, workers),
         "kept_for_backward_mib": memory(images),
-        "loader": {
-            "workers": workers,
-            "samples_per_second": rate,
-            "step_needs_per_second": images / total,
-        },
+        "loader": {"workers": workers, "samples_per_second": loader_rate(workers, 48, 4)},
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2, help="in a step")
+    parser.add_argument("--images", type=int, default=1, help="in a step")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path)
