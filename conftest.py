@@ -70,6 +70,7 @@ def check_survival(lives_of, tmp_path: Path) -> Callable[[str, Callable[..., lis
             "is killed in a step": ("step", arguments(killed), -9),
             "does not write over what could go on": ("nowhere", arguments(killed), 2),
             "is killed while it writes a checkpoint": ("checkpoint", resume, -9),
+            "fails without waiting for workers": ("failure", [*resume, "--run.workers", "1"], 1),
             "saves when it is asked to stop": ("preempted", [*resume, "--run.workers", "1"], 143),
             "ends well": ("nowhere", resume, 0),
         }

@@ -51,6 +51,15 @@ def step() -> None:
     Trainer._backward = _before_call(4, Trainer._backward, lambda *_, **__: _send(signal.SIGKILL))
 
 
+def failure() -> None:
+    """Fail within the first step, by a mistake that is nobody's input."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a device has failed")
+
+    Trainer._backward = _before_call(1, Trainer._backward, fail)
+
+
 def preempted() -> None:
     """Be asked to stop within the first step, with all processes of the job."""
 
@@ -89,7 +98,7 @@ def crop() -> None:
     Image.Image.save = _before_call(3, save, half)
 
 
-DEATHS = {death.__name__: death for death in (nowhere, step, preempted, checkpoint, crop)}
+DEATHS = {death.__name__: death for death in (nowhere, step, failure, preempted, checkpoint, crop)}
 
 
 def live(module: Any, death: str, arguments: list[str]) -> int:

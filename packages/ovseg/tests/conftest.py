@@ -108,19 +108,41 @@ def _model(folder: Path) -> OVSeg:
     return model.eval()
 
 
-def _sets(config: pytest.Config) -> list[Path]:
+def _folders(config: pytest.Config, holding: str) -> list[Path]:
+    """Return the folders with a recorded file, ours and those of `--golden-root`."""
     roots = [HERE]
     if given := config.getoption("--golden-root"):
         root = Path(given)
         roots.append(root / "ovseg" if (root / "ovseg").is_dir() else root)
-    return [f.parent for root in roots for f in sorted(root.glob("*/state_dict_clip.safetensors"))]
+    return [file.parent for root in roots for file in sorted(root.glob(f"*/{holding}"))]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden" in metafunc.fixturenames:
-        sets = [Golden(folder) for folder in _sets(metafunc.config)]
+        folders = _folders(metafunc.config, "state_dict_clip.safetensors")
+        sets = [Golden(folder) for folder in folders]
         ids = [("" if HERE in s.folder.parents else "given-") + s.name for s in sets]
         metafunc.parametrize("golden", sets, ids=ids)
+
+    for fixture, file in (("mpt_step", "mpt_step.npz"), ("maskget", "maskget.npz")):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, _folders(metafunc.config, file), indirect=True)
+
+
+def _loaded(request: pytest.FixtureRequest) -> Arrays:
+    return Golden(request.param).arrays(f"{request.fixturename}.npz")
+
+
+@pytest.fixture
+def mpt_step(request: pytest.FixtureRequest) -> Arrays:
+    """A recorded step of mask prompt tuning."""
+    return _loaded(request)
+
+
+@pytest.fixture
+def maskget(request: pytest.FixtureRequest) -> Arrays:
+    """Recorded masks of painted crops."""
+    return _loaded(request)
 
 
 @pytest.fixture(autouse=True)

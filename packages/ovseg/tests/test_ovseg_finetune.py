@@ -30,16 +30,12 @@ from ovseg.finetune_clip import (
 from ovseg.mask_clip import MaskCLIP, MaskPromptedCLIP
 from ovseg.pairs import PAINT, PairWriter
 
-MISC = Path(__file__).parent / "golden" / "misc"
 
-
-def test_the_recorded_step_of_mask_prompt_tuning() -> None:
-    with np.load(MISC / "mpt_step.npz") as arrays:
-        names = set(arrays.files) - {"trainable"}
-        recorded = {name: torch.from_numpy(arrays[name]) for name in names}
-        trainable = set(arrays["trainable"].tolist())
+def test_the_recorded_step_of_mask_prompt_tuning(mpt_step) -> None:
+    recorded = {name: mpt_step.tensor(name) for name in mpt_step if name != "trainable"}
+    trainable = set(mpt_step["trainable"].tolist())
     tensors = {k.removeprefix("sd__"): v for k, v in recorded.items() if k.startswith("sd__")}
-    clip = MaskPromptedCLIP(config_from_state_dict(tensors, "quick_gelu"), 2)
+    clip = MaskPromptedCLIP(config_from_state_dict(tensors, "quick_gelu"), len(tensors[PROMPTS]))
     load_strict(clip, tensors, source="the recording")
     assert set(mark_trainable(clip)) == trainable
     images = F.normalize(clip.visual(recorded["images"], recorded["masks"]), dim=-1)

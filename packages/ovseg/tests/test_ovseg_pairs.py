@@ -34,23 +34,17 @@ from ovseg.pairs import (
 from ovseg.weights import save_model
 
 
-@pytest.fixture(scope="module")
-def recorded() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parent / "golden" / "misc" / "maskget.npz") as arrays:
-        return dict(arrays)
+def test_masks_are_recovered_as_recorded(maskget) -> None:
+    assert np.array_equal(recover_mask(maskget["image"]), maskget["mask"] > 0)
+    resized = np.asarray(Image.fromarray(maskget["image"]).resize((64, 64), Image.BICUBIC))
+    assert np.array_equal(resized, maskget["resized_bicubic64"])
+    assert np.array_equal(recover_mask(resized), maskget["mask_resized"] > 0)
 
 
-def test_masks_are_recovered_as_recorded(recorded) -> None:
-    assert np.array_equal(recover_mask(recorded["image"]), recorded["mask"] > 0)
-    resized = np.asarray(Image.fromarray(recorded["image"]).resize((64, 64), Image.BICUBIC))
-    assert np.array_equal(resized, recorded["resized_bicubic64"])
-    assert np.array_equal(recover_mask(resized), recorded["mask_resized"] > 0)
-
-
-def test_the_validation_view_equals_the_recorded(recorded) -> None:
-    view = np.asarray(validation_view(Image.fromarray(recorded["image"]), 64))
-    assert np.array_equal(recover_mask(view), recorded["val_transform_mask"] > 0)
-    expected = torch.from_numpy(recorded["val_transform_image"])
+def test_the_validation_view_equals_the_recorded(maskget) -> None:
+    view = np.asarray(validation_view(Image.fromarray(maskget["image"]), 64))
+    assert np.array_equal(recover_mask(view), maskget["val_transform_mask"] > 0)
+    expected = torch.from_numpy(maskget["val_transform_image"])
     assert torch.allclose(normalise(view), expected, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from openvocab.cli import run
+from openvocab.clip.model import CLIP
 from openvocab.training import CosineSchedule, PolySchedule, World
 from openvocab.training.log import read_log
 from openvocab.vocabulary import Vocabulary
@@ -78,6 +79,72 @@ def test_a_run_gives_checkpoints_that_segment(command, tmp_path: Path, tiny) -> 
 
 def test_a_killed_run_continues_to_the_bit(command, check_survival) -> None:
     check_survival("ovseg.train", command)
+
+
+def _losses(folder: Path) -> list[list[float]]:
+    lines = [line for line in read_log(folder / "metrics.jsonl") if "loss" in line]
+    return [[v for k, v in line.items() if "loss" in k or k == "grad_norm"] for line in lines]
+
+
+def _records(folder: Path) -> dict[str, str]:
+    """Return the logged confusion matrix of each evaluated image."""
+    lines = [x for log in folder.rglob("images-*.log") for x in log.read_text().splitlines()[1:]]
+    records = [line[line.index("{") :] for line in lines]
+    return {json.loads(record)["id"]: record for record in records}
+
+
+def test_processes_and_accumulation_make_the_same_steps_as_one_and_evaluate_the_same(
+    command, tmp_path: Path, tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, inference = tiny.configs()  # what is dropped at random would differ
+    model = OVSeg(replace(config, dropout=0.0, backbone=replace(config.backbone, drop_path=0.0)))
+    model.load_state_dict(tiny.state_dict())
+    save_model(model, tmp_path / "tiny.safetensors", inference)
+    one, two = tmp_path / "one", tmp_path / "two"
+    tree = tmp_path / "coco"
+    for kind in ("val2017", "stuffthingmaps_detectron2/val2017"):
+        (tree / kind).mkdir(parents=True)
+    for index in range(2):
+        label = Image.open(tmp_path / "labels" / f"{index}.png")
+        label.save(tree / "stuffthingmaps_detectron2" / "val2017" / f"{index:012d}.png")
+        image = Image.open(tmp_path / "images" / f"{index}.png")
+        image.save(tree / "val2017" / f"{index:012d}.jpg")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    more = ["--run.batch", "4", "--data.evaluate", "coco_2017_test_stuff_sem_seg"]
+    more += ["--schedule.steps", "3", "--run.eval_period", "0"]
+    assert main(command(one, *more)) == 0
+    assert main(command(two, *more, "--run.grad_accum", "2", "--num-gpus", "2")) == 0
+    ours, theirs = np.array(_losses(two)), np.array(_losses(one))
+    assert ours.shape[0] == 3 and np.allclose(ours, theirs, rtol=1e-5)
+    final = ["--weights", str(two / "model_final.safetensors"), "--eval-only"]
+    for folder, count in ((tmp_path / "a", "1"), (tmp_path / "b", "2")):
+        assert main(command(folder, *more, *final, "--num-gpus", count)) == 0
+    first, second = (_records(tmp_path / name) for name in ("a", "b"))
+    assert first == second and len(first) == 2
+
+
+def test_fifty_steps_lower_every_loss(command, tmp_path: Path) -> None:
+    more = ["--schedule.steps", "50", "--run.checkpoint_period", "50", "--run.batch", "4"]
+    still = ["--transform.flip", "0", "--transform.color", "false", "--optimizer.base_lr", "1e-3"]
+    assert main(command(tmp_path / "out", *more, *still)) == 0
+    lines = read_log(tmp_path / "out" / "metrics.jsonl")
+    for name in (key for key in lines[0] if key.startswith("loss")):
+        values = [line[name] for line in lines]
+        assert np.mean(values[-8:]) < np.mean(values[:8]), name
+
+
+def test_the_training_vocabulary_is_embedded_once(command, tmp_path: Path, monkeypatch) -> None:
+    texts, encode = [], CLIP.encode_text
+    monkeypatch.setattr(
+        CLIP, "encode_text", lambda clip, tokens: texts.append(len(tokens)) or encode(clip, tokens)
+    )
+    sums = []
+    for steps in ("1", "4"):
+        assert main(command(tmp_path / steps, "--schedule.steps", steps)) == 0
+        sums.append(sum(texts))
+        texts.clear()
+    assert sums[0] == sums[1] > 0
 
 
 def test_recomputed_blocks_change_nothing(command, tmp_path: Path) -> None:

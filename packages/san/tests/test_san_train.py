@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from openvocab.cli import run
+from openvocab.clip.model import CLIP
 from openvocab.config import load_config
 from openvocab.samples import FolderDataset
 from openvocab.training import segmentation
@@ -176,6 +177,20 @@ def test_activation_checkpoints_and_workers_change_nothing(
         assert ours == pytest.approx(theirs, rel=1e-6)
 
 
+def test_the_training_vocabulary_is_embedded_once(command, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("OPENVOCAB_CACHE", "")
+    texts, encode = [], CLIP.encode_text
+    monkeypatch.setattr(
+        CLIP, "encode_text", lambda clip, tokens: texts.append(len(tokens)) or encode(clip, tokens)
+    )
+    sums = []
+    for steps in ("1", "4"):
+        assert main(command(tmp_path / steps, "--schedule.steps", steps)) == 0
+        sums.append(sum(texts))
+        texts.clear()
+    assert sums[0] == sums[1] > 0
+
+
 @pytest.mark.parametrize("name", ["configs/san_clip_vit_res4_coco.yaml", "san_vit_b_16"])
 def test_the_originals_command_line_gives_the_published_recipe(name: str) -> None:
     arguments = (
@@ -297,6 +312,36 @@ def test_torchrun_trains_as_one_process_does_and_its_checkpoint_evaluates_the_sa
     assert main([*command(one, *more, *weights), "--eval-only"]) == 0
     logs = [_records(folder) for folder in (two / "evaluation", one / "inference")]
     assert logs[0] == logs[1] and len(logs[0]) == 3
+
+
+def test_torchrun_ends_with_a_killed_process_and_the_run_goes_on(
+    command, tmp_path: Path, uninterrupted: Path
+) -> None:
+    (tmp_path / "ov_killed.py").write_text(
+        "import os, signal, sys\n"
+        "from openvocab.training.loop import Trainer\n"
+        "from san.train import main\n"
+        "step = Trainer._step\n"
+        "def killed(self, module, number, parts):\n"
+        "    if number == 3 and self.world.rank == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, module, number, parts)\n"
+        "Trainer._step = killed\n"
+        "sys.exit(main())\n"
+    )
+    folder = tmp_path / "out"
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    finished = subprocess.run(
+        [sys.executable, "-m", *torchrun, str(tmp_path / "ov_killed.py"), *command(folder)],
+        capture_output=True,
+        text=True,
+        env=os.environ | threads,
+    )
+    assert finished.returncode != 0 and (folder / "model_0000001.pth").is_file()
+    assert main(command(folder, "--resume")) == 0
+    for ours, theirs in zip(_losses(folder), _losses(uninterrupted), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 def _records(folder: Path) -> dict[str, str]:
