@@ -63,6 +63,15 @@ def test_what_is_painted_is_found_again(seed: int) -> None:
     assert np.array_equal(crop[mask[box]], image[mask])
 
 
+def test_a_wider_crop_shows_its_mask_smaller_and_stays_in_the_image() -> None:
+    image = np.full((20, 30, 3), 200, np.uint8)
+    mask = np.zeros((20, 30), bool)
+    mask[1:5, 10:16] = True
+    crop = paint_crop(image, mask, 3.0)
+    assert crop.shape == (9, 18, 3)  # rows -3..9 end at the image's first
+    assert np.array_equal(recover_mask(crop), mask[0:9, 4:22])
+
+
 def _write(folder: Path, images: list[str]) -> PairWriter:
     writer = PairWriter(folder)
     for name in images:
@@ -218,6 +227,8 @@ def test_captions_without_spacy_say_what_to_do(tmp_path: Path, monkeypatch) -> N
         ([], "--captions or --nouns"),
         (["--images=x", "--nouns=y"], "--weights is missing"),
         (["--images=x", "--labels=y"], "data.names is missing"),
+        (["--dataset=world", "--expand-ratio=0.5"], "at least 1"),
+        (["--dataset=world", "--limit=0"], "at least 1"),
     ],
 )
 def test_missing_arguments_are_named(arguments: list[str], sentence: str, capsys) -> None:

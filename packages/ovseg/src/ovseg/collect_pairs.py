@@ -74,16 +74,25 @@ class ProposalMatcher:
         clip: names the proposals; not yet adapted, so without mask prompts.
         per_noun: proposals for each noun.
         min_area: smallest share of the image that a proposal covers.
+        expand_ratio: how much longer the sides of a crop are than those of its mask's box.
     """
 
     def __init__(
-        self, segmenter: OVSegSegmenter, clip: MaskCLIP, *, per_noun: int, min_area: float
+        self,
+        segmenter: OVSegSegmenter,
+        clip: MaskCLIP,
+        *,
+        per_noun: int,
+        min_area: float,
+        expand_ratio: float = 1.0,
     ) -> None:
         inference = replace(segmenter.inference, clip_ensemble=False)  # only its masks are used
         self.segmenter = segmenter.with_inference(inference)
         self.clip, self.per_noun, self.min_area = clip, per_noun, min_area
         self.threshold = inference.region.mask_threshold
-        self.region = RegionConfig(mask_threshold=self.threshold, mask_prompts=False)
+        self.region = RegionConfig(
+            mask_threshold=self.threshold, mask_prompts=False, expand_ratio=expand_ratio
+        )
 
     @torch.inference_mode()
     def crops(self, image: ImageArray, nouns: Sequence[str]) -> list[Crop]:
@@ -101,11 +110,17 @@ class ProposalMatcher:
             per_noun=self.per_noun,
             min_area=self.min_area,
         )
-        return [(paint_crop(resized, masks[q].cpu().numpy()), nouns[n]) for q, n in chosen]
+        ratio = self.region.expand_ratio
+        return [(paint_crop(resized, masks[q].cpu().numpy(), ratio), nouns[n]) for q, n in chosen]
 
 
 def labelled_crops(
-    image: ImageArray, label: NDArray[Any], names: Sequence[str], short: int, max_size: int
+    image: ImageArray,
+    label: NDArray[Any],
+    names: Sequence[str],
+    short: int,
+    max_size: int,
+    expand_ratio: float = 1.0,
 ) -> list[Crop]:
     """Return a crop for each class that a label map shows, at the size the model would see."""
     resized = resize_shortest_edge(image, short, max_size)
@@ -114,7 +129,10 @@ def labelled_crops(
     columns = (np.arange(width) + 0.5) * label.shape[1] / width
     small = label[rows.astype(int)][:, columns.astype(int)]
     present = [value for value in np.unique(small) if 0 <= value < len(names)]
-    return [(paint_crop(resized, small == value), names[value].strip()) for value in present]
+    return [
+        (paint_crop(resized, small == value, expand_ratio), names[value].strip())
+        for value in present
+    ]
 
 
 def read_nouns(file: Path) -> dict[str, list[str]]:
@@ -217,7 +235,7 @@ def _from_nouns(
 
 
 def _from_labels(
-    data: SampleSet, short: int, max_size: int, done: set[str]
+    data: SampleSet, short: int, max_size: int, expand_ratio: float, done: set[str]
 ) -> Iterator[tuple[str, list[Crop] | None]]:
     for sample in data.samples:
         name = _file_name(sample)
@@ -225,7 +243,8 @@ def _from_labels(
             yield name, None
             continue
         image, label = read_image(sample.image), data.read_label(sample)
-        yield name, labelled_crops(image, label, data.vocabulary.names, short, max_size)
+        names = data.vocabulary.names
+        yield name, labelled_crops(image, label, names, short, max_size, expand_ratio)
 
 
 def _file_name(sample: Sample) -> str:
@@ -266,6 +285,11 @@ def build_parser() -> argparse.ArgumentParser:
     labels.add_argument("--names", type=Path, metavar="FILE", help="names of the labels")
     labels.add_argument("--min-size", type=int, default=640, help="short side of the images")
     labels.add_argument("--max-size", type=int, default=2560, help="their longest long side")
+    result.add_argument(
+        "--expand-ratio", type=float, default=1.0, metavar="FACTOR",
+        help="how much longer the sides of a crop are than those of its mask's box; as "
+        "--region.expand-ratio of the model that will use the CLIP (default: 1)",
+    )  # fmt: skip
     result.add_argument("--output", type=Path, default=Path("pairs"), metavar="DIR")
     result.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     result.add_argument("--device", default="cpu")
@@ -275,6 +299,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Collect pairs; a second call goes on where the first was stopped."""
     args = build_parser().parse_args(argv)
+    if not args.expand_ratio >= 1:
+        raise InputError(f"--expand-ratio is {args.expand_ratio}; give a number of at least 1")
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"--limit is {args.limit}; give at least 1")
     if args.dataset is not None or args.labels is not None:
         _collect_labels(args)
     else:
@@ -289,7 +317,7 @@ def _collect_labels(args: argparse.Namespace) -> None:
         else DataConfig(None, None, args.images, args.labels, args.names)
     )
     writer = PairWriter(args.output)
-    work = _from_labels(data, args.min_size, args.max_size, writer.done)
+    work = _from_labels(data, args.min_size, args.max_size, args.expand_ratio, writer.done)
     collect(writer, _first(work, args.limit), args.limit or len(data.samples))
 
 
@@ -312,7 +340,13 @@ def _collect_words(args: argparse.Namespace) -> None:
     clip: MaskCLIP = segmenter.model.clip_adapter
     if args.clip is not None:
         clip = MaskCLIP.load(args.clip).to(args.device)
-    matcher = ProposalMatcher(segmenter, clip, per_noun=args.per_noun, min_area=args.min_area)
+    matcher = ProposalMatcher(
+        segmenter,
+        clip,
+        per_noun=args.per_noun,
+        min_area=args.min_area,
+        expand_ratio=args.expand_ratio,
+    )
     writer = PairWriter(args.output)
     collect(writer, _from_nouns(images, nouns, matcher, writer.done), len(images))
 

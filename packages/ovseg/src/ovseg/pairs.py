@@ -31,6 +31,7 @@ from openvocab.files import atomic_path
 from openvocab.image import ImageArray, read_image
 from openvocab.training import seed_of
 from openvocab.training.order import Key
+from ovseg.regions import expand_boxes, tight_boxes
 
 PAINT = (124, 116, 103)  # CLIP's mean colour, rounded
 LIST_FILE, LOG_FILE, SHEET_FILE = "pairs.tsv", "pairs.jsonl", "contact_sheet.png"
@@ -54,16 +55,23 @@ class PairItem(TypedDict):
     title: str
 
 
-def paint_crop(image: ImageArray, mask: NDArray[np.bool_]) -> ImageArray:
-    """Cut the tight box of a mask out of an image (H, W, 3), with the background painted.
+def paint_crop(image: ImageArray, mask: NDArray[np.bool_], expand_ratio: float = 1.0) -> ImageArray:
+    """Cut the box of a mask out of an image (H, W, 3), with the background painted.
+
+    Args:
+        image: RGB.
+        mask: foreground (H, W).
+        expand_ratio: how much longer the sides of the box become, as far as the image goes.
 
     Raises:
         ValueError: the mask is empty.
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    if not mask.any():
         raise ValueError("an empty mask has no crop")
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    size = (mask.shape[0], mask.shape[1])
+    boxes = expand_boxes(tight_boxes(torch.from_numpy(mask)[None]), expand_ratio, size)
+    x1, y1, x2, y2 = boxes[0].tolist()
+    box = slice(y1, y2), slice(x1, x2)
     return np.where(mask[box][..., None], image[box], np.array(PAINT, np.uint8)).astype(np.uint8)
 
 
