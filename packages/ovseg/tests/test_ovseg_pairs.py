@@ -215,6 +215,31 @@ def test_captions_are_read_from_coco_and_from_lines(tmp_path: Path) -> None:
     assert without_determiner("The large  Brown dog") == "large brown dog"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("n.json", b"{", "is no JSON"),
+        ("n.json", b'{"a.png": "dog"}', "must map image names to lists"),
+        ("n.tsv", b"a.png dog", "line 1: expected an image, a tab"),
+        ("n.tsv", b"\xff\xfe", "no UTF-8"),
+    ],
+)
+def test_a_bad_list_of_nouns_is_one_sentence(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        collect_pairs.read_nouns(tmp_path / name)
+
+
+def test_nouns_belong_to_images_in_subfolders_and_must_meet_some(tmp_path: Path) -> None:
+    images = [tmp_path / "a" / "0.png", tmp_path / "b" / "0.png"]
+    found = collect_pairs.nouns_by_path(images, tmp_path, {"a/0.png": ["dog"], "b/0.png": ["cat"]})
+    assert found == {images[0]: ["dog"], images[1]: ["cat"]}
+    with pytest.raises(InputError, match=r"no image .* has a noun"):
+        collect_pairs.nouns_by_path(images, tmp_path, {"9.png": ["dog"]})
+
+
 def test_captions_without_spacy_say_what_to_do(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(InputError, match="--nouns FILE"):
@@ -225,7 +250,8 @@ def test_captions_without_spacy_say_what_to_do(tmp_path: Path, monkeypatch) -> N
     ("arguments", "sentence"),
     [
         ([], "--captions or --nouns"),
-        (["--images=x", "--nouns=y"], "--weights is missing"),
+        (["--images=.", "--nouns=y"], "--weights is missing"),
+        (["--images=x", "--nouns=y"], "give a folder of images"),
         (["--images=x", "--labels=y"], "data.names is missing"),
         (["--dataset=world", "--expand-ratio=0.5"], "at least 1"),
         (["--dataset=world", "--limit=0"], "at least 1"),

@@ -143,18 +143,12 @@ def read_nouns(file: Path) -> dict[str, list[str]]:
     """
     text = _read_text(file)
     if file.suffix == ".json":
-        content = json.loads(text)
-        if not isinstance(content, dict):
+        content = _parse_json(text, file)
+        if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
             raise InputError(f"{file} must map image names to lists of nouns")
         return {str(image): _unique(map(str, nouns)) for image, nouns in content.items()}
-    found = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        image, tab, nouns = line.partition("\t")
-        if line.strip() and not tab:
-            raise InputError(f"{file}, line {number}: expected an image, a tab, and its nouns")
-        if tab:
-            found[image] = _unique(nouns.split(","))
-    return found
+    lines = _tabbed_lines(text, file, "its nouns")
+    return {image: _unique(nouns.split(",")) for image, nouns in lines}
 
 
 def read_captions(file: Path) -> dict[str, list[str]]:
@@ -166,11 +160,10 @@ def read_captions(file: Path) -> dict[str, list[str]]:
     text = _read_text(file)
     found: dict[str, list[str]] = defaultdict(list)
     if file.suffix != ".json":
-        for line in text.splitlines():
-            image, _, caption = line.partition("\t")
+        for image, caption in _tabbed_lines(text, file, "its caption"):
             found[image].append(caption)
         return dict(found)
-    content = json.loads(text)
+    content = _parse_json(text, file)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise InputError(f"{file} is not COCO's captions: it needs images and annotations")
     names = {image["id"]: image["file_name"] for image in content["images"]}
@@ -220,18 +213,37 @@ def collect(
     print(f"{len(writer.pairs)} pairs of {len(writer.done)} images: {path}")
 
 
-def _from_nouns(
-    images: Sequence[Path],
-    nouns: Mapping[str, Sequence[str]],
-    matcher: ProposalMatcher,
-    done: set[str],
-) -> Iterator[tuple[str, list[Crop] | None]]:
+def nouns_by_path(
+    images: Sequence[Path], folder: Path, nouns: Mapping[str, Sequence[str]]
+) -> dict[Path, Sequence[str]]:
+    """Find the nouns of each image, by its path in the folder, its file name or its stem.
+
+    Raises:
+        InputError: no image has any.
+    """
+    found: dict[Path, Sequence[str]] = {}
     for path in images:
-        words = nouns.get(path.name) or nouns.get(path.stem) or []
-        if path.stem in done:
-            yield path.stem, None
+        inside = path.relative_to(folder).as_posix()
+        keys = (inside, path.name, path.stem)
+        found[path] = next((nouns[key] for key in keys if nouns.get(key)), ())
+    if not any(found.values()):
+        known = ", ".join(list(nouns)[:3]) or "none"
+        raise InputError(
+            f"no image of {folder} has a noun; the names that do are {known}; the list must name "
+            "images as their files are called"
+        )
+    return found
+
+
+def _from_nouns(
+    nouns: Mapping[Path, Sequence[str]], folder: Path, matcher: ProposalMatcher, done: set[str]
+) -> Iterator[tuple[str, list[Crop] | None]]:
+    for path, words in nouns.items():
+        name = path.relative_to(folder).with_suffix("").as_posix().replace("/", "__")
+        if name in done:
+            yield name, None
         else:
-            yield path.stem, matcher.crops(read_image(path), words) if words else []
+            yield name, matcher.crops(read_image(path), words) if words else []
 
 
 def _from_labels(
@@ -256,6 +268,25 @@ def _read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is no UTF-8 text; convert it") from None
+
+
+def _parse_json(text: str, file: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is no JSON: {error}") from None
+
+
+def _tabbed_lines(text: str, file: Path, what: str) -> Iterator[tuple[str, str]]:
+    """Yield an image and what stands behind the tab, for each line that is not blank."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        image, tab, rest = line.partition("\t")
+        if line.strip() and not tab:
+            raise InputError(f"{file}, line {number}: expected an image, a tab, and {what}")
+        if tab:
+            yield image, rest
 
 
 def _unique(nouns: Iterable[str]) -> list[str]:
@@ -327,6 +358,8 @@ def _collect_words(args: argparse.Namespace) -> None:
             "give --images with either --captions or --nouns; or --dataset, or --images with "
             "--labels and --names"
         )
+    if not args.images.is_dir():
+        raise InputError(f"--images is '{args.images}'; give a folder of images")
     if args.weights is None:
         raise InputError("--weights is missing: proposals need a stage-1 OVSeg checkpoint")
     if args.per_noun < 1:
@@ -335,7 +368,7 @@ def _collect_words(args: argparse.Namespace) -> None:
         nouns = read_nouns(args.nouns)
     else:
         nouns = nouns_of_captions(read_captions(args.captions), args.captions_per_image)
-    images = list_images([args.images])[: args.limit]
+    words = nouns_by_path(list_images([args.images])[: args.limit], args.images, nouns)
     segmenter = load_ovseg(args.weights, args.config_file, device=args.device)
     clip: MaskCLIP = segmenter.model.clip_adapter
     if args.clip is not None:
@@ -348,7 +381,7 @@ def _collect_words(args: argparse.Namespace) -> None:
         expand_ratio=args.expand_ratio,
     )
     writer = PairWriter(args.output)
-    collect(writer, _from_nouns(images, nouns, matcher, writer.done), len(images))
+    collect(writer, _from_nouns(words, args.images, matcher, writer.done), len(words))
 
 
 def _first(

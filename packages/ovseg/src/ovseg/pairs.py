@@ -160,11 +160,17 @@ class PairWriter:
 
     Args:
         folder: gets `crops/`, the log, and the list.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "crops").mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "crops").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write into {folder}: {error.strerror}") from None
         for unfinished in (*folder.glob(".*-*"), *(folder / "crops").glob(".*-*")):
             unfinished.unlink()  # of a collection that was killed while it wrote
         self._entries = _read_entries(folder / LOG_FILE)
