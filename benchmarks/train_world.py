@@ -80,7 +80,15 @@ def recipe(output: Path) -> list[Stage]:
         Stage("proposals", ("ovseg.train", "--config-file", WORLD, "--clip", made("clip"))),
         Stage(
             "pairs",
-            ("ovseg.collect_pairs", "--dataset", f"world:train:{PAIRS}", "--min-size", "192"),
+            (
+                "ovseg.collect_pairs",
+                "--dataset",
+                f"world:train:{PAIRS}",
+                "--min-size",
+                "192",
+                "--expand-ratio",
+                "2.5",
+            ),
             "pairs.tsv",
         ),
         Stage(
