@@ -343,7 +343,7 @@ def _loading(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
         yield batches
     finally:
         if isinstance(batches, _MultiProcessingDataLoaderIter):
-            batches._shutdown_workers()  # type: ignore[no-untyped-call]
+            batches._shutdown_workers()
 
 
 def _outlive_sigterm(worker: int) -> None:
