@@ -34,6 +34,8 @@ from ovseg.pairs import Pair, PairData, read_pairs
 
 KINDS: tuple[Duplicates, ...] = ("negative", "ignore")
 RECIPE, FINAL = "world_mask_clip", "model_final.safetensors"
+# The recipe's own steps are few and gentle since its crops leave room around a mask; these do not.
+STEPS = ("--epochs", "2", "--warmup-steps", "20", "--optimizer.base-lr", "2e-4")
 SHORT = 192  # side of the world's scenes
 _CROPS = 64
 
@@ -50,7 +52,7 @@ def collected(folder: Path, dataset: str) -> Path:
 def adapted(folder: Path, pairs: Path, kind: str, seed: int, more: Sequence[str]) -> Path:
     """Return the CLIP that `ovseg.finetune_clip` makes of the pairs."""
     output = folder / f"{kind}-{seed}"
-    words = ["--config-file", RECIPE, "--pairs", str(pairs), "--duplicates", kind]
+    words = ["--config-file", RECIPE, *STEPS, "--pairs", str(pairs), "--duplicates", kind]
     words += ["--run.seed", str(seed), "--run.output", str(output), "--run.device", "cpu"]
     done = (output / FINAL).is_file()
     if not done and run(finetune_clip.main, [*words, *more, "--resume"]):
@@ -114,7 +116,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for split, count in (("train", args.scenes), ("tune", args.held_out))
     )
     tested, pairs = read_pairs(held_out), read_pairs(train)
-    words = ["--config-file", RECIPE, *args.more]
+    words = ["--config-file", RECIPE, *STEPS, *args.more]
     settings = finetune_clip.COMMAND.read(words)[1]
     runs = []
     for seed in range(args.seeds):

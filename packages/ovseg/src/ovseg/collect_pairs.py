@@ -27,6 +27,7 @@ from tqdm import tqdm
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, list_images, read_image, resize_shortest_edge
+from openvocab.predict import choose_device
 from openvocab.samples import Sample, SampleSet
 from openvocab.training.segmentation_data import DataConfig, open_training_set
 from openvocab.vocabulary import Vocabulary
@@ -323,7 +324,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result.add_argument("--output", type=Path, default=Path("pairs"), metavar="DIR")
     result.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    result.add_argument("--device", default="cpu")
+    result.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     return result
 
 
@@ -369,10 +370,11 @@ def _collect_words(args: argparse.Namespace) -> None:
     else:
         nouns = nouns_of_captions(read_captions(args.captions), args.captions_per_image)
     words = nouns_by_path(list_images([args.images])[: args.limit], args.images, nouns)
-    segmenter = load_ovseg(args.weights, args.config_file, device=args.device)
+    device = choose_device(args.device)
+    segmenter = load_ovseg(args.weights, args.config_file, device=device)
     clip: MaskCLIP = segmenter.model.clip_adapter
     if args.clip is not None:
-        clip = MaskCLIP.load(args.clip).to(args.device)
+        clip = MaskCLIP.load(args.clip).to(device)
     matcher = ProposalMatcher(
         segmenter,
         clip,
