@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["archives"]
+
 _DEATHS = Path(__file__).parent / "tests" / "deaths.py"
 
 # No test is timed: a busy machine must not fail one.

@@ -198,7 +198,7 @@ class Archives:
         square = np.zeros((24, 32), dtype=bool)
         square[4:12, 8:20] = True
         images, annotations, refs = [], [], []
-        for i, split in enumerate(("train", "val", "val", "testA", "testB")):
+        for i, split in enumerate(("train", "val", "val", "testA", "testB", "test")):
             name = f"COCO_train2014_{i:012d}.jpg"
             save_image(self.root / "train2014" / name, (24, 32), i)
             images.append({"id": i, "file_name": name, "height": 24, "width": 32})
