@@ -265,6 +265,14 @@ def test_the_originals_flags_are_understood(monkeypatch: pytest.MonkeyPatch) -> 
     assert mixed.optimizer.base_lr == 1e-3 and mixed.run.batch == 512
 
 
+def test_the_originals_periods_in_epochs_become_steps(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png\tdog\n" for i in range(130))
+    (tmp_path / "pairs.tsv").write_text("filepath\ttitle\n" + rows)
+    given = f"--train-data {tmp_path}/pairs.tsv --batch-size 32 --save-frequency 2".split()
+    config = _config(*given, "--zeroshot-frequency", "1")
+    assert (config.run.checkpoint_period, config.run.eval_period) == (8, 4)
+
+
 def test_help_tells_the_whole_published_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -285,7 +293,7 @@ def test_help_tells_the_whole_published_recipe(capsys: pytest.CaptureFixture[str
         (["--train-dta", "x"], "--train-data"),
         (["--horovod"], "--horovod is unknown"),
         (["--csv-img-key", "path"], "filepath"),
-        (["--save-frequency", "1"], "--run.checkpoint_period"),
+        (["--save-frequency", "1"], "--train-data and --batch-size"),
         (["--with-mask"], "--mask-prompt-depth 3"),
         (["--model", "ViT-L-14"], "--pretrained"),
         (["--run.batch", "100"], "12 pairs"),

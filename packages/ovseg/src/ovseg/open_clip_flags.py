@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from openvocab.errors import InputError
+from ovseg.pairs import read_pairs
 
 # Flags with a value that is one of our settings as it is.
 _SETTINGS = {
@@ -41,19 +43,13 @@ _FIXED = {
     "--lock-image-unlocked-groups": ("0",),
 }
 _ALWAYS = ("--lock-text", "--local-loss", "--gather-with-grad")
+# Periods that the original counts in epochs, and we in steps; of two for one the last counts.
 _IN_EPOCHS = {
-    "--save-frequency": "--run.checkpoint_period",
-    "--val-frequency": "--run.eval_period",
-    "--zeroshot-frequency": "--run.eval_period",
+    "--save-frequency": "run.checkpoint_period",
+    "--val-frequency": "run.eval_period",
+    "--zeroshot-frequency": "run.eval_period",
 }
 _PRECISIONS = {"amp": "fp16", "fp16": "fp16", "fp32": "fp32"}
-
-
-class _InSteps(argparse.Action):
-    """Refuses a period in epochs, and names the one in steps."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> NoReturn:
-        raise InputError(f"{option} counts epochs; give {_IN_EPOCHS[option]} in steps instead")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,8 +61,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, choices=values, help="accepted: it is so")
     for flag in _ALWAYS:
         group.add_argument(flag, action="store_true", help="accepted: it is always so")
-    for flag in _IN_EPOCHS:
-        group.add_argument(flag, action=_InSteps, help=f"refused: see {_IN_EPOCHS[flag]}")
+    for flag, setting in _IN_EPOCHS.items():
+        group.add_argument(
+            flag,
+            type=int,
+            dest=f"epochs {setting}",
+            metavar="EPOCHS",
+            help=f"--{setting}, in steps",
+        )
     group.add_argument("--model", metavar="NAME", help="with --pretrained: --clip NAME:TAG")
     group.add_argument("--pretrained", metavar="TAG|FILE", help="see --model; or --clip FILE")
     group.add_argument("--batch-size", type=int, metavar="N", help="--run.batch, of one process")
@@ -98,6 +100,11 @@ def read_flags(args: argparse.Namespace) -> dict[str, Any]:
     if "batch_size" in given:
         started = int(os.environ.get("WORLD_SIZE", args.num_gpus * args.num_machines))
         values["run.batch"] = args.batch_size * started
+    if epochs := {
+        k.removeprefix("epochs "): v for k, v in given.items() if k.startswith("epochs ")
+    }:
+        steps = _steps_of_an_epoch(values)
+        values |= {setting: count * steps for setting, count in epochs.items()}
     if "precision" in given:
         values["run.precision"] = _PRECISIONS[args.precision]
     if "logs" in given or "name" in given:
@@ -117,6 +124,20 @@ def read_flags(args: argparse.Namespace) -> dict[str, Any]:
             "--with-mask and --lock-image belong to mask prompts; add --mask-prompt-depth 3"
         )
     return values
+
+
+def _steps_of_an_epoch(values: Mapping[str, Any]) -> int:
+    """Return how many batches the pairs make.
+
+    Raises:
+        InputError: pairs or batch are not given by the original's flags, or cannot be read.
+    """
+    if not {"pairs", "run.batch"} <= values.keys():
+        names = ", ".join(_IN_EPOCHS)
+        raise InputError(
+            f"{names} count epochs; they need --train-data and --batch-size beside them"
+        )
+    return max(1, len(read_pairs(Path(values["pairs"]))) // int(values["run.batch"]))
 
 
 def _clip(model: str | None, pretrained: str | None) -> str:
