@@ -48,7 +48,7 @@ from openvocab.training.distributed import join_world
 from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).resolve().parent
-# Seconds after which a method's curves of latency end early; a whole run stays below five minutes.
+# Seconds after which a method's curves of latency end early, so that a whole run takes minutes.
 SHORT, LONG = 10, 3600
 PATIENCE = timedelta(days=7)  # of processes that wait for others to finish their images
 
