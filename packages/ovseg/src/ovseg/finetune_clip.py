@@ -248,6 +248,7 @@ class FinetuneTask(Task[PairBatch]):
         self.clip, self.config, self.world = clip, config, world
         size = clip.config.vision.image_size
         self.samples = len(pairs)
+        self._titles = sorted({pair.title for pair in pairs})
         self.data = PairData(pairs, size, config.scale, config.run.seed)
         self.module = FinetuneStep(clip, config, world)
         self.optimizer = make_optimizer(mark_trainable(clip), config.optimizer)
@@ -261,9 +262,14 @@ class FinetuneTask(Task[PairBatch]):
         return self.clip.visual.blocks
 
     def begin(self, device: torch.device) -> None:
-        """Prepare the locked text tower, which embeds every title once."""
+        """Embed every title once, with the locked text tower.
+
+        All at the start: which titles are embedded together changes the last bit, and a run that
+        was killed must not group them in another way.
+        """
         self.clip.to(device)
         self._text = TextEncoder(self.clip, cache_dir=False)
+        self._text.encode_texts(self._titles)
 
     def collate(self, items: list[PairItem]) -> PairBatch:
         """Stack items."""
