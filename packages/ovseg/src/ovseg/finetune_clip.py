@@ -267,9 +267,13 @@ class FinetuneTask(Task[PairBatch]):
         All at the start: which titles are embedded together changes the last bit, and a run that
         was killed must not group them in another way.
         """
+        self.use(device)
+        self._text.encode_texts(self._titles)
+
+    def use(self, device: torch.device) -> None:
+        """Move the CLIP to a device, with a text encoder of its own."""
         self.clip.to(device)
         self._text = TextEncoder(self.clip, cache_dir=False)
-        self._text.encode_texts(self._titles)
 
     def collate(self, items: list[PairItem]) -> PairBatch:
         """Stack items."""
@@ -399,7 +403,7 @@ def evaluate_only(config: FinetuneConfig, _: Mapping[str, Any]) -> int:
         raise InputError("--eval-only needs --validation FILE with pairs")
     with join_world(config.run.device) as world:
         task = FinetuneTask(build_clip(config), config, world)
-        task.begin(world.device)
+        task.use(world.device)
         scores = task.evaluate(config.run.output, world)
     if world.is_main:
         print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
