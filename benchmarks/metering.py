@@ -118,7 +118,7 @@ class TowerTrace:
         tokens: tokens that each block saw in its largest call.
         replaced: blocks, from 1, whose input tokens are not what the block before put out.
         recomposed: blocks whose queries, keys and values were used outside their own attention.
-        gradients: blocks that were run with gradients.
+        gradients: blocks that were differentiated.
     """
 
     inputs: list[tuple[int, int, int]] = field(default_factory=list)
@@ -175,7 +175,8 @@ class _Watch:
         for index, block in enumerate(self.tower.blocks, start=1):
             yield block.ln_1, self.on_block(index)
             yield block, self.on_output
-            yield block.mlp, self.on_mlp(index)
+            yield block.mlp, self.on_mlp
+            yield block.mlp.gelu, self.on_activation(index)
 
     def on_patches(self, module: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         images = args[0]
@@ -206,11 +207,13 @@ class _Watch:
     def on_output(self, module: Any, args: Any, kwargs: Any, out: Any) -> None:
         self.last = out if isinstance(out, Tensor) else None
 
-    def on_mlp(self, index: int) -> Callable[..., None]:
+    def on_mlp(self, module: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+        self.last = None  # set again behind a whole block
+
+    def on_activation(self, index: int) -> Callable[..., None]:
         def hook(module: Any, args: Any, kwargs: Any, out: Tensor) -> None:
-            if torch.is_grad_enabled() and out.requires_grad:
+            if out.requires_grad:
                 self.trace.gradients.add(index)
-            self.last = None  # set again behind a whole block
 
         return hook
 

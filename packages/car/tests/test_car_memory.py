@@ -93,7 +93,7 @@ def test_a_mask_is_not_made_before_it_is_looked_at(tiny_clips, picture) -> None:
 
 
 def test_the_gradients_of_a_name_are_not_kept(tiny_clips, picture, monkeypatch) -> None:
-    monkeypatch.setattr("car.saliency.BUDGET", 1)  # one name and one head at a time
+    monkeypatch.setattr("car.mean_gradient.BUDGET", 1)  # one name at a time
     saliency = Saliency(tiny_clips[0])
     image, texts = saliency.encode(picture), unit_vectors(24)
     each = growth(lambda k: saliency.maps(image, texts[:k], texts[:0], 0.4), 8, 24)
@@ -103,20 +103,17 @@ def test_the_gradients_of_a_name_are_not_kept(tiny_clips, picture, monkeypatch) 
 
 def test_gradients_take_what_the_budget_allows(tiny_clips, picture, monkeypatch) -> None:
     saliency = Saliency(tiny_clips[0])
-    image, texts = saliency.encode(picture), unit_vectors(32)
-
-    def pass_backward() -> None:
-        _, pieces = saliency.gradients(image, texts, texts[:0])
-        assert sum(len(piece) for piece in pieces) == len(texts)
+    texts = unit_vectors(32)
 
     def numbers(budget: int) -> float:
-        monkeypatch.setattr("car.saliency.BUDGET", budget)
-        return peak_bytes(pass_backward) / FLOAT
+        monkeypatch.setattr("car.mean_gradient.BUDGET", budget)
+        feature = saliency.encode(picture).feature
+        return peak_bytes(lambda: saliency.gradients(feature, texts, texts[:0])) / FLOAT
 
-    least = numbers(1)
-    for budget in (4 * PATCHES**2, 16 * PATCHES**2, 64 * PATCHES**2):
-        assert numbers(budget) < least + 2 * budget
-    assert numbers(1 << 30) > least + 100 * PATCHES**2  # all at once are more
+    least, one = numbers(1), saliency.last.mlp.c_fc.out_features * WIDTH  # weights of a name
+    for names in (2, 4, 8):
+        assert least < numbers(names * one) < least + 3 * names * one
+    assert numbers(1 << 30) > least + 25 * one  # all at once are more
 
 
 @pytest.mark.parametrize(("mode", "most"), [("semantic", 2.5), ("refer", 0.5)])

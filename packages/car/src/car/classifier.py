@@ -6,6 +6,7 @@ Source: CaR paper section 3.3; SPEC car 2.5, 4 and 5.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -33,10 +34,23 @@ class MaskClassifier:
 
     @torch.no_grad()
     def encode(self, images: Iterable[ImageArray]) -> Tensor:
-        """Embed N images (H, W, 3), each once: (N, E) float32, unit length."""
+        """Embed N images (H, W, 3), equal ones once: (N, E) float32, unit length.
+
+        Many are equal where there are many names: all those that are seen nowhere show the photo.
+        """
         side = self.visual.config.image_size
-        features = [self._encode(batch) for batch in _batches(images, self.batch, side)]
-        return torch.cat(features)
+        distinct: dict[bytes, int] = {}
+        places: list[int] = []
+
+        def new_ones() -> Iterator[ImageArray]:
+            for image in images:
+                before, content = len(distinct), sha256(image.tobytes()).digest()
+                places.append(distinct.setdefault(content, before))
+                if len(distinct) > before:
+                    yield image
+
+        features = [self._encode(batch) for batch in _batches(new_ones(), self.batch, side)]
+        return torch.cat(features)[places]
 
     def scores(self, features: Tensor, texts: Tensor) -> Tensor:
         """Score images against names.

@@ -6,19 +6,19 @@ Source: Lin et al. 2023 (CLIP-ES), section 3; CaR paper section 3.2; SPEC car 2 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from car.affinity import balance, box_mask, refine, salient_boxes
+from car.mean_gradient import MeanFeature
 from openvocab.clip.model import (
     CLIP,
     PIXEL_MEAN,
@@ -32,7 +32,7 @@ from openvocab.image import ImageArray
 MULTIPLE = 16  # of the input's sides, whatever the patch size
 LAST_MAPS = 8  # attention maps that are averaged
 EPSILON = 1e-15
-# Attention weights, and activations of a backward pass, stay below this many numbers.
+# Attention weights stay below this many numbers.
 BUDGET = 1 << 26
 
 
@@ -43,15 +43,14 @@ class ImageFeatures:
     Attributes:
         size: (H, W) of the image.
         grid: (h, w).
-        tokens: input of the last block (1, T, D).
-        activation: output of its first layer norm (1, T, D).
+        feature: the mean feature of the patches, with what the last block was given: `tokens`
+            (1, T, D), and `activation` (1, T, D) behind its first layer norm.
         affinity: balanced mean attention between patches (n, n).
     """
 
     size: tuple[int, int]
     grid: tuple[int, int]
-    tokens: Tensor
-    activation: Tensor
+    feature: MeanFeature
     affinity: Tensor
 
 
@@ -109,9 +108,9 @@ class SaliencyMaps:
 
 
 class Saliency:
-    """The mask proposer: a CLIP that is read with gradients.
+    """The mask proposer: a CLIP whose last block is differentiated.
 
-    The last block and what follows it always run in fp32, where gradients do not underflow.
+    That block and what follows it always run in fp32, where gradients do not underflow.
 
     Args:
         clip: any CLIP; the image tower may be in lower precision.
@@ -143,11 +142,14 @@ class Saliency:
             else:
                 tokens, attention = _with_mean_attention(block, tokens)
                 total = total + attention
-        tokens = tokens.float()
-        activation = self.last.ln_1(tokens)
-        total = total + _mean_attention(self.last, activation)
-        maps = min(LAST_MAPS, len(self.trunk) + 1)
-        return ImageFeatures(image.shape[:2], grid, tokens, activation, balance(total / maps))
+        feature = self.mean_feature(tokens.float())
+        total = total + _mean_attention(self.last, feature.activation)
+        affinity = balance(total / min(LAST_MAPS, len(self.trunk) + 1))
+        return ImageFeatures(image.shape[:2], grid, feature, affinity)
+
+    def mean_feature(self, tokens: Tensor) -> MeanFeature:
+        """Run the last block and what follows on (1, T, D) tokens."""
+        return MeanFeature(self.last, self.ln_post, tokens, self.last.ln_1(tokens))
 
     def maps(
         self,
@@ -178,68 +180,49 @@ class Saliency:
 
     def gradients(
         self,
-        image: ImageFeatures,
+        feature: MeanFeature,
         names: Tensor,
         background: Tensor,
+        *,
         together: bool = True,
-        chosen: range | list[int] | None = None,
-    ) -> tuple[Tensor, Iterator[Tensor]]:
+        chosen: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Differentiate the probabilities of names by the last block's normalised input.
 
-        One forward pass, and one batched backward pass for all names (in pieces, where they would
-        not fit into memory; each is computed when it is taken).
-
         Args:
-            image: from `encode`.
+            feature: of the image.
             names: (K, E).
             background: (C, E).
             together: see `maps`.
             chosen: the C' names that are wanted; None for all.
 
         Returns:
-            Probabilities (C',), and the gradients (C', T, D) in pieces (c, T, D).
+            Probabilities (C',), and their gradients averaged over the patches (C', D).
         """
-        chosen = range(len(names)) if chosen is None else chosen
-        length, hidden = image.tokens.shape[1], self.last.mlp.c_fc.out_features
-        per_name = length * (hidden + self.last.attn.heads * length)
-        at_once = max(1, min(len(chosen), BUDGET // per_name))
-        with torch.enable_grad():
-            leaf = image.activation.detach().requires_grad_()
-            tokens = image.tokens + self._attend(leaf, at_once)
-            picked = self._probability(tokens, names, background, together)[list(chosen)]
-        rows = torch.split(torch.eye(len(chosen), device=picked.device), at_once)
-        gradients = (
-            torch.autograd.grad(picked, leaf, row, retain_graph=True, is_grads_batched=True)
-            for row in rows
-        )
-        return picked.detach(), (gradient[:, 0] for (gradient,) in gradients)
-
-    def _attend(self, activation: Tensor, at_once: int) -> Tensor:
-        """Run the last block's attention on (1, T, D), some of its heads at a time.
-
-        The backward pass then goes through them one after the other. It takes four times the size
-        of their attention weights, for each of `at_once` names.
-        """
-        attention, length = self.last.attn, activation.shape[1]
-        q, k, v = attention.qkv(activation)  # (1, heads, T, d)
-        q, k = q * q.shape[-1] ** -0.5, k.transpose(-2, -1)
-        step = max(1, BUDGET // (4 * at_once * length * length))
-        heads = zip(*(torch.split(part, step, dim=1) for part in (q, k, v)), strict=True)
-        return attention.merge(torch.cat([(q @ k).softmax(dim=-1) @ v for q, k, v in heads], dim=1))
-
-    def _probability(
-        self, tokens: Tensor, names: Tensor, background: Tensor, together: bool
-    ) -> Tensor:
-        """Probability of each name (K,), from the mean of the patch tokens behind attention."""
-        output = self.last.feed_forward(tokens)
-        feature = self.ln_post(output)[:, 1:].mean(dim=1) @ self.proj  # (1, E)
-        feature = F.normalize(feature, dim=-1)[0]
-        logits = self.scale * (names @ feature)  # (K,)
-        rivals = self.scale * (background @ feature)  # (C,)
+        places = list(range(len(names)) if chosen is None else chosen)
+        embedding = feature.value @ self.proj  # (E,)
+        length = embedding.norm()
+        direction = embedding / length
+        logits = self.scale * (names @ direction)  # (K,)
+        rivals = self.scale * (background @ direction)  # (C,)
         if together:
-            return torch.cat([logits, rivals]).softmax(dim=0)[: len(names)]
-        each = torch.cat([logits[:, None], rivals.expand(len(names), -1)], dim=1)  # (K, 1 + C)
-        return each.softmax(dim=1)[:, 0]
+            texts = torch.cat([names, background])
+            all_of_them = torch.cat([logits, rivals]).softmax(dim=0)
+            probability = all_of_them[places]
+            # As a softmax is differentiated step by step: where p rounds to 1, 1 - p is 0 and the
+            # rivals' part is left.
+            slopes = -probability[:, None] * all_of_them
+            slopes[range(len(places)), places] = probability * (1 - probability)
+            by_direction = slopes @ texts
+        else:
+            own = logits[places, None]
+            each = torch.cat([own, rivals.expand(len(places), -1)], dim=1).softmax(dim=1)
+            probability = each[:, 0]
+            by_direction = (probability * (1 - probability))[:, None] * names[places]
+            by_direction -= probability[:, None] * (each[:, 1:] @ background)
+        by_direction *= self.scale
+        across = by_direction - (by_direction @ direction)[:, None] * direction
+        return probability, feature.mean_gradients(across / length @ self.proj.t())
 
     def _activations(
         self,
@@ -250,14 +233,10 @@ class Saliency:
         chosen: range | list[int],
     ) -> Tensor:
         """Class activation maps (C', h, w) of the chosen names, in 0..1."""
-        _, gradients = self.gradients(image, names, background, together, chosen)
-        weights = image.activation.new_empty(len(chosen), image.activation.shape[2])  # (C', D)
-        done = 0
-        for piece in gradients:
-            # Small tensors left between large ones that are freed would keep the latter's memory.
-            weights[done : done + len(piece)] = piece[:, 1:].mean(dim=1)
-            done += len(piece)
-        maps = (weights @ image.activation[0, 1:].T).relu()  # (C', n)
+        _, weights = self.gradients(
+            image.feature, names, background, together=together, chosen=chosen
+        )
+        maps = (weights @ image.feature.activation[0, 1:].T).relu()  # (C', n)
         # Twice: where the maximum is near EPSILON the first pass does not reach 1.
         return _unit_range(_unit_range(maps)).view(-1, *image.grid)
 
