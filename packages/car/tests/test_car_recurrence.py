@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from car.classifier import MaskClassifier
 from car.config import CaRConfig
 from car.labels import merge_descriptions, paint
 from car.mean_gradient import MeanFeature
@@ -202,3 +203,12 @@ def test_referring_runs_the_trunk_once_for_all_sentences(
     trunk = Count(recorded_clips[0].visual.blocks[0].mlp)
     car.find(car.scene(image), names)
     assert trunk.images == [1]
+
+
+def test_equal_pictures_are_encoded_once(tiny_clips, photo) -> None:
+    classifier, seen = MaskClassifier(tiny_clips[1], batch=2), Count(tiny_clips[1].visual.conv1)
+    dark, bright = photo // 2, photo.copy()
+    found = classifier.encode(iter([photo, dark, bright, dark, photo[::-1]]))
+    assert sum(seen.images) == 3
+    apart = torch.cat([classifier.encode([one]) for one in (photo, dark, photo, dark, photo[::-1])])
+    torch.testing.assert_close(found, apart)

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
@@ -94,6 +95,26 @@ def unwrap_state_dict(content: object, *, source: str) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):  # written by DistributedDataParallel
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+class _WithoutNormal(TorchFunctionMode):
+    """Leaves tensors as they are where they would be filled with normally distributed numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, Tensor.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Build modules without memory, whose weights are loaded after `to_empty`.
+
+    Not only `torch.device("meta")`: there, the first normally distributed number imports torch's
+    compiler, which takes longer than loading a CLIP.
+    """
+    with torch.device("meta"), _WithoutNormal():
+        yield
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:

@@ -28,11 +28,12 @@ from openvocab.clip.model import (
     CLIPConfig,
     VisionConfig,
     VisionTransformer,
+    normal_parameter,
 )
 from openvocab.clip.prompts import Templates, TextEncoder
 from openvocab.errors import InputError
 from openvocab.image import ImageSource, read_image
-from openvocab.weights import load_strict
+from openvocab.weights import load_strict, unfilled
 from ovseg._convert import read_mask_clip
 from ovseg.config import RegionConfig
 from ovseg.regions import Regions, binarise, expand_boxes, extract_regions, tight_boxes
@@ -150,7 +151,7 @@ class MaskCLIP(nn.Module):
         config, tensors, prompted = read_mask_clip(source, activation)
         region = region or RegionConfig(mask_prompts=prompted)
         depth = len(tensors["visual.mask_embedding"])
-        with torch.device("meta"):
+        with unfilled():
             model = cls(config, depth, region)
         model.to_empty(device="cpu")
         model.pixel_mean.copy_(_on_255_scale(PIXEL_MEAN))
@@ -295,8 +296,8 @@ class CLIPAdapter(MaskCLIP):
         self, config: CLIPConfig, depth: int = 3, region: RegionConfig | None = None
     ) -> None:
         super().__init__(config, depth, region)
-        self.non_object_embedding = nn.Parameter(
-            torch.randn(1, config.embed_dim) * config.text.width**-0.5
+        self.non_object_embedding = normal_parameter(
+            1, config.embed_dim, std=config.text.width**-0.5
         )
 
     def classifier(self, names: Sequence[str], templates: Templates = "vild") -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -247,11 +248,9 @@ def unpartition(windows: Tensor, window: int, size: Sequence[int], batch: int) -
 
 def relative_position_index(window: int) -> Tensor:
     """Return, for each pair of tokens in a window, its row of the bias table (N, N)."""
-    axis = torch.arange(window)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    coordinates = torch.stack([y.flatten(), x.flatten()])  # (2, N)
-    offset = coordinates[:, :, None] - coordinates[:, None, :] + window - 1
-    return offset[0] * (2 * window - 1) + offset[1]
+    y, x = np.indices((window, window)).reshape(2, -1)  # each (N,)
+    dy, dx = (axis[:, None] - axis + window - 1 for axis in (y, x))
+    return torch.from_numpy(dy * (2 * window - 1) + dx)
 
 
 def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:

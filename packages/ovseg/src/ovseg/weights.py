@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from openvocab.config import config_to_dict, load_config
@@ -17,7 +16,7 @@ from openvocab.errors import InputError
 from openvocab.files import sha256_of
 from openvocab.shipped import read_shared, save_shared, world_file
 from openvocab.vocabulary import WORLD
-from openvocab.weights import load_strict, read_metadata, save_state_dict
+from openvocab.weights import load_strict, read_metadata, save_state_dict, unfilled
 from ovseg._convert import (
     CLIP_PREFIX,
     PROMPTS,
@@ -152,7 +151,7 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
         tensors[_CLASS_WEIGHTS] = weights.empty_weight
     if CLIP_PREFIX + PROMPTS in tensors:  # a fine-tuned CLIP brings its own number of layers
         config = replace(config, mask_prompt_depth=len(tensors[CLIP_PREFIX + PROMPTS]))
-    with torch.device("meta"):
+    with unfilled():
         model = OVSeg(config)
     model.to_empty(device="cpu")
     load_strict(model, tensors, source=source)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvocab.clip import CLIP, PIXEL_MEAN, PIXEL_STD
-from openvocab.clip.model import Block
+from openvocab.clip.model import Block, normal_parameter
 from san.config import SANConfig
 from san.recognition import recognise
 from san.side_adapter import SideAdapter
@@ -56,7 +56,7 @@ class SAN(nn.Module):
         # As in the original its size is the text tower's width, which equals the joint space's in
         # the published models; the joint space is what it lives in.
         width = config.clip.embed_dim
-        self.bg_embed = nn.Parameter(torch.randn(1, width) * width**-0.5)
+        self.bg_embed = normal_parameter(1, width, std=width**-0.5)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.reset_buffers()

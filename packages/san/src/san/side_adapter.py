@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openvocab.clip.model import resize_patch_positions
+from openvocab.clip.model import normal_parameter, resize_patch_positions
 from san.config import SANConfig
 
 Grid = tuple[int, int]
@@ -200,8 +200,8 @@ class SideAdapter(nn.Module):
         super().__init__()
         width, queries = config.side_width, config.num_queries
         self.supervised = config.supervised
-        self.query_embed = nn.Parameter(torch.randn(1, queries, width) * 0.02)
-        self.query_pos_embed = nn.Parameter(torch.randn(1, queries, width) * 0.02)
+        self.query_embed = normal_parameter(1, queries, width, std=0.02)
+        self.query_pos_embed = normal_parameter(1, queries, width, std=0.02)
         self.vit_model = SideViT(
             width, config.side_depth, config.side_heads, config.side_patch, config.side_image_size
         )

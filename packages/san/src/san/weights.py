@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
@@ -16,7 +15,7 @@ from openvocab.errors import InputError
 from openvocab.hub import fetch
 from openvocab.shipped import read_shared, save_shared, world_file
 from openvocab.vocabulary import WORLD
-from openvocab.weights import load_strict, read_metadata, save_state_dict
+from openvocab.weights import load_strict, read_metadata, save_state_dict, unfilled
 from san import _convert
 from san.config import VARIANTS, SANConfig
 from san.model import SAN
@@ -63,7 +62,7 @@ def load_network(path: Path, config: SANConfig | None = None) -> SAN:
     tensors = read_shared(path)
     if config is None:
         config = _stored_config(read_metadata(path)) or _published_config(tensors, path)
-    with torch.device("meta"):
+    with unfilled():
         network = SAN(config)
     network = network.to_empty(device="cpu")
     network.reset_buffers()

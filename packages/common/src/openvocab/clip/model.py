@@ -80,6 +80,11 @@ class CLIPConfig:
     activation: Activation
 
 
+def normal_parameter(*shape: int, std: float) -> nn.Parameter:
+    """Return a parameter of normally distributed numbers; unfilled under `weights.unfilled`."""
+    return nn.Parameter(torch.empty(shape).normal_(std=std))
+
+
 class QuickGELU(nn.Module):
     """OpenAI's approximation x * sigmoid(1.702 x); weights trained with it need it."""
 
@@ -270,16 +275,16 @@ class VisionTransformer(nn.Module):
         self.stem = make_stem(config.stem)
         channels, patch = [3, *config.stem][-1], config.patch_size >> len(config.stem)
         self.conv1 = nn.Conv2d(channels, width, patch, patch, bias=False)
-        self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
-        self.positional_embedding = nn.Parameter(
-            torch.randn(1 + config.grid_size**2, width) * width**-0.5
+        self.class_embedding = normal_parameter(width, std=width**-0.5)
+        self.positional_embedding = normal_parameter(
+            1 + config.grid_size**2, width, std=width**-0.5
         )
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(
             width, config.layers, config.heads, config.mlp_width, activation
         )
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
+        self.proj = normal_parameter(width, embed_dim, std=width**-0.5)
 
     @property
     def blocks(self) -> list[Block]:
@@ -366,13 +371,9 @@ class CLIP(nn.Module):
         # The tokenizer's ids of the table's rows, ascending; None: the rows are the ids.
         ids = torch.arange(text.vocab_size) if text.reduced else None
         self.register_buffer("token_ids", ids)
-        self.positional_embedding = nn.Parameter(
-            torch.randn(text.context_length, text.width) * 0.01
-        )
+        self.positional_embedding = normal_parameter(text.context_length, text.width, std=0.01)
         self.ln_final = nn.LayerNorm(text.width)
-        self.text_projection = nn.Parameter(
-            torch.randn(text.width, config.embed_dim) * text.width**-0.5
-        )
+        self.text_projection = normal_parameter(text.width, config.embed_dim, std=text.width**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1 / 0.07)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 

@@ -32,6 +32,7 @@ from openvocab.weights import (
     load_strict,
     read_metadata,
     read_state_dict,
+    unfilled,
     unwrap_state_dict,
 )
 
@@ -264,7 +265,7 @@ def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
 
 
 def _build(config: CLIPConfig, tensors: Mapping[str, Tensor], *, origin: str) -> CLIP:
-    with torch.device("meta"):  # random initial weights would be thrown away
+    with unfilled():
         clip = CLIP(config)
     clip = clip.to_empty(device="cpu").float()
     load_strict(clip, tensors, source=origin)
