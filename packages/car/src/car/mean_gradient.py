@@ -9,8 +9,8 @@ name among them, only to average. Written out, most of that work is one for all 
 - The average moves through the linear maps, up to the queries, keys and values.
 - A patch's row of attention sums to 1, whatever its query and the keys. So the keys of all patches
   together change it as much as the class token's key does, the other way round.
-- A query's gradient is the covariance of keys and values under its attention, times that of its
-  output. What the attention gives back is then one small matrix for each patch and head.
+- The queries' sum needs one product of the attention's transpose, where the gradients of single
+  queries and keys need four, and T x T intermediate values for each name.
 
 Source: GradCAM as in Lin et al. 2023 (CLIP-ES), section 3; SPEC car 3.4.
 """
@@ -100,11 +100,6 @@ class MeanFeature:
         """(n, D) what comes back through the feed-forward half for a patch's own direction."""
         return (self.slope * (self.out.unit @ self.block.mlp.c_proj.weight)) @ self.into_hidden
 
-    @cached_property
-    def attention(self) -> AttentionAnswer:
-        """How the block's attention answers."""
-        return AttentionAnswer.of(self.block.attn, self.activation)
-
     def mean_gradients(self, directions: Tensor) -> Tensor:
         """Return the gradients of <direction, value> by the activation, averaged over the patches.
 
@@ -119,8 +114,14 @@ class MeanFeature:
         given = given - given.mean(dim=-1, keepdim=True)
         at_once = max(1, BUDGET // (max(self.slope.shape) * given.shape[1]))
         pieces = torch.split(given, at_once)
-        sums = torch.cat([self.attention.sums(self._back_to_heads(piece)) for piece in pieces])
-        return sums.flatten(1) @ self.block.attn.in_proj_weight / count
+        attention = self.block.attn
+        sums = torch.cat(
+            [
+                attention_gradients(attention, self.activation, self._back_to_heads(piece))
+                for piece in pieces
+            ]
+        )
+        return sums.flatten(1) @ attention.in_proj_weight / count
 
     def _back_to_heads(self, given: Tensor) -> Tensor:
         """Take what a mean of layer norms is given (K, D) back to the heads: (n, K, heads, d).
@@ -141,51 +142,37 @@ class MeanFeature:
         return heads.view(*heads.shape[:2], self.block.attn.heads, -1)
 
 
-@dataclass(frozen=True)
-class AttentionAnswer:
-    """How self-attention's queries, keys and values, each summed over n patches, answer to outputs.
+def attention_gradients(attention: Attention, activation: Tensor, outputs: Tensor) -> Tensor:
+    """Differentiate K functions of self-attention by the sums of all patches' q, k and v.
 
-    Attributes:
-        covariance: (heads, n, d, d) of values and scaled keys under each patch's attention.
-        rest: (heads, n, d) output of each patch, less the class token's value.
-        pull: (heads, n, d) scaled query of each patch, times its attention to the class token.
-        to_patches: (heads, n) attention of each patch to all of them.
+    Args:
+        attention: of the block.
+        activation: (1, T, D) that attends to itself.
+        outputs: (n, K, heads, d) gradients of the functions by the heads' outputs at the n patches;
+            nothing depends on the class token's output.
+
+    Returns:
+        (K, 3, heads, d).
     """
-
-    covariance: Tensor
-    rest: Tensor
-    pull: Tensor
-    to_patches: Tensor
-
-    @classmethod
-    def of(cls, attention: Attention, activation: Tensor) -> AttentionAnswer:
-        """Look at attention to (1, T, D) tokens, a head after another and some rows at a time."""
-        queries, keys, values = (part[0] for part in attention.qkv(activation))  # (heads, T, d)
-        heads, length, width = queries.shape
-        queries, scaled = queries[:, 1:], keys * width**-0.5
-        covariance = activation.new_empty(heads, length - 1, width, width)
-        output, to_class = torch.empty_like(queries), activation.new_empty(heads, length - 1)
-        rows = max(1, BUDGET // max(length, width**2))
-        for head, (query, key, value) in enumerate(zip(queries, scaled, values, strict=True)):
-            pairs = (value[:, :, None] * key[:, None]).flatten(1)  # (T, d * d)
-            for start in range(0, length - 1, rows):
-                some = slice(start, start + rows)
-                weights = (query[some] @ key.t()).softmax(dim=-1)  # (r, T)
-                mean_value, mean_key = weights @ value, weights @ key
-                torch.sub(
-                    (weights @ pairs).view(-1, width, width),
-                    mean_value[:, :, None] * mean_key[:, None],
-                    out=covariance[head, some],
-                )
-                output[head, some], to_class[head, some] = mean_value, weights[:, 0]
-        pull = queries * to_class[..., None] * width**-0.5
-        return cls(covariance, output - values[:, :1], pull, 1 - to_class)
-
-    def sums(self, outputs: Tensor) -> Tensor:
-        """Turn gradients of the heads' outputs (n, K, heads, d) into the sums' (K, 3, heads, d)."""
-        outputs = outputs.permute(2, 1, 0, 3).contiguous()  # (heads, K, n, d)
-        queries = outputs.flatten(2) @ self.covariance.flatten(1, 2)
-        through_class = torch.einsum("hknd,hnd->hkn", outputs, self.rest)
-        values = torch.einsum("hknd,hn->hkd", outputs, self.to_patches)
-        sums = torch.stack([queries, through_class @ self.pull, values])  # (3, heads, K, d)
-        return sums.permute(2, 0, 1, 3)
+    queries, keys, values = (part[0] for part in attention.qkv(activation))  # (heads, T, d)
+    count, names, heads, width = outputs.shape
+    queries, scale = queries[:, 1:], width**-0.5
+    sums = outputs.new_empty(3, heads, names, width)
+    rows = max(1, BUDGET // len(activation[0]))
+    for head, (query, key, value) in enumerate(zip(queries, keys, values, strict=True)):
+        to_query, to_key, to_value = sums[:, head].zero_()
+        # What each token's value, and its part in the normalisation, get back: (T, K, d), (T, K).
+        returned = outputs.new_zeros(len(key), names, width)
+        shared = outputs.new_zeros(len(key), names)
+        for some in (slice(start, start + rows) for start in range(0, count, rows)):
+            given = outputs[some, :, head].contiguous()  # (r, K, d)
+            weights = (query[some] * scale @ key.t()).softmax(dim=-1)  # (r, T)
+            output, to_class = weights @ value, weights[:, :1]  # (r, d), (r, 1)
+            along = (given @ output[..., None])[..., 0]  # (r, K)
+            returned.flatten(1).addmm_(weights.t(), given.flatten(1))
+            shared.addmm_(weights.t(), along)
+            to_key.addmm_(((along - given @ value[0]) * to_class).t(), query[some])
+            to_value += torch.einsum("rkd,r->kd", given, 1 - to_class[:, 0])
+        to_query.addmm_(((returned @ value[..., None])[..., 0] - shared).t(), key)
+    sums[:2] *= scale
+    return sums.permute(2, 0, 1, 3)

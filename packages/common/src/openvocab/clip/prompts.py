@@ -202,12 +202,16 @@ class TextEncoder:
         if seen != self._seen:
             self._seen, self._fingerprint = seen, text_fingerprint(self.clip)
             self._stores.clear()
-        tokenizer = importlib.metadata.version("open_clip_torch")
-        parts = json.dumps([_FORMAT, self._fingerprint, tokenizer, templates])
+        parts = json.dumps([_FORMAT, self._fingerprint, _tokenizer_version(), templates])
         key = hashlib.sha256(parts.encode()).hexdigest()
         if key not in self._stores:
             self._stores[key] = EmbeddingStore(key, self._root)
         return self._stores[key]
+
+
+@cache
+def _tokenizer_version() -> str:
+    return importlib.metadata.version("open_clip_torch")
 
 
 def text_fingerprint(clip: CLIP) -> str:
