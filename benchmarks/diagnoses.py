@@ -28,7 +28,7 @@ Codes = Mapping[str, Mapping[int, Mapping[str, Any]]]
 TRUE_MASKS, TRUE_NAMES = "true-masks", "true-names"
 PRESENCE, ONE_STEP = "known-presence", "one-step"
 PARTS = (TRUE_MASKS, TRUE_NAMES, PRESENCE, ONE_STEP)
-WHOLE = (PRESENCE, ONE_STEP)  # those that run all of the method again
+LENGTHY = (TRUE_NAMES, PRESENCE, ONE_STEP)  # those that run the method again, or much of it
 _MODULES = {"san": san.diagnosis, "ovseg": ovseg.diagnosis, "car": car.diagnosis}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from crops import crop_accuracy
-from diagnoses import WHOLE, Codes, diagnoses_of
+from diagnoses import LENGTHY, Codes, diagnoses_of
 from layout import COSTS_FILE, CROPS_FILE, REFUSED_FILE, read_json, run_folder
 from measuring import peak_memory_gib
 from quality import find_data, is_world, load_method, shard
@@ -98,7 +98,7 @@ def diagnose(
     refused = {}
     for part, told in diagnoses_of(args.method, segmenter, known, found).items():
         print(f"{args.method}, {part}", file=sys.stderr, flush=True)
-        limit = args.again if part in WHOLE else None
+        limit = args.again if part in LENGTHY else None
         try:
             _evaluate(told, known, folder / part, args, limit=limit or args.limit)
         except InputError as error:
@@ -140,7 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--diagnoses", action="store_true")
-    parser.add_argument("--again", type=int, help="limit where a diagnosis runs the whole method")
+    parser.add_argument("--again", type=int, help="limit of diagnoses that run the method again")
     return parser
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
-import subprocess
+import runpy
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from io import StringIO
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -19,6 +25,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from openvocab.files import write_text
 
 SIDE = 4096
+# Importing these takes seconds: a server does it once, and processes that measure are its forks.
+_IMPORTED = (
+    "torch",
+    "open_clip.tokenizer",
+    "openvocab.evaluation",
+    "san.segmenter",
+    "ovseg.segmenter",
+    "car.segmenter",
+)
 
 
 def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,41 +111,45 @@ def in_fresh_process(
 ) -> dict[str, Any]:
     """Run a script that prints JSON as its last line; add the process's peak resident memory.
 
-    The script ends when this process does, however that ends: its standard input is a pipe that
-    then closes.
+    The process ends when this one does, however that ends.
 
     Args:
         script: file of the script.
         arguments: its arguments.
         show: let its messages and bars through while it runs.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
     """
-    folders = [str(Path(script).parent), str(Path(__file__).parent)]
-    code = (
-        "import json, os, runpy, sys, threading\n"
-        "gone = lambda: (os.read(0, 1), os._exit(1))\n"
-        "threading.Thread(target=gone, daemon=True).start()\n"
-        f"sys.argv = {[str(script), *arguments]!r}\n"
-        f"sys.path[:0] = {folders!r}\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "from measuring import peak_memory_gib\n"
-        "print(json.dumps({'peak_gib': peak_memory_gib()}))\n"
-    )
-    reading, writing = os.pipe()  # nobody writes
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED))
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run_script, args=(str(script), arguments, show, theirs))
+    process.start()
+    theirs.close()
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            stdin=reading,
-            stdout=subprocess.PIPE,
-            stderr=None if show else subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    finally:
-        os.close(reading)
-        os.close(writing)
-    if done.returncode:
-        said = "see above" if show else f"\n{done.stderr[-2000:]}"
-        raise RuntimeError(f"{script} {' '.join(arguments)} failed: {said}")
-    *_, result, peak = done.stdout.strip().splitlines()
-    return {**json.loads(result), **json.loads(peak)}
+        printed, peak, failure = ours.recv()
+    except EOFError:
+        printed, peak, failure = "", 0.0, "it was killed"
+    process.join()
+    ours.close()
+    if failure:
+        raise RuntimeError(f"{script} {' '.join(arguments)} failed: {failure}")
+    return {**json.loads(printed.strip().splitlines()[-1]), "peak_gib": peak}
+
+
+def _run_script(script: str, arguments: Sequence[str], show: bool, parent: Connection) -> None:
+    """Run a script as if it had been started, and send what it printed and why it failed."""
+    Thread(target=lambda: parent.poll(None) and os._exit(1), daemon=True).start()
+    sys.argv, printed, said = [script, *arguments], StringIO(), StringIO()
+    sys.path[:0] = [str(Path(script).parent), str(Path(__file__).parent)]
+    failure = ""
+    try:
+        with redirect_stdout(printed), nullcontext() if show else redirect_stderr(said):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        failure = f"exit code {stop.code}" if stop.code else ""
+    except BaseException:  # whatever it is, the parent has to hear of it
+        failure = traceback.format_exc()
+    failure = failure and f"{failure}\n{said.getvalue()[-2000:]}"
+    parent.send((printed.getvalue(), peak_memory_gib(), failure))

@@ -51,7 +51,7 @@ class Plan:
         limit: images of each set; None for all.
         resume: go on where an earlier run stopped.
         diagnoses: also tell each method parts of the truth; None: on the world, and those parts
-            that take as long as the method itself on its first `AGAIN` images.
+            that run the method again on its first `AGAIN` images.
         seen: names that training saw, a file or a vocabulary; None: those of the training set.
         device: of the scoring; None: a GPU where there is one.
     """

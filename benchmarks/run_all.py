@@ -49,7 +49,7 @@ from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).resolve().parent
 # Seconds after which a method's curves of latency end early, so that a whole run takes minutes.
-SHORT, LONG = 10, 3600
+SHORT, LONG = 6, 3600
 PATIENCE = timedelta(days=7)  # of processes that wait for others to finish their images
 
 
@@ -111,8 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--diagnoses", action=argparse.BooleanOptionalAction, default=None,
-        help="also tell the methods parts of the truth; default: on the world, and what takes as "
-        "long as the method itself on a part of it",
+        help="also tell the methods parts of the truth; default: on the world, and what runs "
+        "the method again on a part of it",
     )  # fmt: skip
     parser.add_argument(
         "--structure", action=argparse.BooleanOptionalAction, default=True,

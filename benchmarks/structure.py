@@ -39,9 +39,9 @@ from san import SAN, SANSegmenter, san_vit_b_16
 
 METHODS = ("san", "ovseg", "car")
 SIDE = 480
-REGIONS = 3  # crops that OVSeg's CLIP is shown here; it is shown up to 100
-NAMES = ("sky", "grass", "road", "person", "dog")
-OTHER_NAMES = ("sea", "sand", "path", "child", "cat")  # not yet encoded
+REGIONS = 2  # crops that OVSeg's CLIP is shown here; it is shown up to 100
+NAMES = ("sky", "grass", "road", "dog")
+OTHER_NAMES = ("sea", "sand", "path", "cat")  # not yet encoded
 FORMAT = "openvocab-structure-3"
 
 

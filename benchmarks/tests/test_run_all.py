@@ -219,10 +219,11 @@ def test_a_killed_run_leaves_nobody_behind_and_goes_on(
     assert wait_for(lambda: any(
         log.read_bytes().count(b"\n") == 2 for log in (tmp_path / "out").rglob("images-*.log")
     ))  # fmt: skip
-    (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    others = descendants(str(parent.pid))
+    assert others
     parent.kill()
     parent.wait()
-    assert wait_for(lambda: is_gone(child))
+    assert wait_for(lambda: all(is_gone(one) for one in others))
     second.unlink()
     shutil.copy(pictures / "images" / "1.png", second)
     assert run_all.main(words) == 0
@@ -238,6 +239,11 @@ def wait_for(happened: Callable[[], bool], seconds: float = 120) -> bool:
     while not happened() and time.monotonic() < end:
         time.sleep(0.05)
     return happened()
+
+
+def descendants(pid: str) -> list[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [*children, *(below for child in children for below in descendants(child))]
 
 
 def is_gone(pid: str) -> bool:

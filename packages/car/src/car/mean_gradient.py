@@ -100,6 +100,28 @@ class MeanFeature:
         """(n, D) what comes back through the feed-forward half for a patch's own direction."""
         return (self.slope * (self.out.unit @ self.block.mlp.c_proj.weight)) @ self.into_hidden
 
+    @cached_property
+    def hidden_share(self) -> Tensor:
+        """(n, M) what hidden units send back along what the inner layer norm made of a patch."""
+        return self.slope * (self.normed.unit @ self.into_hidden.t()) / self.into_hidden.shape[1]
+
+    @cached_property
+    def to_heads(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What goes on to the heads, through attention's output product.
+
+        Returns:
+            Of hidden units (M, D); and of each patch (n, D): its own direction, as it comes back
+            all ways; that of the inner layer norm; and the slope (n, M) by that norm's spread.
+        """
+        weight, inner = self.block.attn.out_proj.weight, self.normed
+        own = self.own_answer / inner.spread + self.out.unit / self.out.spread
+        return (
+            self.into_hidden @ weight,
+            own @ weight,
+            inner.unit / inner.spread @ weight,
+            self.slope / inner.spread,
+        )
+
     def mean_gradients(self, directions: Tensor) -> Tensor:
         """Return the gradients of <direction, value> by the activation, averaged over the patches.
 
@@ -126,20 +148,26 @@ class MeanFeature:
     def _back_to_heads(self, given: Tensor) -> Tensor:
         """Take what a mean of layer norms is given (K, D) back to the heads: (n, K, heads, d).
 
-        Tokens are the rows and names the columns, so that the large product is a single one, in
-        which it is the weights and not the activations that are multiplied for each name.
+        A layer norm that made unit output u of tokens with spread s turns a gradient g of mean 0
+        into (g - u <g, u> / D) / s. So all is one large product, and what each patch subtracts:
+        two vectors that are the same for all names, as often as a number for each says.
+
+        Tokens are the rows and names the columns, so that the product is a single one, in which it
+        is the weights and not the activations that are multiplied for each name.
         """
-        normed, out, width = self.normed, self.out, given.shape[1]
-        along = (out.unit @ given.t() / width)[..., None]  # (n, K, 1)
-        hidden = (given @ self.block.mlp.c_proj.weight).t()[..., None]  # (M, K, 1)
-        weights = (hidden * self.into_hidden[:, None]).flatten(1)  # (M, K * D)
-        back = (self.slope @ weights).view(-1, *given.shape)  # (n, K, D)
-        back -= along * self.own_answer[:, None]
-        back -= normed.unit[:, None] * (back @ normed.unit[..., None] / width)
-        back /= normed.spread[..., None]
-        back += (given - along * out.unit[:, None]) / out.spread[..., None]
-        heads: Tensor = back @ self.block.attn.out_proj.weight
-        return heads.view(*heads.shape[:2], self.block.attn.heads, -1)
+        hidden_to_heads, own, inner, slope = self.to_heads
+        count, width = own.shape
+        along = self.out.unit @ given.t() / width  # (n, K)
+        hidden = (given @ self.block.mlp.c_proj.weight).t()  # (M, K)
+        own_share = (self.own_answer * self.normed.unit).mean(dim=-1, keepdim=True)
+        share = self.hidden_share @ hidden - along * own_share  # (n, K)
+        weights = (hidden[..., None] * hidden_to_heads[:, None]).flatten(1)  # (M, K * D)
+        heads = (slope @ weights).view(count, -1, width)  # (n, K, D)
+        heads.addcmul_(along[..., None], own[:, None], value=-1)
+        heads.addcmul_(share[..., None], inner[:, None], value=-1)
+        straight = given @ self.block.attn.out_proj.weight  # the residual's way
+        heads.addcmul_(straight, 1 / self.out.spread[..., None])
+        return heads.view(count, len(given), self.block.attn.heads, -1)
 
 
 def attention_gradients(attention: Attention, activation: Tensor, outputs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from openvocab.world.names import world_vocabulary
 from openvocab.world.pictograms import package_versions
 from openvocab.world.scenes import SIZE, Split, scene
 
-COUNTS: dict[str, int] = {"train": 4096, "tune": 128, "val": 256}
+COUNTS: dict[str, int] = {"train": 4096, "tune": 128, "val": 200}
 
 _SOURCES = ("names.json", "names.py", "pictograms.py", "textures.py", "scenes.py")
 _MANY = 500  # scenes to draw before a bar is shown
