@@ -73,7 +73,8 @@ class VisualPrompter:
 
     def paint(self, inside: NDArray[np.bool_]) -> ImageArray:
         """Prompt with a binary mask (H, W): (H, W, 3) uint8."""
-        prompted = np.where(inside[..., None], self.image, self.surroundings)
+        prompted = self.surroundings.copy()
+        cv2.copyTo(self.image, inside.astype(np.uint8), prompted)
         self._outline(prompted, inside)
         return prompted
 
