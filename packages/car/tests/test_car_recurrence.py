@@ -183,8 +183,9 @@ def test_nothing_is_computed_twice(recorded_clips, case_config, meta, golden, mo
     expected = [n for pair in zip(sizes, fallbacks, strict=True) for n in pair if n]
     assert backwards == expected  # one batched pass for all names of a step
     assert last.images == [1]
-    pictures = [{p.tobytes() for p in step.prompted} for step in found.steps if len(step.names) > 1]
-    assert sum(classifier.images) == sum(map(len, pictures))  # each picture once
+    judged = [step for step in found.steps if len(step.names) > 1]
+    pictures = {picture.tobytes() for step in judged for picture in step.prompted}
+    assert sum(classifier.images) == len(pictures)  # each picture once
     templates = 15 * len(names)
     background = 23
     queries = len(names) + 3  # raw, then in the template those that stayed
@@ -212,3 +213,10 @@ def test_equal_pictures_are_encoded_once(tiny_clips, photo) -> None:
     assert sum(seen.images) == 3
     apart = torch.cat([classifier.encode([one]) for one in (photo, dark, photo, dark, photo[::-1])])
     torch.testing.assert_close(found, apart)
+    known: dict[bytes, torch.Tensor] = {}
+    classifier.encode([photo, dark], known)
+    seen.images.clear()
+    torch.testing.assert_close(
+        classifier.encode([dark, photo[::-1], photo], known), apart[[1, 4, 0]]
+    )
+    assert seen.images == [1]

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -237,3 +239,20 @@ def test_a_name_loads_through_open_clip(
     loaded = load_clip("ViT-B/16:openai")
     assert loaded.config == CONFIG and same(loaded, clip)
     assert load_clip(("ViT-B-16", "laion2b_s34b_b88k")).config.activation == "gelu"
+
+
+def test_models_are_built_for_loading_without_memory_or_torchs_compiler() -> None:
+    """The compiler takes longer to import than a CLIP to load."""
+    code = (
+        "import sys\n"
+        "from torch import nn\n"
+        "from openvocab.clip import load_clip\n"
+        "from openvocab.weights import unfilled\n"
+        "with unfilled():\n"
+        "    made = [nn.Linear(1 << 20, 1 << 20), nn.Embedding(1 << 20, 1 << 20)]\n"
+        "assert all(p.is_meta for module in made for p in module.parameters())\n"
+        "clip = load_clip('world')\n"
+        "assert all(p.isfinite().all() for p in clip.parameters())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -33,24 +33,34 @@ class MaskClassifier:
         self.trunk = clip.visual.blocks[:-1]
 
     @torch.no_grad()
-    def encode(self, images: Iterable[ImageArray]) -> Tensor:
+    def encode(
+        self, images: Iterable[ImageArray], known: dict[bytes, Tensor] | None = None
+    ) -> Tensor:
         """Embed N images (H, W, 3), equal ones once: (N, E) float32, unit length.
 
-        Many are equal where there are many names: all those that are seen nowhere show the photo.
+        Many are equal: all names that are seen nowhere show the photo, and where few names have
+        left, most of the others show what they showed before.
+
+        Args:
+            images: are taken as they are needed.
+            known: embeddings (E,) by content, of calls before this one; those of this are added.
         """
+        known = {} if known is None else known
         side = self.visual.config.image_size
-        distinct: dict[bytes, int] = {}
-        places: list[int] = []
+        contents: list[bytes] = []
+        new: dict[bytes, None] = {}
 
         def new_ones() -> Iterator[ImageArray]:
             for image in images:
-                before, content = len(distinct), sha256(image.tobytes()).digest()
-                places.append(distinct.setdefault(content, before))
-                if len(distinct) > before:
+                content = sha256(image.tobytes()).digest()
+                contents.append(content)
+                if content not in known and content not in new:
+                    new[content] = None
                     yield image
 
         features = [self._encode(batch) for batch in _batches(new_ones(), self.batch, side)]
-        return torch.cat(features)[places]
+        known.update(zip(new, (row for batch in features for row in batch), strict=True))
+        return torch.stack([known[content] for content in contents])
 
     def scores(self, features: Tensor, texts: Tensor) -> Tensor:
         """Score images against names.

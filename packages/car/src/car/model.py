@@ -92,6 +92,7 @@ class Scene:
 
     def __init__(self, image: ImageArray, saliency: Saliency, device: torch.device) -> None:
         self.image, self._saliency, self._device = image, saliency, device
+        self.embeddings: dict[bytes, Tensor] = {}  # of prompted images, by content
 
     @cached_property
     def features(self) -> ImageFeatures:
@@ -232,7 +233,8 @@ class CaR:
         if len(alive) == 1:  # a softmax over one name
             matrix = np.ones((1, 1), dtype=np.float32)
         else:
-            matrix = texts.score(self.classifier, self.classifier.encode(kept_pictures or pictures))
+            seen = self.classifier.encode(kept_pictures or pictures, scene.embeddings)
+            matrix = texts.score(self.classifier, seen)
         kept = select(np.diagonal(matrix), config.confidence_threshold)
         return Step(tuple(alive), tuple(queries), maps, kept_pictures, matrix, kept)
 
