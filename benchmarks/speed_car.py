@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     prompted = [VisualPrompter(image, ("circle", "blur"))(mask, 0.5) for mask in maps]
     probability = with_background(maps, 1.0)
 
+    def maps_of_a_new_image() -> object:
+        """Compute also what is kept for later steps."""
+        new = car.saliency.mean_feature(features.feature.tokens)
+        return car.saliency.maps(replace(features, feature=new), names, background, 0.4)
+
     def prompt() -> None:
         prompter = VisualPrompter(image, ("circle", "blur"))
         for mask in maps:
@@ -108,7 +114,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     stages: dict[str, Callable[[], object]] = {
         "trunk": lambda: car.saliency.encode(image),
-        "gradients_and_maps": lambda: car.saliency.maps(features, names, background, 0.4),
+        "gradients_and_maps": maps_of_a_new_image,
         "prompts": prompt,
         "classifier": lambda: car.classifier.encode(prompted),
         "crf": lambda: DenseCRF(crf_image(image)).marginals(probability),
