@@ -10,8 +10,8 @@ from functools import wraps
 from typing import Any
 
 import torch
+from measuring import FlopCounter
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from openvocab.clip.model import CLIP, VisionTransformer
 from openvocab.stages import Stage
@@ -38,7 +38,7 @@ class Meter:
     """
 
     spent: dict[str, Spent]
-    counter: FlopCounterMode | None = None
+    counter: FlopCounter | None = None
     _running: list[str] = field(default_factory=lambda: [REST])
     _since: float = field(default_factory=time.perf_counter)
     _counted: int = 0
@@ -49,9 +49,8 @@ class Meter:
         spent = self.spent[self._running[-1]]
         spent.seconds += now - self._since
         if self.counter is not None:
-            total = int(self.counter.get_total_flops())
-            spent.flops += total - self._counted
-            self._counted = total
+            spent.flops += self.counter.total - self._counted
+            self._counted = self.counter.total
         self._since = time.perf_counter()
 
     @contextmanager
@@ -74,7 +73,7 @@ def metered(stages: tuple[Stage, ...], *, flops: bool) -> Iterator[Meter]:
     Counting operations slows small ones down, so time is measured in a run of its own.
     """
     with ExitStack() as stack:
-        counter = stack.enter_context(FlopCounterMode(display=False)) if flops else None
+        counter = stack.enter_context(FlopCounter()) if flops else None
         meter = Meter({stage.key: Spent() for stage in stages} | {REST: Spent()}, counter)
         for stage in stages:
             for owner, name in stage.calls:

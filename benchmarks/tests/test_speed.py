@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import measuring
 import speed
+
+from san import SAN, san_vit_b_16
 
 
 def test_flops_of_a_product_are_known() -> None:
@@ -41,3 +45,20 @@ def test_peak_memory_is_that_of_the_process(tmp_path: Path) -> None:
 def test_the_decided_san_segments_with_many_names() -> None:
     found = speed.segment_large(200, 64, 96)
     assert found["names_found"] > 3
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_operations_are_those_that_torchs_counter_counts(inference: bool) -> None:
+    network = SAN(san_vit_b_16()).eval()
+    image, classes = torch.randn(1, 3, 96, 128), torch.randn(5, network.config.clip.embed_dim)
+
+    def work() -> None:
+        network(image, classes)
+        F.interpolate(image, scale_factor=2, mode="bilinear")
+
+    with torch.inference_mode(inference):
+        with FlopCounterMode(display=False) as torchs:
+            work()
+        with measuring.FlopCounter() as ours:
+            work()
+    assert ours.total == torchs.get_total_flops() > 1e9

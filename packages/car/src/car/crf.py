@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -61,17 +62,13 @@ class DenseCRF:
     ) -> None:
         self.config = config = config or CRFConfig()
         self.size = image.shape[:2]
-        position, colour = _features(image, device)
-        smooth = position / config.smooth_deviation
-        bilateral = torch.cat(
-            [position / config.bilateral_deviation, colour / config.colour_deviation], dim=1
-        )
+        colour = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, 3).float().to(device)
+        place = _positions(self.size, device) / config.bilateral_deviation
+        bilateral = _kernel(torch.cat([place, colour / config.colour_deviation], dim=1))
+        smooth = _smooth_kernel(self.size, config.smooth_deviation, device)
         self._terms = [
-            (weight, lattice, (lattice.filter(lattice_ones) + 1e-20).rsqrt())
-            for weight, lattice, lattice_ones in (
-                (config.smooth_weight, PermutohedralLattice(smooth), _ones(smooth)),
-                (config.bilateral_weight, PermutohedralLattice(bilateral), _ones(bilateral)),
-            )
+            (config.smooth_weight, *smooth),
+            (config.bilateral_weight, *bilateral),
         ]
 
     def marginals(self, probability: Tensor, iterations: int | None = None) -> Tensor:
@@ -144,14 +141,22 @@ def with_background(
     return probability
 
 
-def _features(image: NDArray[np.uint8], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Return positions (N, 2), x first, and colours (N, 3) of all pixels, as float32."""
-    height, width = image.shape[:2]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    position = torch.stack([x, y], dim=-1).reshape(-1, 2).float()
-    colour = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, 3).float()
-    return position.to(device), colour.to(device)
+def _positions(size: tuple[int, int], device: torch.device | str) -> Tensor:
+    """Return the positions (H * W, 2) of all pixels, x first, as float32."""
+    y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2).float().to(device)
 
 
-def _ones(features: Tensor) -> Tensor:
-    return torch.ones(len(features), 1, device=features.device)
+def _kernel(features: Tensor) -> tuple[PermutohedralLattice, Tensor]:
+    """Return the lattice of (N, F) features, and what normalises its filter symmetrically."""
+    lattice = PermutohedralLattice(features)
+    ones = torch.ones(len(features), 1, device=features.device)
+    return lattice, (lattice.filter(ones) + 1e-20).rsqrt()
+
+
+@lru_cache(maxsize=1)
+def _smooth_kernel(
+    size: tuple[int, int], deviation: float, device: torch.device | str
+) -> tuple[PermutohedralLattice, Tensor]:
+    """Return the kernel that only looks at positions, the same for all images of a size."""
+    return _kernel(_positions(size, device) / deviation)
