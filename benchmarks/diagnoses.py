@@ -8,14 +8,14 @@ way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import car.diagnosis
 import ovseg.diagnosis
 import san.diagnosis
-from car.segmenter import CaRSegmenter
+from car.diagnosis import FirstSteps
 from openvocab.image import ImageArray
 from openvocab.masks import decode_labels
 from openvocab.metrics import IntArray
@@ -28,7 +28,7 @@ Codes = Mapping[str, Mapping[int, Mapping[str, Any]]]
 TRUE_MASKS, TRUE_NAMES = "true-masks", "true-names"
 PRESENCE, ONE_STEP = "known-presence", "one-step"
 PARTS = (TRUE_MASKS, TRUE_NAMES, PRESENCE, ONE_STEP)
-LENGTHY = (TRUE_NAMES, PRESENCE, ONE_STEP)  # those that run the method again, or much of it
+LENGTHY = (TRUE_NAMES, PRESENCE)  # those that run the method again, or much of it
 _MODULES = {"san": san.diagnosis, "ovseg": ovseg.diagnosis, "car": car.diagnosis}
 
 
@@ -58,7 +58,11 @@ class Told:
 
 
 def diagnoses_of(
-    method: str, segmenter: Segmenter, known: KnownTruth, found: Codes
+    method: str,
+    segmenter: Segmenter,
+    known: KnownTruth,
+    found: Codes,
+    first_steps: FirstSteps | None = None,
 ) -> dict[str, Segmenter]:
     """Return what is evaluated to diagnose a method, by name.
 
@@ -67,6 +71,7 @@ def diagnoses_of(
         segmenter: of this method.
         known: the data that they are evaluated on.
         found: what the method itself found, run-length codes by label, by id of the sample.
+        first_steps: what CaR's first steps left while it found that; None for other methods.
     """
     module: Any = _MODULES[method]
     labellers: dict[str, Labeller] = {
@@ -80,8 +85,8 @@ def diagnoses_of(
         part: Told(segmenter, part, known, label)  # type: ignore[dict-item]
         for part, label in labellers.items()
     }
-    if isinstance(segmenter, CaRSegmenter):
-        told[ONE_STEP] = segmenter.with_config(replace(segmenter.config, max_steps=1))
+    if first_steps is not None:
+        told[ONE_STEP] = first_steps.one_step()
     return told
 
 

@@ -21,6 +21,7 @@ from layout import COSTS_FILE, CROPS_FILE, REFUSED_FILE, read_json, run_folder
 from measuring import peak_memory_gib
 from quality import find_data, is_world, load_method, shard
 
+from car.diagnosis import FirstSteps
 from car.segmenter import CaRSegmenter
 from openvocab.cli import run
 from openvocab.errors import InputError
@@ -64,13 +65,15 @@ def evaluate_method(args: argparse.Namespace) -> None:
     data = find_data(args.data, args.data_root)
     device = choose_device(args.device)
     segmenter = load_method(args.method, args.weights, data, device)
+    diagnosed = args.diagnoses and isinstance(segmenter, CaRSegmenter)
+    first_steps = FirstSteps(segmenter) if diagnosed else None
     timed = Timed(segmenter)
     result = _evaluate(timed, data, folder, args, save_predictions=True)
     if timed.seconds:
         write_text(folder / COSTS_FILE, json.dumps(costs(timed.seconds, before)) + "\n")
     if args.diagnoses:
         found = {r.id: r.segments or {} for r in read_records(folder, result.card)}
-        diagnose(segmenter, data, found, folder, args)
+        diagnose(segmenter, data, found, folder, args, first_steps)
     if isinstance(segmenter, CaRSegmenter) and is_world(data) and shard()[0] == 0:
         _measure_crops(segmenter, folder, args)
 
@@ -91,12 +94,17 @@ def costs(seconds: Sequence[float], before: float) -> dict[str, Any]:
 
 
 def diagnose(
-    segmenter: Segmenter, data: SampleSet, found: Codes, folder: Path, args: argparse.Namespace
+    segmenter: Segmenter,
+    data: SampleSet,
+    found: Codes,
+    folder: Path,
+    args: argparse.Namespace,
+    first_steps: FirstSteps | None = None,
 ) -> None:
     """Evaluate the method with parts of the truth, and write why some of them cannot be told."""
     known = KnownTruth(data)
     refused = {}
-    for part, told in diagnoses_of(args.method, segmenter, known, found).items():
+    for part, told in diagnoses_of(args.method, segmenter, known, found, first_steps).items():
         print(f"{args.method}, {part}", file=sys.stderr, flush=True)
         limit = args.again if part in LENGTHY else None
         try:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from multiprocessing.connection import Connection
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -136,6 +137,12 @@ def peak_memory_gib() -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
+def start_server() -> None:
+    """Let the server of `in_fresh_process` import what it needs, while this process goes on."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_IMPORTED))
+    ensure_running()
+
+
 def in_fresh_process(
     script: str | Path, arguments: Sequence[str], *, show: bool = False
 ) -> dict[str, Any]:
@@ -151,8 +158,8 @@ def in_fresh_process(
     Raises:
         RuntimeError: it failed; with what it said.
     """
+    start_server()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_IMPORTED))
     ours, theirs = context.Pipe()
     process = context.Process(target=_run_script, args=(str(script), arguments, show, theirs))
     process.start()

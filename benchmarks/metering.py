@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from measuring import FlopCounter
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from openvocab.clip.model import CLIP, VisionTransformer
 from openvocab.stages import Stage
@@ -235,9 +238,24 @@ class _Watch:
         return wrapped
 
 
+class _ShapesOnly(TorchDispatchMode):
+    """Leaves products out: their results have the right shapes, and nothing in them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, or only say what its result would look like."""
+        kwargs = kwargs or {}
+        if func.overloadpacket not in flop_registry:
+            return func(*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        empty = partial(torch.zeros_like, device="cpu")
+        return tree_map_only(Tensor, empty, func(*args, **kwargs))
+
+
 @contextmanager
 def kept_for_training(parameters: list[nn.Parameter]) -> Iterator[list[int]]:
     """Count the bytes that a forward pass keeps for its backward pass, without the weights.
+
+    The pass must not depend on what it computes: only shapes are right.
 
     Yields:
         A list of the sizes, one for each distinct storage.
@@ -252,5 +270,5 @@ def kept_for_training(parameters: list[nn.Parameter]) -> Iterator[list[int]]:
             sizes.append(storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _ShapesOnly():
         yield sizes

@@ -22,7 +22,7 @@ from ovseg import load_ovseg
 from ovseg.evaluate import with_published_weight
 from san import load_san
 
-AGAIN = 48
+AGAIN = 32
 _FOLDERS = ("images", "labels", "names.txt")
 
 

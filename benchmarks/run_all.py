@@ -32,7 +32,7 @@ import torch
 import yaml
 from comparison import collect, seen_classes
 from layout import read_json
-from measuring import in_fresh_process
+from measuring import in_fresh_process, start_server
 from quality import Missing, Plan, check_weights, evaluate_all, find_data
 from report import METHODS, build_report
 
@@ -49,7 +49,7 @@ from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).resolve().parent
 # Seconds after which a method's curves of latency end early, so that a whole run takes minutes.
-SHORT, LONG = 6, 3600
+SHORT, LONG = 5, 3600
 PATIENCE = timedelta(days=7)  # of processes that wait for others to finish their images
 
 
@@ -242,6 +242,7 @@ def compare_all(args: argparse.Namespace) -> int:
     """Score, measure, and report; of several processes the first does what is not scoring."""
     start = time.monotonic()
     asked = read_request(args)
+    start_server()
     with join_world("cpu", PATIENCE) as world:
         request, data, missing = preflight(asked)
         for known in data.values():

@@ -9,10 +9,13 @@ import torch
 
 from car.classifier import MaskClassifier
 from car.config import CaRConfig
+from car.diagnosis import FirstSteps
 from car.labels import merge_descriptions, paint
 from car.mean_gradient import MeanFeature
 from car.model import CaR, select
+from car.segmenter import CaRSegmenter
 from openvocab.errors import InputError
+from openvocab.vocabulary import Vocabulary
 
 NEAR = 1e-4
 
@@ -220,3 +223,30 @@ def test_equal_pictures_are_encoded_once(tiny_clips, photo) -> None:
         classifier.encode([dark, photo[::-1], photo], known), apart[[1, 4, 0]]
     )
     assert seen.images == [1]
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_one_step_is_known_from_the_first_of_a_recurrence(
+    recorded_clips, case_config, meta, golden, faithful: bool, monkeypatch
+) -> None:
+    with np.load(golden / "case_multi3.npz") as file:
+        image = file["image"]
+    both = {"faithful": faithful, "stuff_visual_prompt_type": ("black",)}  # two passes
+    config = replace(case_config("multi3"), **both)
+    names = meta["multi3"]["names"]
+    things = tuple(index % 2 == 0 for index in range(len(names)))
+    vocabulary = Vocabulary(tuple(names), things=things)
+    segmenter = CaRSegmenter(*recorded_clips, config, cache_dir=False)
+    alone = segmenter.with_config(replace(config, max_steps=1))
+    expected = alone.segment(image, vocabulary, return_scores=True)
+    first = FirstSteps(segmenter)
+    whole = segmenter.segment(image, vocabulary)
+    assert (whole.labels != expected.labels).any()  # the recurrence did something
+    told = first.one_step()
+    assert told.describe() == alone.describe()
+    again = told.segment(image[:, ::-1], vocabulary)  # never seen: computed
+    np.testing.assert_array_equal(again.labels, alone.segment(image[:, ::-1], vocabulary).labels)
+    monkeypatch.setattr(told.car.saliency, "encode", None)  # seen: not looked at again
+    found = told.segment(image, vocabulary, return_scores=True)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)

@@ -6,8 +6,15 @@ Its own masks with true names need no function: they are the regions of its labe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
 import numpy as np
 
+from car.config import CaRConfig
+from car.model import Found, Scene, Survivors
 from car.segmenter import CaRSegmenter, queries
 from car.visual_prompts import VisualPrompter
 from openvocab.image import ImageArray
@@ -50,3 +57,48 @@ def label_true_masks(
     for label, word in zip(classes, best, strict=True):
         labels[truth == label] = ids[word]
     return labels
+
+
+class FirstSteps:
+    """Notes what the first step of each recurrence leaves, to know what one step would have found.
+
+    Args:
+        segmenter: is noted from now on.
+    """
+
+    def __init__(self, segmenter: CaRSegmenter) -> None:
+        self._segmenter, self._find = segmenter, segmenter.car.find
+        self._left: dict[tuple[Any, ...], Survivors] = {}
+        segmenter.car.find = self._note  # type: ignore[method-assign]
+
+    def one_step(self) -> CaRSegmenter:
+        """Return a CaR without recurrence, which looks at images again only if it has to."""
+        segmenter = self._segmenter
+        other = segmenter.with_config(replace(segmenter.config, max_steps=1))
+        find = other.car.find
+
+        def recall(
+            scene: Scene, names: Sequence[str], config: CaRConfig | None = None, **options: Any
+        ) -> Found:
+            left = self._left.get(_key(scene, names, config))
+            if left is None or options.get("keep_steps"):
+                return find(scene, names, config, **options)
+            marginals = bool(options.get("return_marginals"))
+            return other.car.end(scene, left, len(names), config or other.config, marginals)
+
+        other.car.find = recall  # type: ignore[method-assign]
+        return other
+
+    def _note(
+        self, scene: Scene, names: Sequence[str], config: CaRConfig | None = None, **options: Any
+    ) -> Found:
+        found = self._find(scene, names, config, **options)
+        if found.first is not None:
+            self._left[_key(scene, names, config)] = found.first
+        return found
+
+
+def _key(scene: Scene, names: Sequence[str], config: CaRConfig | None) -> tuple[Any, ...]:
+    """Return all that decides what the first step leaves."""
+    apart = None if config is None else replace(config, max_steps=1)
+    return sha256(scene.image.tobytes()).digest(), scene.image.shape, tuple(names), str(apart)

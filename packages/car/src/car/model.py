@@ -68,6 +68,21 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Survivors:
+    """What a step leaves: K names with their masks.
+
+    Attributes:
+        names: (K,) places of the names in the original list.
+        scores: (K,) of the step.
+        proposals: K masks, or more where the original carries those of dropped names along.
+    """
+
+    names: tuple[int, ...]
+    scores: NDArray[np.float32]
+    proposals: Proposals
+
+
+@dataclass(frozen=True)
 class Found:
     """What the recurrence ends with, for N names.
 
@@ -75,6 +90,7 @@ class Found:
         masks: (N, H, W) bool.
         scores: (N,) of the last step, 0 for names that were dropped.
         marginals: (N, H, W) float32 of the CRF, 0 for names that were dropped; if asked for.
+        first: what the first step left.
         steps: all of them, if asked for.
         crf_probability: with the steps: what the CRF was given (..., L, H, W), background first;
             None where nothing was found.
@@ -83,6 +99,7 @@ class Found:
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     marginals: NDArray[np.float32] | None = None
+    first: Survivors | None = None
     steps: tuple[Step, ...] = ()
     crf_probability: Tensor | None = None
 
@@ -178,6 +195,7 @@ class CaR:
         prompter = VisualPrompter(scene.image, config.visual_prompt_type)
         carried: Proposals | None = None
         count, taken, steps = 0, 0, []
+        first: Survivors | None = None
         while True:
             taken += 1
             step = self._step(
@@ -194,13 +212,13 @@ class CaR:
             queries = [config.cam_text_template.format(names[index]) for index in alive]
             texts = texts.keep(kept)
             scores = step.scores[kept]
+            left = Survivors(tuple(alive), scores, carried)
+            first = first or left
             convincing = int((scores > 0).sum())
             if convincing == count or taken == config.max_steps:
                 break
             count = convincing
-        found = self._follow_edges(
-            scene, carried, alive, scores, len(names), config, return_marginals
-        )
+        found = replace(self.end(scene, left, len(names), config, return_marginals), first=first)
         if keep_steps:
             recorded = self._crf_input(carried, config) if carried.any() else None
             found = replace(found, steps=tuple(steps), crf_probability=recorded)
@@ -279,30 +297,28 @@ class CaR:
             for q in crf.marginals(self._crf_input(some, config)):  # (2, H, W)
                 yield q.argmax(dim=0).cpu().numpy() == 1, q[1]
 
-    def _follow_edges(
+    @torch.no_grad()
+    def end(
         self,
         scene: Scene,
-        proposals: Proposals,
-        alive: list[int],
-        scores: NDArray[np.float32],
+        left: Survivors,
         count: int,
         config: CaRConfig,
-        return_marginals: bool,
+        return_marginals: bool = False,
     ) -> Found:
-        """Run the CRF, and give its masks to the names they belong to.
+        """Run the CRF on what a step left, and give its masks to the names they belong to.
 
         In faithful mode the original's order is kept: masks that win no pixel may vanish, so that
         those behind them move up to other names.
 
         Args:
             scene: the image.
-            proposals: K masks.
-            alive: (K,) the names they belong to.
-            scores: (K,) their scores.
+            left: the names and their masks.
             count: N, of all names.
             config: how.
             return_marginals: also keep what the CRF says.
         """
+        proposals, alive, scores = left.proposals, list(left.names), left.scores
         size = scene.image.shape[:2]
         marginals = np.zeros((count, *size), dtype=np.float32) if return_marginals else None
         found = Found(
