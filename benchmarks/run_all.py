@@ -49,7 +49,7 @@ from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).resolve().parent
 # Seconds after which a method's curves of latency end early, so that a whole run takes minutes.
-SHORT, LONG = 5, 3600
+SHORT, LONG = 18, 3600
 PATIENCE = timedelta(days=7)  # of processes that wait for others to finish their images
 
 
