@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from multiprocessing.connection import Connection
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -27,6 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from openvocab.files import write_text
 
 SIDE = 4096
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # Importing these takes seconds: a server does it once, and processes that measure are its forks.
 _IMPORTED = (
     "torch",
@@ -139,8 +139,11 @@ def peak_memory_gib() -> float:
 
 def start_server() -> None:
     """Let the server of `in_fresh_process` import what it needs, while this process goes on."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_IMPORTED))
-    ensure_running()
+    if _METHOD == "forkserver":
+        from multiprocessing.forkserver import ensure_running  # cannot be imported on Windows
+
+        multiprocessing.get_context(_METHOD).set_forkserver_preload(list(_IMPORTED))
+        ensure_running()
 
 
 def in_fresh_process(
@@ -159,7 +162,7 @@ def in_fresh_process(
         RuntimeError: it failed; with what it said.
     """
     start_server()
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context(_METHOD)
     ours, theirs = context.Pipe()
     process = context.Process(target=_run_script, args=(str(script), arguments, show, theirs))
     process.start()

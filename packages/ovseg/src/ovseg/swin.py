@@ -250,7 +250,7 @@ def relative_position_index(window: int) -> Tensor:
     """Return, for each pair of tokens in a window, its row of the bias table (N, N)."""
     y, x = np.indices((window, window)).reshape(2, -1)  # each (N,)
     dy, dx = (axis[:, None] - axis + window - 1 for axis in (y, x))
-    return torch.from_numpy(dy * (2 * window - 1) + dx)
+    return torch.as_tensor(dy * (2 * window - 1) + dx)
 
 
 def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
