@@ -42,7 +42,7 @@ SIDE = 480
 REGIONS = 2  # crops that OVSeg's CLIP is shown here; it is shown up to 100
 NAMES = ("sky", "grass", "road", "dog")
 OTHER_NAMES = ("sea", "sand", "path", "cat")  # not yet encoded
-FORMAT = "openvocab-structure-3"
+FORMAT = "openvocab-structure-4"
 
 
 @dataclass(frozen=True)
