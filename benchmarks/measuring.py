@@ -31,7 +31,7 @@ _METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods(
 _IMPORTED = (
     "torch",
     "open_clip.tokenizer",
-    "openvocab.evaluation",
+    "openvocab.evaluation.run",
     "san.segmenter",
     "ovseg.segmenter",
     "car.segmenter",
@@ -147,14 +147,14 @@ def start_server() -> None:
 
 
 def in_fresh_process(
-    script: str | Path, arguments: Sequence[str], *, show: bool = False
+    module: str, arguments: Sequence[str], *, show: bool = False
 ) -> dict[str, Any]:
-    """Run a script that prints JSON as its last line; add the process's peak resident memory.
+    """Run a module that prints JSON as its last line; add the process's peak resident memory.
 
     The process ends when this one does, however that ends.
 
     Args:
-        script: file of the script.
+        module: its dotted name, such as "benchmarks.structure.latency".
         arguments: its arguments.
         show: let its messages and bars through while it runs.
 
@@ -164,7 +164,7 @@ def in_fresh_process(
     start_server()
     context = multiprocessing.get_context(_METHOD)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run_script, args=(str(script), arguments, show, theirs))
+    process = context.Process(target=_run_module, args=(module, arguments, show, theirs))
     process.start()
     theirs.close()
     try:
@@ -174,19 +174,18 @@ def in_fresh_process(
     process.join()
     ours.close()
     if failure:
-        raise RuntimeError(f"{script} {' '.join(arguments)} failed: {failure}")
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed: {failure}")
     return {**json.loads(printed.strip().splitlines()[-1]), "peak_gib": peak}
 
 
-def _run_script(script: str, arguments: Sequence[str], show: bool, parent: Connection) -> None:
-    """Run a script as if it had been started, and send what it printed and why it failed."""
+def _run_module(module: str, arguments: Sequence[str], show: bool, parent: Connection) -> None:
+    """Run a module as if it had been started, and send what it printed and why it failed."""
     Thread(target=lambda: parent.poll(None) and os._exit(1), daemon=True).start()
-    sys.argv, printed, said = [script, *arguments], StringIO(), StringIO()
-    sys.path[:0] = [str(Path(script).parent), str(Path(__file__).parent)]
+    sys.argv, printed, said = [module, *arguments], StringIO(), StringIO()
     failure = ""
     try:
         with redirect_stdout(printed), nullcontext() if show else redirect_stderr(said):
-            runpy.run_path(script, run_name="__main__")
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as stop:
         failure = f"exit code {stop.code}" if stop.code else ""
     except BaseException:  # whatever it is, the parent has to hear of it

@@ -24,30 +24,27 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import latency
-import structure
 import torch
 import yaml
-from comparison import collect, seen_classes
-from layout import read_json
-from measuring import in_fresh_process, start_server
-from quality import Missing, Plan, check_weights, evaluate_all, find_data
-from report import METHODS, build_report
 
 import openvocab
+from benchmarks.layout import read_json
+from benchmarks.measuring import in_fresh_process, start_server
+from benchmarks.quality.comparison import collect, seen_classes
+from benchmarks.quality.plan import Missing, Plan, check_weights, evaluate_all, find_data
+from benchmarks.reporting.report import METHODS, build_report
+from benchmarks.structure import latency
+from benchmarks.structure import measure as structure
 from openvocab.cli import run
 from openvocab.config import near_matches
+from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
+from openvocab.evaluation.results import Result, diff_cards
 from openvocab.files import write_text
-from openvocab.metrics import CONVENTIONS
-from openvocab.results import Result, diff_cards
-from openvocab.samples import SampleSet
+from openvocab.metrics.scores import CONVENTIONS
 from openvocab.training.distributed import join_world
 from openvocab.vocabulary import WORLD
 
-HERE = Path(__file__).resolve().parent
 # Seconds after which a method's curves of latency end early, so that a whole run takes minutes.
 SHORT, LONG = 18, 3600
 PATIENCE = timedelta(days=7)  # of processes that wait for others to finish their images
@@ -209,7 +206,7 @@ def measure_structure(models: Sequence[str], results: Path, *, full: bool, resum
     for method in models:
         words = [method, "--curves", str(LONG)] if full else [method]
         path = results / f"structure-{method}.json"
-        _measure("structure", path, words, structure.FORMAT, resume, "curves" if full else None)
+        _measure("measure", path, words, structure.FORMAT, resume, "curves" if full else None)
 
 
 def measure_latency(weights: Mapping[str, str], results: Path, *, resume: bool) -> None:
@@ -232,7 +229,7 @@ def _measure(
         return
     print(f"{what} of {words[0]} ...", flush=True)
     start = time.monotonic()
-    found = in_fresh_process(HERE / f"{what}.py", words)
+    found = in_fresh_process(f"benchmarks.structure.{what}", words)
     found["code_version"] = openvocab.__version__
     write_text(path, json.dumps(found, indent=1) + "\n")
     print(f"{what} of {words[0]}: {time.monotonic() - start:.0f} s", flush=True)

@@ -126,7 +126,7 @@ class Archives:
         return raw
 
     def _context_json(self, names, raw, lists) -> None:
-        from openvocab.masks import encode_rle
+        from openvocab.formats.run_length import encode_rle
 
         images = [
             {"image_id": i, "file_name": f"{s}.jpg", "height": r.shape[0], "width": r.shape[1]}
@@ -191,7 +191,7 @@ class Archives:
 
     def refer(self, folder: str = "refcoco", file: str = "refs(unc).p") -> None:
         """REFER's files: pickles as Python 2 wrote them (protocol 2), masks as polygons and RLE."""
-        from openvocab.masks import encode_rle
+        from openvocab.formats.run_length import encode_rle
 
         base = self.root / folder
         base.mkdir(parents=True, exist_ok=True)

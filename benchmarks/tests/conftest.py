@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks import run_all
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import run_all
 
 from car.config import CaRConfig
 from car.segmenter import CaRSegmenter
 from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
-from openvocab.weights import save_state_dict
+from openvocab.weights.state_dict import save_state_dict
 from ovseg import InferenceConfig, OVSeg, OVSegConfig, OVSegSegmenter, RegionConfig, save_model
 from ovseg.config import SwinConfig
 from san import SAN, SANConfig, SANSegmenter

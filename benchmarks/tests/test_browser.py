@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import three_methods
-from latency import NAME_COUNTS, SIDES
-from layout import read_json
-from report import METHODS, build_report
+from benchmarks.layout import read_json
+from benchmarks.reporting import three_methods
+from benchmarks.reporting.report import METHODS, build_report
+from benchmarks.structure.latency import NAME_COUNTS, SIDES
 
 # Chromium takes commands from descriptor 3 and answers on 4.
 _START = """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-import controls
 import numpy as np
 import pytest
+from benchmarks.quality import controls
 
-from openvocab.metrics import scores
+from openvocab.metrics.scores import scores
 
 
 def test_exchanged_names_leave_nothing_of_perfect_masks() -> None:

@@ -11,7 +11,7 @@ import torch
 import car.diagnosis
 import ovseg.diagnosis
 import san.diagnosis
-from openvocab.oracle import masks_of_labels
+from openvocab.evaluation.oracle import masks_of_labels
 from openvocab.vocabulary import Vocabulary
 
 NAMES = Vocabulary(("sky", "grass", "quux", "dog"), things=(False, False, True, True))

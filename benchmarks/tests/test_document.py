@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 
-import document
 import numpy as np
 import pytest
+from benchmarks.reporting import document
 from PIL import Image
 
-from openvocab.bootstrap import Interval
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.results import ProtocolCard, Result
+from openvocab.evaluation.results import ProtocolCard, Result
+from openvocab.metrics.bootstrap import Interval
 
 METHODS = ("san", "ovseg", "car")
 # A number with a unit of what is measured; outside of blocks there must be none.
@@ -31,7 +31,9 @@ def test_documents_say_what_the_json_says(path) -> None:
 @pytest.mark.parametrize("path", document.documents(), ids=lambda path: path.name)
 def test_measured_numbers_stand_in_blocks_alone(path) -> None:
     text = CODE.sub("", document.BLOCK.sub("", path.read_text("utf-8")))
-    assert not MEASURED.findall(text), f"{path}: give it a block, see benchmarks/document.py"
+    assert not MEASURED.findall(text), (
+        f"{path}: give it a block, see benchmarks/reporting/document.py"
+    )
 
 
 def test_measured_numbers_are_recognised() -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "metrics_speed.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "speed" / "confusion_matrix.py"
 
 
 def test_it_measures_every_way_and_finds_them_equal(tmp_path):

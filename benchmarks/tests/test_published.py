@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import run_all
 import torch
+from benchmarks import run_all
+from benchmarks.quality.published import FILE
+from benchmarks.reporting.report import read_page
 from PIL import Image
-from published import FILE
-from report import read_page
 
 from car.config import CaRConfig
 from openvocab.datasets.catalog import CATALOG
-from openvocab.metrics import CONVENTIONS
+from openvocab.metrics.scores import CONVENTIONS
 from ovseg import OVSeg, OVSegSegmenter, load_published
 from san import SAN, SANSegmenter, san_vit_b_16, san_vit_large_14
 

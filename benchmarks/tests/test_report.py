@@ -7,20 +7,16 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
-import charts
-import diagram
-import figures
-import layout
 import numpy as np
 import pytest
-import report
-import structure_table
-from published import FILE, differences, published
+from benchmarks import layout
+from benchmarks.quality.published import FILE, differences, published
+from benchmarks.reporting import charts, diagram, figures, report, structure_table
 
 from openvocab.cli import run
 from openvocab.datasets.catalog import CATALOG
-from openvocab.metrics import CONVENTIONS
-from openvocab.results import ProtocolCard, Result
+from openvocab.evaluation.results import ProtocolCard, Result
+from openvocab.metrics.scores import CONVENTIONS
 from openvocab.vocabulary import available_vocabularies
 
 KNOWN = available_vocabularies()

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import run_all
-from report import build_report
+from benchmarks import run_all
+from benchmarks.reporting.report import build_report
 
 from openvocab.cli import run
-from openvocab.results import Result
+from openvocab.evaluation.results import Result
 
 METHODS = ("san", "ovseg", "car")
 SCRIPT = str(Path(run_all.__file__).resolve())

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmarks import measuring
+from benchmarks.speed import san_image as speed
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import measuring
-import speed
 
 from san import SAN, san_vit_b_16
 
@@ -32,14 +28,14 @@ def test_best_times_runs_everything_in_turn() -> None:
 
 
 def test_peak_memory_is_that_of_the_process(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
+    script = tmp_path / "measured_module.py"
     script.write_text("import sys\nx = b'1' * int(sys.argv[1])\nprint('{\"n\": 3}')\n")
-    small, large = (measuring.in_fresh_process(script, [n]) for n in ("1", "1500000000"))
+    small, large = (measuring.in_fresh_process("measured_module", [n]) for n in ("1", "1500000000"))
     assert large["n"] == 3 and small["peak_gib"] < 1
     assert 1.39 < large["peak_gib"] - small["peak_gib"] < 1.41
     script.write_text("raise ValueError('what went wrong')")
     with pytest.raises(RuntimeError, match="what went wrong"):
-        measuring.in_fresh_process(script, [])
+        measuring.in_fresh_process("measured_module", [])
 
 
 def test_the_decided_san_segments_with_many_names() -> None:

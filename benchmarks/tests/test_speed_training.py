@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[1]
 def speed_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     sys.modules.pop("speed_training", None)
-    import speed_training
+    from benchmarks.speed import training_step as speed_training
 
     return speed_training
 

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
-import structure
 import torch
-from latency import curves, picture
-from metering import Spent, kept_for_training, metered, traced
-from structure import NAMES, Subject, measure
+from benchmarks.structure import measure as structure
+from benchmarks.structure.latency import curves, picture
+from benchmarks.structure.measure import NAMES, Subject, measure
+from benchmarks.structure.metering import Spent, kept_for_training, metered, traced
 
 import car.stages
 import ovseg.stages

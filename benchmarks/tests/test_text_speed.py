@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "text_speed.py"
+SCRIPT = Path(__file__).parents[1] / "speed" / "text_embeddings.py"
 
 
 def test_both_ways_agree_and_the_result_is_kept(tmp_path: Path) -> None:

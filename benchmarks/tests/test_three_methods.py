@@ -6,10 +6,9 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 
-import figures
 import pytest
-import three_methods
-from three_methods import DATA, DOCS, PAGES
+from benchmarks.reporting import figures, three_methods
+from benchmarks.reporting.three_methods import DATA, DOCS, PAGES
 
 from openvocab.cli import run
 

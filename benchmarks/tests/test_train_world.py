@@ -7,10 +7,10 @@ import json
 import subprocess
 
 import pytest
-import train_world
+from benchmarks.experiments import train_world
 
 from openvocab.errors import InputError
-from openvocab.shipped import world_file
+from openvocab.weights.shipped import world_file
 
 ONCE = ("--run.batch", "5", "--run.workers", "0", "--run.log-period", "1", "--run.eval-period", "0")
 SHORT = {

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from report import read_page
+from benchmarks.reporting.report import read_page
 
-from openvocab.results import Result
+from openvocab.evaluation.results import Result
 from openvocab.world import seen_labels
 
 

@@ -15,7 +15,7 @@ from car.config import CaRConfig
 from car.segmenter import CaRSegmenter
 from openvocab.clip import load_clip
 from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
-from openvocab.weights import save_state_dict
+from openvocab.weights.state_dict import save_state_dict
 
 HERE = Path(__file__).parent
 LISTS = (

@@ -16,8 +16,8 @@ from car.config import named_config
 from car.evaluate import summarise
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.protocol import ProtocolCard
-from openvocab.results import Result
+from openvocab.evaluation.protocol import ProtocolCard
+from openvocab.evaluation.results import Result
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from car import evaluate
 from car.config import named_config
 from openvocab.cli import run
 from openvocab.datasets.referring import REFERRING
+from openvocab.evaluation.results import Result
 from openvocab.prepare import main as prepare
-from openvocab.results import Result
 from openvocab.vocabulary import Vocabulary
 
 SEMANTIC = {

@@ -6,7 +6,7 @@ import pytest
 from car.labels import merge_descriptions, paint
 from car.sam import load_sam, match_masks
 from openvocab.errors import InputError
-from openvocab.metrics import ConfusionMatrix, scores, without_background
+from openvocab.metrics.scores import ConfusionMatrix, scores, without_background
 
 
 @pytest.fixture(scope="module")

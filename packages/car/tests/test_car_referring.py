@@ -11,8 +11,8 @@ from car import evaluate
 from car.referring import evaluate_referring, score_records, sentences_of
 from openvocab.datasets.referring import DATA, IMAGES, ReferringSample, load_referring
 from openvocab.errors import InputError
-from openvocab.evaluation_log import ImageRecord
-from openvocab.metrics import count_pairs
+from openvocab.evaluation.log import ImageRecord
+from openvocab.metrics.scores import count_pairs
 
 BOX = [75.0, 20.0, 105.0, 20.0, 105.0, 70.0, 75.0, 70.0]
 

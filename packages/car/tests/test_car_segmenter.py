@@ -210,7 +210,7 @@ def test_bf16_towers_give_nearly_the_same_maps(tiny_clips, photo) -> None:
 
 
 def test_the_description_fills_a_protocol_card(tiny) -> None:
-    from openvocab.protocol import protocol_card
+    from openvocab.evaluation.protocol import protocol_card
 
     segmenter = tiny(faithful=True, max_side=None)
     card = protocol_card(segmenter, Vocabulary.load("car-voc-21"))

@@ -8,7 +8,7 @@ from car.config import named_config
 from car.demo import main as demo
 from car.segmenter import load_car
 from openvocab.datasets import resolve
-from openvocab.metrics import ConfusionMatrix, scores
+from openvocab.metrics.scores import ConfusionMatrix, scores
 from openvocab.world import scene, world_names, world_vocabulary
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openvocab.arithmetic import evaluate_arithmetic
 from openvocab.errors import InputError
+from openvocab.formats.arithmetic import evaluate_arithmetic
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openvocab.augmentation import (
+from openvocab.errors import InputError
+from openvocab.evaluation.augmentation import (
     TestTimeAugmentation,
     add_augmentation_arguments,
     augment,
     labels_of_scores,
 )
-from openvocab.errors import InputError
 from openvocab.image import resize_shortest_edge
 from openvocab.vocabulary import Background, Vocabulary
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openvocab.bootstrap import bootstrap_interval, paired_difference
 from openvocab.errors import InputError
-from openvocab.metrics import ConfusionMatrix, count_pairs, scores
+from openvocab.metrics.bootstrap import bootstrap_interval, paired_difference
+from openvocab.metrics.scores import ConfusionMatrix, count_pairs, scores
 
 
 def images(seed, count, right):

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from openvocab.boundary import boundary_counts, boundary_iou
-from openvocab.masks import boundary_width
-from openvocab.metrics import class_totals, count_pairs
+from openvocab.metrics.boundary import boundary_counts, boundary_iou, boundary_width
+from openvocab.metrics.scores import class_totals, count_pairs
 
 
 def naive_edge(mask, reach):

@@ -15,7 +15,7 @@ from torch import nn
 from openvocab.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, load_clip
 from openvocab.clip._torchscript import is_torchscript, read_torchscript
 from openvocab.errors import InputError
-from openvocab.weights import load_strict, read_state_dict, save_state_dict
+from openvocab.weights.state_dict import load_strict, read_state_dict, save_state_dict
 
 CONFIG = CLIPConfig(
     embed_dim=16,
@@ -247,7 +247,7 @@ def test_models_are_built_for_loading_without_memory_or_torchs_compiler() -> Non
         "import sys\n"
         "from torch import nn\n"
         "from openvocab.clip import load_clip\n"
-        "from openvocab.weights import unfilled\n"
+        "from openvocab.weights.state_dict import unfilled\n"
         "with unfilled():\n"
         "    made = [nn.Linear(1 << 20, 1 << 20), nn.Embedding(1 << 20, 1 << 20)]\n"
         "assert all(p.is_meta for module in made for p in module.parameters())\n"

@@ -10,7 +10,7 @@ from PIL import Image
 from openvocab.cli import run
 from openvocab.compare import compare, main
 from openvocab.errors import InputError
-from openvocab.evaluation import FolderDataset, evaluate_set
+from openvocab.evaluation.run import FolderDataset, evaluate_set
 from openvocab.segmenter import Segmentation
 
 

@@ -20,7 +20,7 @@ from openvocab.datasets.referring import (
 from openvocab.datasets.resolver import parse_name
 from openvocab.datasets.spec import decode
 from openvocab.errors import InputError
-from openvocab.masks import decode_rle, encode_rle
+from openvocab.formats.run_length import decode_rle, encode_rle
 from openvocab.prepare import main as prepare
 from openvocab.vocabulary import Vocabulary
 

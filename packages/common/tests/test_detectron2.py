@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from openvocab.datasets import ALIASES, CATALOG, resolve
-from openvocab.detectron2 import (
+from openvocab.errors import InputError
+from openvocab.formats.detectron2 import (
     Prediction,
     as_detectron2_model,
     dataset_dicts,
@@ -29,9 +30,8 @@ from openvocab.detectron2 import (
     register_datasets,
     write_predictions,
 )
-from openvocab.errors import InputError
-from openvocab.masks import encode_labels
-from openvocab.metrics import ConfusionMatrix, scores
+from openvocab.formats.run_length import encode_labels
+from openvocab.metrics.scores import ConfusionMatrix, scores
 from openvocab.vocabulary import Vocabulary
 
 HAS_DETECTRON2 = importlib.util.find_spec("detectron2") is not None

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openvocab.boundary import boundary_counts
 from openvocab.cli import run
-from openvocab.detectron2 import labels_of_predictions, read_predictions
 from openvocab.errors import InputError
-from openvocab.evaluation import (
+from openvocab.evaluation.results import Result
+from openvocab.evaluation.run import (
     FolderDataset,
     Sample,
     add_evaluate_arguments,
@@ -26,8 +25,9 @@ from openvocab.evaluation import (
     evaluate_set,
     run_evaluation,
 )
-from openvocab.metrics import ConfusionMatrix
-from openvocab.results import Result
+from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
+from openvocab.metrics.boundary import boundary_counts
+from openvocab.metrics.scores import ConfusionMatrix
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Background, Vocabulary
 
@@ -245,7 +245,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from openvocab.evaluation import FolderDataset, evaluate_set
+from openvocab.evaluation.run import FolderDataset, evaluate_set
 from openvocab.segmenter import Segmentation
 
 class Slow:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvocab.losses import (
+from openvocab.training.losses import (
     PerImageDraws,
     Targets,
     class_loss,
@@ -19,7 +19,7 @@ from openvocab.losses import (
     totals_of,
     uncertain_points,
 )
-from openvocab.matching import Match
+from openvocab.training.matching import Match
 
 
 def _match(queries: list[int], targets: list[int]) -> Match:

@@ -7,18 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from openvocab.errors import InputError
-from openvocab.masks import (
-    boundary_of_labels,
-    boundary_of_mask,
-    boundary_width,
-    boxes_of_masks,
+from openvocab.formats.run_length import (
     decode_labels,
     decode_rle,
     encode_labels,
     encode_rle,
-    mask_areas,
-    mask_iou,
 )
+from openvocab.metrics.boundary import boundary_of_labels, boundary_of_mask, boundary_width
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
 
@@ -122,41 +117,6 @@ def test_any_string_decodes_or_is_refused(text: str, height: int, width: int) ->
     except InputError:
         return
     assert mask.shape == (height, width)
-
-
-def test_boxes() -> None:
-    stack = np.zeros((4, 5, 7), bool)
-    stack[0, 1:3, 2:6] = True
-    stack[1, 4, 6] = True
-    stack[2] = True
-    expected = [[2, 1, 6, 3], [6, 4, 7, 5], [0, 0, 7, 5], [0, 0, 0, 0]]
-    np.testing.assert_array_equal(boxes_of_masks(stack), expected)
-    assert boxes_of_masks(np.zeros((0, 5, 7))).shape == (0, 4)
-
-
-@given(masks)
-def test_boxes_are_tight(mask: np.ndarray) -> None:
-    x0, y0, x1, y1 = boxes_of_masks(mask[None])[0]
-    assert mask[y0:y1, x0:x1].sum() == mask.sum()
-    if mask.any():
-        crop = mask[y0:y1, x0:x1]
-        assert crop[0].any() and crop[-1].any() and crop[:, 0].any() and crop[:, -1].any()
-
-
-def test_iou_by_hand() -> None:
-    first, second = np.zeros((2, 4, 4), bool), np.zeros((3, 4, 4), bool)
-    first[0, :2] = True
-    second[0, 1:3] = True
-    second[1, :2] = True
-    np.testing.assert_allclose(mask_iou(first, second), [[1 / 3, 1, 0], [0, 0, 0]])
-
-
-@given(masks)
-def test_iou_properties(mask: np.ndarray) -> None:
-    other = ~mask
-    iou = mask_iou(np.stack([mask, other]), np.stack([mask, other]))
-    np.testing.assert_array_equal(iou, [[float(mask.any()), 0], [0, float(other.any())]])
-    np.testing.assert_array_equal(mask_areas(np.stack([mask, other])), [mask.sum(), other.sum()])
 
 
 def test_boundary_by_hand() -> None:

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvocab.matching import assign, class_cost, cross_entropy_cost, dice_cost, focal_cost
+from openvocab.training.matching import (
+    assign,
+    class_cost,
+    cross_entropy_cost,
+    dice_cost,
+    focal_cost,
+)
 
 
 @settings(max_examples=40, deadline=None)

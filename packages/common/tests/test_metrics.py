@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from openvocab.errors import InputError
-from openvocab.metrics import (
+from openvocab.metrics.scores import (
     CONVENTIONS,
     ConfusionMatrix,
     all_conventions,

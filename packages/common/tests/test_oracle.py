@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from openvocab import oracle
 from openvocab.errors import InputError
+from openvocab.evaluation import oracle
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Background, Vocabulary
 

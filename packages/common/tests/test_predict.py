@@ -14,8 +14,8 @@ from PIL import Image
 
 from openvocab import cli
 from openvocab.errors import InputError
+from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
-from openvocab.masks import decode_rle
 from openvocab.predict import (
     add_predict_arguments,
     choose_device,

@@ -22,9 +22,9 @@ from openvocab.datasets.pascal_context_masks import ROUTES
 from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.datasets.spec import read_data
 from openvocab.errors import InputError
-from openvocab.evaluation import evaluate_set
+from openvocab.evaluation.run import evaluate_set
+from openvocab.formats.run_length import encode_rle
 from openvocab.image import read_image, read_label_map
-from openvocab.masks import encode_rle
 from openvocab.prepare import MAKERS, main
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Vocabulary

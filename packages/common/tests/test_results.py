@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from openvocab.bootstrap import Interval
 from openvocab.errors import InputError
-from openvocab.results import ProtocolCard, Result, diff_cards, pack, unpack
+from openvocab.evaluation.results import ProtocolCard, Result, diff_cards, pack, unpack
+from openvocab.metrics.bootstrap import Interval
 
 CARD = ProtocolCard(
     data_set="ade20k-150",

@@ -14,11 +14,11 @@ from PIL import Image
 from openvocab.datasets import resolve
 from openvocab.datasets.coco_stuff import category_ids
 from openvocab.datasets.predictions import open_predictions
-from openvocab.detectron2 import Prediction, write_predictions
 from openvocab.errors import InputError
-from openvocab.masks import encode_labels
-from openvocab.metrics import ConfusionMatrix
-from openvocab.results import Result
+from openvocab.evaluation.results import Result
+from openvocab.formats.detectron2 import Prediction, write_predictions
+from openvocab.formats.run_length import encode_labels
+from openvocab.metrics.scores import ConfusionMatrix
 from openvocab.score import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*are left out")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openvocab.drawing.overlay import palette
 from openvocab.errors import InputError
+from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
-from openvocab.masks import decode_rle
 from openvocab.segmenter import Segmentation, Segmenter
-from openvocab.visualization import palette
 from openvocab.vocabulary import Vocabulary
 
 

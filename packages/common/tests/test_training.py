@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from openvocab.datasets.samples import Sample
 from openvocab.errors import InputError
-from openvocab.samples import Sample
 from openvocab.training import (
     Checkpoints,
     EndlessShuffle,
@@ -392,7 +392,7 @@ EVALUATION = """
 import sys
 from pathlib import Path
 import numpy as np
-from openvocab.samples import FolderDataset
+from openvocab.datasets.samples import FolderDataset
 from openvocab.segmenter import Segmentation
 from openvocab.training import join_world
 from openvocab.training.evaluation import evaluate_in_world

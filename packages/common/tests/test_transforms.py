@@ -25,7 +25,7 @@ from openvocab.datasets.transforms import (
     resize_pair,
     vary_colors,
 )
-from openvocab.visualization import color_labels
+from openvocab.drawing.overlay import color_labels
 
 COLORS = np.uint8([[200, 40, 40], [40, 180, 60], [50, 60, 210], [220, 200, 60]])
 

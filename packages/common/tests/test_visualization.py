@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from openvocab import fonts
-from openvocab.fonts import drawable, font_for, shorten
-from openvocab.legend import legend_entries
-from openvocab.visualization import (
+from openvocab.drawing import fonts
+from openvocab.drawing.fonts import drawable, font_for, shorten
+from openvocab.drawing.legend import legend_entries
+from openvocab.drawing.overlay import (
     color_labels,
     draw_overlay,
     label_shares,

@@ -11,9 +11,9 @@ from PIL import Image
 from openvocab.datasets import resolve
 from openvocab.datasets.coco_stuff import category_ids
 from openvocab.datasets.predictions import open_predictions
-from openvocab.detectron2 import Prediction, write_predictions
 from openvocab.errors import InputError
-from openvocab.masks import encode_labels
+from openvocab.formats.detectron2 import Prediction, write_predictions
+from openvocab.formats.run_length import encode_labels
 from openvocab.visualize import draw, main
 
 

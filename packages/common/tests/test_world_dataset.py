@@ -12,10 +12,10 @@ from PIL import Image
 
 from openvocab.cli import run
 from openvocab.datasets import resolve
+from openvocab.datasets.samples import FolderDataset
 from openvocab.errors import InputError
-from openvocab.evaluation import evaluate_set
+from openvocab.evaluation.run import evaluate_set
 from openvocab.image import read_image, read_label_map
-from openvocab.samples import FolderDataset
 from openvocab.segmenter import Segmentation
 from openvocab.world import dataset as dataset_module
 from openvocab.world import main, names_in_caption, open_world, scene, world_vocabulary

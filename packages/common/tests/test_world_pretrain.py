@@ -12,8 +12,8 @@ from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.tokenizer import tokenize
 from openvocab.clip.weights import choices_of, config_from_state_dict
 from openvocab.errors import InputError
-from openvocab.shipped import read_shared, save_shared, world_file
-from openvocab.weights import save_state_dict
+from openvocab.weights.shipped import read_shared, save_shared, world_file
+from openvocab.weights.state_dict import save_state_dict
 from openvocab.world import world_names
 from openvocab.world.pretrain import (
     caption_loss,

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from openvocab.cli import run
-from openvocab.results import Result
-from openvocab.weights import read_state_dict, save_state_dict
+from openvocab.evaluation.results import Result
+from openvocab.weights.state_dict import read_state_dict, save_state_dict
 from ovseg import demo, evaluate, replace_clip, search_ensemble
 from ovseg._convert import CLIP_PREFIX
 from ovseg.weights import save_model

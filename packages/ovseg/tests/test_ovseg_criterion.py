@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openvocab.losses import Targets, targets_of, totals_of
+from openvocab.training.losses import Targets, targets_of, totals_of
 from ovseg.criterion import CriterionConfig, OVSegCriterion
 from ovseg.model import OVSeg, Proposals
 

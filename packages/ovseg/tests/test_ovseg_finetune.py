@@ -16,7 +16,7 @@ from openvocab.clip.model import CLIP
 from openvocab.clip.weights import config_from_state_dict
 from openvocab.training import World
 from openvocab.training.log import read_log
-from openvocab.weights import load_strict
+from openvocab.weights.state_dict import load_strict
 from ovseg import finetune_clip
 from ovseg._convert import CLIP_PREFIX, PROMPTS
 from ovseg.contrastive import contrastive_loss

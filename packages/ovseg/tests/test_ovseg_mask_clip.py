@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from openvocab.errors import InputError
-from openvocab.oracle import masks_of_labels
-from openvocab.weights import save_state_dict
+from openvocab.evaluation.oracle import masks_of_labels
+from openvocab.weights.state_dict import save_state_dict
 from ovseg._convert import CLIP_PREFIX
 from ovseg.config import RegionConfig
 from ovseg.mask_clip import MaskCLIP
@@ -154,7 +154,7 @@ def test_tta_equals_the_recording(golden):
     arrays = golden.arrays("variants*.npz")
     if "sem_seg__tta" not in arrays:
         pytest.skip(f"{golden.name} keeps no tta")
-    from openvocab.augmentation import TestTimeAugmentation
+    from openvocab.evaluation.augmentation import TestTimeAugmentation
 
     settings, inference = golden.json("variants.json")["tta"], golden.configs()[1]
     segmenter = TestTimeAugmentation(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from openvocab.errors import InputError
-from openvocab.weights import save_state_dict
+from openvocab.weights.state_dict import save_state_dict
 from ovseg._convert import load_backbone
 from ovseg.config import available_configs, from_dict, load_published, to_dict
 from ovseg.model import OVSeg

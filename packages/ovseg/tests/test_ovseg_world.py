@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from openvocab.datasets import resolve
-from openvocab.metrics import ConfusionMatrix, seen_unseen
-from openvocab.shipped import world_file
+from openvocab.metrics.scores import ConfusionMatrix, seen_unseen
+from openvocab.weights.shipped import world_file
 from openvocab.world import scene, seen_labels, world_vocabulary
 from ovseg import load_ovseg
 from ovseg.demo import main as predict

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import openvocab.hub
+import openvocab.weights.hub
 from openvocab.errors import InputError
-from openvocab.weights import read_state_dict, save_state_dict
+from openvocab.weights.state_dict import read_state_dict, save_state_dict
 from san import SAN, _convert, load_san
 from san.config import VARIANTS, from_detectron2
 from san.weights import find_checkpoint, load_network, load_network_state, save_network
@@ -90,7 +90,7 @@ class TestFinding:
         def offline(*_: object) -> str:
             raise OSError("no network")
 
-        monkeypatch.setattr(openvocab.hub, "hf_hub_download", offline)
+        monkeypatch.setattr(openvocab.weights.hub, "hf_hub_download", offline)
         with pytest.raises(InputError, match=r"download it from .* Mendel192/san"):
             load_san("san_vit_b_16")
         with pytest.raises(InputError, match=r"other\.pth is not in the cache"):
@@ -101,7 +101,7 @@ class TestFinding:
     ) -> None:
         monkeypatch.setenv("OPENVOCAB_CACHE", str(tmp_path / "cache"))
         file = tmp_path / "san_vit_b_16.pth"
-        monkeypatch.setattr(openvocab.hub, "hf_hub_download", lambda *_: str(file))
+        monkeypatch.setattr(openvocab.weights.hub, "hf_hub_download", lambda *_: str(file))
         save_state_dict(file, {"a": torch.zeros(3)})
         assert find_checkpoint("san_vit_b_16") == file
         record = json.loads((tmp_path / "cache" / "weights.json").read_text())

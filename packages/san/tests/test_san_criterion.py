@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openvocab.losses import Losses, PerImageDraws, Targets, targets_of, totals_of
+from openvocab.training.losses import Losses, PerImageDraws, Targets, targets_of, totals_of
 from san._convert import official_name
 from san.criterion import CriterionConfig, SANCriterion
 from san.model import SAN, SANPrediction

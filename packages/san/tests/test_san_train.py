@@ -16,7 +16,7 @@ from PIL import Image
 from openvocab.cli import run
 from openvocab.clip.model import CLIP
 from openvocab.config import load_config
-from openvocab.samples import FolderDataset
+from openvocab.datasets.samples import FolderDataset
 from openvocab.training import segmentation
 from openvocab.training.log import read_log
 from san import train

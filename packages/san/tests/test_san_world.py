@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from openvocab.datasets import resolve
-from openvocab.metrics import ConfusionMatrix, seen_unseen
-from openvocab.shipped import world_file
+from openvocab.metrics.scores import ConfusionMatrix, seen_unseen
+from openvocab.weights.shipped import world_file
 from openvocab.world import scene, seen_labels, world_vocabulary
 from san import load_san
 from san.predict import main as predict

@@ -13,8 +13,8 @@ from typing import Any
 
 from car.config import CaRConfig
 from openvocab.config import near_matches
-from openvocab.detectron2 import read_yaml
 from openvocab.errors import InputError
+from openvocab.formats.detectron2 import read_yaml
 
 # Keys that no code of the original reads.
 UNUSED = frozenset(

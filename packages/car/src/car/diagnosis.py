@@ -1,7 +1,7 @@
 """CaR with a part of the truth given, to see which half of it loses what.
 
 Its own masks with true names need no function: they are the regions of its label map, which
-`openvocab.oracle.renamed` renames.
+`openvocab.evaluation.oracle.renamed` renames.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from car.config import CaRConfig
 from car.model import Found, Scene, Survivors
 from car.segmenter import CaRSegmenter, queries
 from car.visual_prompts import VisualPrompter
+from openvocab.evaluation.oracle import Labels, classes_of
 from openvocab.image import ImageArray
-from openvocab.metrics import IntArray
-from openvocab.oracle import Labels, classes_of
+from openvocab.metrics.scores import IntArray
 from openvocab.vocabulary import Vocabulary
 
 

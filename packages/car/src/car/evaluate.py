@@ -24,8 +24,10 @@ from car.referring import evaluate_referring
 from openvocab.cli import run
 from openvocab.config import dump_config
 from openvocab.datasets.referring import REFERRING, load_referring
+from openvocab.datasets.samples import Sample
 from openvocab.errors import InputError
-from openvocab.evaluation import (
+from openvocab.evaluation.results import Result
+from openvocab.evaluation.run import (
     RESULT_FILE,
     SampleSet,
     add_evaluate_arguments,
@@ -33,10 +35,8 @@ from openvocab.evaluation import (
     sample_set,
 )
 from openvocab.files import write_text
-from openvocab.metrics import Ignore, scores, without_background
+from openvocab.metrics.scores import Ignore, scores, without_background
 from openvocab.predict import add_computation_arguments
-from openvocab.results import Result
-from openvocab.samples import Sample
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import Vocabulary
 

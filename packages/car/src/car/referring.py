@@ -22,11 +22,11 @@ from openvocab.datasets.referring import (
     scores_of_overlaps,
 )
 from openvocab.errors import InputError
-from openvocab.evaluation_log import EvaluationLog, ImageRecord
+from openvocab.evaluation.log import EvaluationLog, ImageRecord
+from openvocab.evaluation.protocol import ProtocolCard, protocol_card
 from openvocab.files import write_text
 from openvocab.image import read_image
-from openvocab.metrics import count_pairs
-from openvocab.protocol import ProtocolCard, protocol_card
+from openvocab.metrics.scores import count_pairs
 from openvocab.vocabulary import Background, Vocabulary
 
 RESULT_FILE = "referring.json"

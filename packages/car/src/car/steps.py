@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from car.model import Step
 from car.segmenter import Pass
-from openvocab.fonts import drawable, font_for, shorten
+from openvocab.drawing.fonts import drawable, font_for, shorten
 from openvocab.image import ImageArray
 
 WHITE, INK = (255, 255, 255), (24, 24, 27)

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openvocab.bootstrap import PairedDifference, paired_difference
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.evaluation import RESULT_FILE
-from openvocab.evaluation_log import read_records
-from openvocab.metrics import CONVENTIONS, Convention, PairCounts
-from openvocab.protocol import diff_cards
-from openvocab.results import Result
+from openvocab.evaluation.log import read_records
+from openvocab.evaluation.protocol import diff_cards
+from openvocab.evaluation.results import Result
+from openvocab.evaluation.run import RESULT_FILE
+from openvocab.metrics.bootstrap import PairedDifference, paired_difference
+from openvocab.metrics.scores import CONVENTIONS, Convention, PairCounts
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from openvocab.datasets.resolver import (
     load_layout,
     parse_name,
 )
+from openvocab.drawing.overlay import draw_overlay, side_by_side
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
 from openvocab.image import ImageArray, read_image
-from openvocab.visualization import draw_overlay, side_by_side
 
 _SHEET = 12  # images on a sample sheet
 _COLUMNS = 3

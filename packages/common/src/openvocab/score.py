@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 
 import openvocab
-from openvocab.bootstrap import bootstrap_interval
 from openvocab.cli import run
-from openvocab.data_arguments import add_data_arguments, sample_set
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
 from openvocab.datasets.preparation import default_workers, run_parallel
+from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.errors import InputError
-from openvocab.metrics import CONVENTIONS, PairCounts, count_pairs, void_values
-from openvocab.protocol import metric_names
-from openvocab.results import ProtocolCard, Result
-from openvocab.samples import Sample, SampleSet
+from openvocab.evaluation.data_arguments import add_data_arguments, sample_set
+from openvocab.evaluation.protocol import metric_names
+from openvocab.evaluation.results import ProtocolCard, Result
+from openvocab.metrics.bootstrap import bootstrap_interval
+from openvocab.metrics.scores import CONVENTIONS, PairCounts, count_pairs, void_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:

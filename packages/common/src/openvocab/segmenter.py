@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from openvocab import visualization
+from openvocab.drawing.overlay import draw_overlay, label_shares, palette
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
+from openvocab.formats.run_length import Mask, encode_labels
 from openvocab.image import ImageArray, ImageSource, read_image
-from openvocab.masks import Mask, encode_labels
 from openvocab.vocabulary import NOTHING, Vocabulary
 
 NOTHING_8BIT = 255
@@ -62,7 +62,7 @@ class Segmentation:
         The shares sum to 1 if every pixel got a name.
         """
         shares: dict[str, float] = {}
-        for index, share in visualization.label_shares(self.labels):
+        for index, share in label_shares(self.labels):
             name = self.vocabulary.names[index]
             shares[name] = shares.get(name, 0.0) + share
         return shares
@@ -80,11 +80,11 @@ class Segmentation:
 
     def overlay(self, image: ImageSource) -> ImageArray:
         """Draw the names over the image they were found in, with a legend; (H', W', 3) uint8."""
-        return visualization.draw_overlay(read_image(image), self.labels, self.vocabulary.names)
+        return draw_overlay(read_image(image), self.labels, self.vocabulary.names)
 
     def to_json(self) -> dict[str, Any]:
         """Describe the labels as plain data: size, names, and for each found name its RLE mask."""
-        shares = dict(visualization.label_shares(self.labels))
+        shares = dict(label_shares(self.labels))
         codes = encode_labels(self.labels)
         found = [
             {"index": i, "name": self.vocabulary.names[i], "area": share, "rle": codes[i]}
@@ -136,7 +136,7 @@ class Segmentation:
                 np.where(self.labels < 0, NOTHING_8BIT, self.labels).astype(np.uint8)
             )
             colors = np.zeros((256, 3), np.uint8)  # nothing stays black
-            colors[:names] = visualization.palette(names)
+            colors[:names] = palette(names)
             image.putpalette(colors.tobytes())
         with atomic_path(path) as temporary:
             image.save(temporary, format="PNG", optimize=False)

@@ -16,15 +16,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from openvocab.cli import run
-from openvocab.data_arguments import sample_set
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
+from openvocab.datasets.samples import Sample, SampleSet
+from openvocab.drawing.overlay import draw_overlay, side_by_side
 from openvocab.errors import InputError
+from openvocab.evaluation.data_arguments import sample_set
+from openvocab.evaluation.protocol import metric_names
 from openvocab.files import atomic_path
 from openvocab.image import ImageArray, read_image
-from openvocab.protocol import metric_names
-from openvocab.samples import Sample, SampleSet
 from openvocab.score import add_prediction_arguments
-from openvocab.visualization import draw_overlay, side_by_side
 
 _HEIGHT = 512  # of a row, as the original's
 _TITLES = ("image", "prediction", "ground truth")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from openvocab.clip._torchscript import is_torchscript
 from openvocab.clip.model import Activation, CLIPConfig
 from openvocab.clip.weights import build_clip, config_from_state_dict, load_clip, stored_choices
-from openvocab.detectron2 import read_checkpoint
 from openvocab.errors import InputError
-from openvocab.weights import load_strict, unwrap_state_dict
+from openvocab.formats.detectron2 import read_checkpoint
+from openvocab.weights.state_dict import load_strict, unwrap_state_dict
 from ovseg.config import (
     VIT_B_16,
     VIT_L_14,
@@ -82,7 +82,7 @@ def config_from_detectron2(
     """Translate a resolved configuration of the original program.
 
     Args:
-        data: the merged YAML, as `openvocab.detectron2.read_yaml` returns it.
+        data: the merged YAML, as `openvocab.formats.detectron2.read_yaml` returns it.
         clip: the CLIP, for a CLIP_MODEL_NAME that is neither "ViT-L/14" nor "ViT-B/16".
 
     Raises:

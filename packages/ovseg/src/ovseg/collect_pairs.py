@@ -25,10 +25,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from openvocab.cli import run
+from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, list_images, read_image, resize_shortest_edge
 from openvocab.predict import choose_device
-from openvocab.samples import Sample, SampleSet
 from openvocab.training.segmentation_data import DataConfig, open_training_set
 from openvocab.vocabulary import Vocabulary
 from ovseg.config import RegionConfig

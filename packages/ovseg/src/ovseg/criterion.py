@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openvocab.losses import (
+from openvocab.training.losses import (
     Losses,
     Targets,
     Totals,
@@ -22,7 +22,7 @@ from openvocab.losses import (
     layer_suffixes,
     matched_masks,
 )
-from openvocab.matching import Match, assign, class_cost, dice_cost, focal_cost
+from openvocab.training.matching import Match, assign, class_cost, dice_cost, focal_cost
 from ovseg.model import Proposals
 
 
@@ -54,7 +54,7 @@ class OVSegCriterion:
         Args:
             proposals: of all L decoder layers, the result last.
             targets: of each of B images, masks of one size.
-            totals: see `openvocab.losses.totals_of`.
+            totals: see `openvocab.training.losses.totals_of`.
 
         Returns:
             `loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with a suffix `_0`, `_1`, ...

@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import torch
 
+from openvocab.evaluation.oracle import (
+    Labels,
+    masks_of_labels,
+    overlapped_most,
+    paint_masks,
+    true_words,
+)
 from openvocab.image import ImageArray
-from openvocab.metrics import IntArray
-from openvocab.oracle import Labels, masks_of_labels, overlapped_most, paint_masks, true_words
+from openvocab.metrics.scores import IntArray
 from openvocab.semantic import MaskGeometry, semantic_scores
 from openvocab.vocabulary import Vocabulary
 from ovseg.ensemble import Branches

@@ -18,11 +18,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from openvocab.augmentation import add_augmentation_arguments, augment
 from openvocab.cli import run
 from openvocab.config import flags_of
 from openvocab.errors import InputError
-from openvocab.evaluation import (
+from openvocab.evaluation.augmentation import add_augmentation_arguments, augment
+from openvocab.evaluation.results import Result
+from openvocab.evaluation.run import (
     RESULT_FILE,
     SampleSet,
     add_evaluate_arguments,
@@ -30,9 +31,8 @@ from openvocab.evaluation import (
     sample_set,
 )
 from openvocab.files import write_text
-from openvocab.metrics import seen_unseen
+from openvocab.metrics.scores import seen_unseen
 from openvocab.predict import choose_device
-from openvocab.results import Result
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import Vocabulary, available_vocabularies
 from ovseg.config import InferenceConfig, ensemble_weights

@@ -25,7 +25,6 @@ from openvocab.clip.model import CLIP, Activation, VisionTransformer
 from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.weights import choices_of, stored_choices
 from openvocab.errors import InputError
-from openvocab.losses import Losses
 from openvocab.precision import dtype_of
 from openvocab.training import (
     CosineSchedule,
@@ -36,7 +35,8 @@ from openvocab.training import (
     parameter_groups,
 )
 from openvocab.training.command import TrainingCommand, train
-from openvocab.weights import load_strict, save_state_dict
+from openvocab.training.losses import Losses
+from openvocab.weights.state_dict import load_strict, save_state_dict
 from ovseg import open_clip_flags
 from ovseg._convert import PROMPTS, read_mask_clip
 from ovseg.contrastive import Cached, Duplicates, contrastive_loss

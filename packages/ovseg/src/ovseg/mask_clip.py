@@ -33,7 +33,7 @@ from openvocab.clip.model import (
 from openvocab.clip.prompts import Templates, TextEncoder
 from openvocab.errors import InputError
 from openvocab.image import ImageSource, read_image
-from openvocab.weights import load_strict, unfilled
+from openvocab.weights.state_dict import load_strict, unfilled
 from ovseg._convert import read_mask_clip
 from ovseg.config import RegionConfig
 from ovseg.regions import Regions, binarise, expand_boxes, extract_regions, tight_boxes

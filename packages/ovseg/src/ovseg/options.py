@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openvocab.config import add_config_flags, flags_of
-from openvocab.detectron2 import merge_overrides
 from openvocab.errors import InputError
+from openvocab.formats.detectron2 import merge_overrides
 from ovseg.config import InferenceConfig, available_configs
 from ovseg.segmenter import OVSegSegmenter, ProposalSource
 from ovseg.weights import load_ovseg

@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from openvocab.evaluation.oracle import KnownTruth, masks_of_labels
 from openvocab.image import ImageArray
-from openvocab.oracle import KnownTruth, masks_of_labels
 
 
 class GroundTruthProposals(KnownTruth):
     """A sample set whose ground-truth masks are also the proposals for its images.
 
-    So it is both the data of `openvocab.evaluation.evaluate` and the `proposals` of an
+    So it is both the data of `openvocab.evaluation.run.evaluate` and the `proposals` of an
     `OVSegSegmenter`.
     """
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from openvocab.cli import run
 from openvocab.clip.weights import stored_choices
-from openvocab.detectron2 import read_checkpoint
 from openvocab.errors import InputError
-from openvocab.weights import read_metadata, save_state_dict
+from openvocab.formats.detectron2 import read_checkpoint
+from openvocab.weights.state_dict import read_metadata, save_state_dict
 from ovseg._convert import CLIP_PREFIX, PROMPTS, read_mask_clip
 
 

@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from openvocab.augmentation import labels_of_scores
 from openvocab.cli import run
+from openvocab.datasets.samples import Sample
 from openvocab.errors import InputError
-from openvocab.evaluation import SampleSet, sample_set
+from openvocab.evaluation.augmentation import labels_of_scores
+from openvocab.evaluation.run import SampleSet, sample_set
 from openvocab.files import atomic_path, sha256_of, write_text
 from openvocab.image import read_image
-from openvocab.metrics import ConfusionMatrix, scores
+from openvocab.metrics.scores import ConfusionMatrix, scores
 from openvocab.predict import choose_device
-from openvocab.samples import Sample
 from openvocab.semantic import bilinear_matrix
 from openvocab.vocabulary import Vocabulary
 from ovseg.ensemble import Branches, ensemble

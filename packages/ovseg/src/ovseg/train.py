@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvocab.cli import run
+from openvocab.datasets.samples import SampleSet
 from openvocab.datasets.transforms import TransformConfig
-from openvocab.losses import Losses, Targets, Totals
-from openvocab.samples import SampleSet
 from openvocab.training import PolySchedule, World, decay_rule, parameter_groups
+from openvocab.training.losses import Losses, Targets, Totals
 from openvocab.training.segmentation import (
     SegmentationStep,
     SegmentationTask,
@@ -30,7 +30,7 @@ from openvocab.training.segmentation import (
     segmentation_command,
 )
 from openvocab.training.segmentation_data import SegmentationBatch
-from openvocab.weights import fingerprint, load_strict
+from openvocab.weights.state_dict import fingerprint, load_strict
 from ovseg._convert import PROMPTS, config_from_detectron2, load_backbone, read_mask_clip
 from ovseg.config import InferenceConfig, OVSegConfig, load_published
 from ovseg.criterion import CriterionConfig, OVSegCriterion

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from openvocab.config import config_to_dict, load_config
-from openvocab.detectron2 import read_checkpoint, read_yaml
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
-from openvocab.shipped import read_shared, save_shared, world_file
+from openvocab.formats.detectron2 import read_checkpoint, read_yaml
 from openvocab.vocabulary import WORLD
-from openvocab.weights import load_strict, read_metadata, save_state_dict, unfilled
+from openvocab.weights.shipped import read_shared, save_shared, world_file
+from openvocab.weights.state_dict import load_strict, read_metadata, save_state_dict, unfilled
 from ovseg._convert import (
     CLIP_PREFIX,
     PROMPTS,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openvocab.losses import (
+from openvocab.training.losses import (
     Draw,
     Losses,
     Targets,
@@ -24,7 +24,7 @@ from openvocab.losses import (
     sample_points,
     uncertain_points,
 )
-from openvocab.matching import Match, assign, class_cost, cross_entropy_cost, dice_cost
+from openvocab.training.matching import Match, assign, class_cost, cross_entropy_cost, dice_cost
 from san.model import SANPrediction
 
 
@@ -68,7 +68,7 @@ class SANCriterion:
         Args:
             predictions: of the supervised layers in order, the result last.
             targets: of each of B images, masks of one size.
-            totals: see `openvocab.losses.totals_of`.
+            totals: see `openvocab.training.losses.totals_of`.
             draw: source of random points.
 
         Returns:

@@ -6,9 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openvocab.evaluation.oracle import (
+    Labels,
+    masks_of_labels,
+    overlapped_most,
+    paint_masks,
+    true_words,
+)
 from openvocab.image import ImageArray
-from openvocab.metrics import IntArray
-from openvocab.oracle import Labels, masks_of_labels, overlapped_most, paint_masks, true_words
+from openvocab.metrics.scores import IntArray
 from openvocab.semantic import semantic_scores, vocabulary_labels
 from openvocab.vocabulary import Vocabulary
 from san.recognition import recognise

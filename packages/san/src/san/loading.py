@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from openvocab.detectron2 import merge_overrides, read_yaml
+from openvocab.formats.detectron2 import merge_overrides, read_yaml
 from openvocab.predict import choose_device
 from san.config import SANConfig, from_detectron2
 from san.segmenter import SANSegmenter, load_san

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from openvocab.cli import run
 from openvocab.clip.weights import load_clip
+from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
-from openvocab.losses import Losses, PerImageDraws, Totals
-from openvocab.samples import SampleSet
 from openvocab.training import RunConfig, World, decay_rule, parameter_groups
 from openvocab.training.command import available_recipes
+from openvocab.training.losses import Losses, PerImageDraws, Totals
 from openvocab.training.segmentation import (
     SegmentationStep,
     SegmentationTask,
@@ -29,7 +29,7 @@ from openvocab.training.segmentation import (
     segmentation_command,
 )
 from openvocab.training.segmentation_data import SegmentationBatch
-from openvocab.weights import fingerprint
+from openvocab.weights.state_dict import fingerprint
 from san import _convert
 from san.config import ARCHITECTURES, SANConfig, from_detectron2
 from san.criterion import CriterionConfig, SANCriterion

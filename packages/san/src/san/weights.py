@@ -12,10 +12,10 @@ from torch import Tensor
 
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
-from openvocab.hub import fetch
-from openvocab.shipped import read_shared, save_shared, world_file
 from openvocab.vocabulary import WORLD
-from openvocab.weights import load_strict, read_metadata, save_state_dict, unfilled
+from openvocab.weights.hub import fetch
+from openvocab.weights.shipped import read_shared, save_shared, world_file
+from openvocab.weights.state_dict import load_strict, read_metadata, save_state_dict, unfilled
 from san import _convert
 from san.config import VARIANTS, SANConfig
 from san.model import SAN

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from openvocab.clip.tokenizer import decode
 from openvocab.errors import InputError
-from openvocab.weights import fingerprint
+from openvocab.weights.state_dict import fingerprint
 
 Activation = Literal["quick_gelu", "gelu"]
 

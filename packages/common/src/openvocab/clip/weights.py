@@ -26,9 +26,9 @@ from openvocab.clip.model import (
     VisionConfig,
 )
 from openvocab.errors import InputError
-from openvocab.shipped import world_file
 from openvocab.vocabulary import WORLD
-from openvocab.weights import (
+from openvocab.weights.shipped import world_file
+from openvocab.weights.state_dict import (
     load_strict,
     read_metadata,
     read_state_dict,

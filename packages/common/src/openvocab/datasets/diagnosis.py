@@ -12,7 +12,7 @@ from openvocab.datasets.inspection import Inspection, TreeInspection
 from openvocab.datasets.label_order import order_findings
 from openvocab.datasets.resolver import LabelledSet
 from openvocab.datasets.spec import VOID_8_BIT
-from openvocab.metrics import void_values
+from openvocab.metrics.scores import void_values
 
 Severity = Literal["error", "warning", "note"]
 

@@ -14,10 +14,10 @@ from PIL import Image
 from openvocab.datasets.label_files import read_stored
 from openvocab.datasets.preparation import run_parallel
 from openvocab.datasets.resolver import LabelledSet, label_hash, tree_hash
+from openvocab.datasets.samples import Sample
 from openvocab.datasets.spec import Coding, decode
 from openvocab.errors import InputError
 from openvocab.image import read_image
-from openvocab.samples import Sample
 
 Size = tuple[int, int]
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.io.matlab import MatReadError
 
 from openvocab.errors import InputError
+from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
-from openvocab.masks import decode_rle
 
 IntArray = NDArray[np.int32]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
-from openvocab.masks import Mask, decode_rle
+from openvocab.formats.run_length import Mask, decode_rle
 
 _FINE = 5  # the outline is drawn on a grid this many times as fine
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.datasets.coco_stuff import COCO_STUFF_171, category_ids
-from openvocab.detectron2 import Prediction, labels_of_predictions, read_predictions
+from openvocab.datasets.samples import Sample
 from openvocab.errors import InputError
+from openvocab.formats.detectron2 import Prediction, labels_of_predictions, read_predictions
 from openvocab.image import IMAGE_SUFFIXES, read_label_map
-from openvocab.samples import Sample
 
 CategoryIds = Literal["auto", "labels", "dataset"]
 _SHOWN = 5

@@ -18,7 +18,7 @@ from openvocab.datasets.polygons import segment_mask
 from openvocab.datasets.resolver import data_root_of
 from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.errors import InputError
-from openvocab.masks import Mask
+from openvocab.formats.run_length import Mask
 
 IMAGES = "refer/data/images/mscoco/images/train2014"
 DATA = "refer/data"

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from openvocab.datasets.catalog import ALIASES, CATALOG
 from openvocab.datasets.label_files import read_stored
+from openvocab.datasets.samples import Sample
 from openvocab.datasets.spec import VOID_16_BIT, DatasetSpec, Layout, decode, read_list
 from openvocab.errors import InputError
 from openvocab.image import IMAGE_SUFFIXES
-from openvocab.samples import Sample
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 
 DATA_ROOT_VARIABLE = "DETECTRON2_DATASETS"

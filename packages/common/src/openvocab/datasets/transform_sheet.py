@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 from openvocab.cli import run
 from openvocab.config import add_config_flags, flags_of, load_config
 from openvocab.datasets.transforms import Labels, Pair, TrainTransform, TransformConfig
+from openvocab.drawing.overlay import color_labels, palette
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.image import ImageArray, read_image, read_label_map
-from openvocab.visualization import color_labels, palette
 
 VOID = -1
 _TILE, _GAP, _MARGIN = 150, 6, 70

@@ -27,8 +27,8 @@ from openvocab.config import (
     load_config,
     near_matches,
 )
-from openvocab.detectron2 import BASE_KEY, flatten, merge_overrides, read_yaml
 from openvocab.errors import InputError
+from openvocab.formats.detectron2 import BASE_KEY, flatten, merge_overrides, read_yaml
 from openvocab.training.distributed import World, join_world, launch
 from openvocab.training.loop import Trainer, check_fresh
 from openvocab.training.task import RunConfig, Task

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openvocab.evaluation import evaluate_set
-from openvocab.results import Result
-from openvocab.samples import SampleSet
+from openvocab.datasets.samples import SampleSet
+from openvocab.evaluation.results import Result
+from openvocab.evaluation.run import evaluate_set
 from openvocab.segmenter import Segmenter
 from openvocab.training.distributed import World
 

@@ -27,15 +27,15 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from openvocab.errors import InputError
 from openvocab.files import write_text
-from openvocab.losses import Losses
 from openvocab.precision import dtype_of
 from openvocab.training.checkpoints import BEST, FINAL, Checkpoints
 from openvocab.training.distributed import World
 from openvocab.training.log import TrainingLog, peak_memory_mb
+from openvocab.training.losses import Losses
 from openvocab.training.order import EndlessShuffle, StepBatches, seed_of
 from openvocab.training.schedule import set_rates, take_over_moments
 from openvocab.training.task import Batch, RunConfig, Task
-from openvocab.weights import METADATA, metadata_text
+from openvocab.weights.state_dict import METADATA, metadata_text
 
 TERMINATED = 128 + signal.SIGTERM
 BEST_FILE = "best.json"

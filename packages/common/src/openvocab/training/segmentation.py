@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
+from openvocab.datasets.samples import SampleSet
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.errors import InputError
-from openvocab.losses import Targets, Totals, targets_of, totals_of
-from openvocab.samples import SampleSet
 from openvocab.segmenter import Segmenter
 from openvocab.training.checkpoints import Checkpoints
 from openvocab.training.command import TrainingCommand, train
 from openvocab.training.distributed import World, join_world
 from openvocab.training.evaluation import evaluate_in_world, mean_ious
+from openvocab.training.losses import Targets, Totals, targets_of, totals_of
 from openvocab.training.schedule import PolySchedule
 from openvocab.training.segmentation_data import (
     DataConfig,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from openvocab.datasets.samples import FolderDataset, SampleSet
 from openvocab.datasets.transforms import TrainTransform, TransformConfig
 from openvocab.errors import InputError
 from openvocab.image import read_image
-from openvocab.samples import FolderDataset, SampleSet
 from openvocab.training.order import Key, generator_of, seed_of
 
 VOID = -1  # of label maps in a batch, whatever the data set's void values are

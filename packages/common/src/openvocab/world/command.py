@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from openvocab.drawing.fonts import font_for
+from openvocab.drawing.legend import INK, WHITE
+from openvocab.drawing.overlay import draw_overlay
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
-from openvocab.fonts import font_for
-from openvocab.legend import INK, WHITE
-from openvocab.visualization import draw_overlay
 from openvocab.world.dataset import COUNTS, world_version
 from openvocab.world.export import export
 from openvocab.world.names import world_names

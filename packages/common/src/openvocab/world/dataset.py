@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from openvocab.clip.text_cache import default_cache_dir
 from openvocab.datasets.resolver import LabelledSet, data_root_of
+from openvocab.datasets.samples import Sample
 from openvocab.datasets.spec import DatasetSpec, Layout
 from openvocab.errors import InputError
-from openvocab.samples import Sample
 from openvocab.world.export import write_scene
 from openvocab.world.names import world_vocabulary
 from openvocab.world.pictograms import package_versions

@@ -42,7 +42,6 @@ from openvocab.clip.tokenizer import CONTEXT_LENGTH, tokenize
 from openvocab.clip.weights import choices_of, load_clip
 from openvocab.config import dump_config
 from openvocab.errors import InputError
-from openvocab.losses import Losses
 from openvocab.training import (
     CosineSchedule,
     RunConfig,
@@ -60,9 +59,10 @@ from openvocab.training.command import (
 )
 from openvocab.training.distributed import join_world
 from openvocab.training.loop import Trainer, check_fresh
+from openvocab.training.losses import Losses
 from openvocab.training.order import Key, generator_of
 from openvocab.training.task import Task
-from openvocab.weights import load_strict, save_state_dict
+from openvocab.weights.state_dict import load_strict, save_state_dict
 from openvocab.world.crops import Ground, crop
 from openvocab.world.names import caption_frames, names_in_caption, world_names
 from openvocab.world.pictograms import Pixels

@@ -1,0 +1,1 @@
+"""The benchmark: every installed method on identical data, measured and explained."""

@@ -1,0 +1,1 @@
+"""Quality: methods evaluated on data sets, diagnosed and compared."""

@@ -1,0 +1,1 @@
+"""Reporting: the report, the pictures and the documents, made of JSON."""

@@ -1,0 +1,166 @@
+"""Writes measured numbers into the documents: `python benchmarks/reporting/document.py output`.
+
+Documents hold blocks from `<!-- measured: NAME -->` to `<!-- end -->`. What stands between is made
+from the template NAME in benchmarks/templates/measured and the JSON files in benchmarks/measured;
+tests compare. With the output folder of a finished run_all.py its numbers are first taken over into
+benchmarks/measured/world.json and docs/three-methods.json, and scenes into a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from benchmarks.layout import read_json, result_file
+from benchmarks.quality.controls import floor_rows
+from benchmarks.reporting import three_methods
+from benchmarks.reporting.charts import TITLES
+from benchmarks.reporting.figures import own_mib
+from benchmarks.reporting.report import TOLD, bound, cell, verdict
+from openvocab.cli import run
+from openvocab.drawing.overlay import side_by_side
+from openvocab.errors import InputError
+from openvocab.evaluation.results import Result
+from openvocab.files import atomic_path, write_text
+from openvocab.image import read_image
+from openvocab.vocabulary import WORLD
+from openvocab.world import COUNTS
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+MEASURED = HERE.parent / "measured"
+PICTURE = ROOT / "docs" / "pictures" / "methods.png"
+_SCENES, _SIDE = 3, 180  # in the picture
+BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n*)(.*?)(\n*<!-- end -->)", re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """Return the documents that may hold blocks."""
+    found = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("packages/*/README.md")]
+    return sorted(path for path in found if path.name not in three_methods.PAGES)
+
+
+def collect_world(folder: Path) -> dict[str, Any]:
+    """Gather what the documents quote of a finished run on the world.
+
+    Raises:
+        InputError: there is none, or not of all scenes.
+    """
+    path = result_file(folder, WORLD, "comparison")
+    found = read_json(path)
+    if found is None:
+        raise InputError(f"there is no {path}; run benchmarks/run_all.py first")
+    results = {m: Result.load(path.parent / name) for m, name in found["results"].items()}
+    images = min(result.card.n_images for result in results.values())
+    if images < COUNTS["val"] or len(results) < len(three_methods.METHODS):
+        raise InputError(
+            f"{path} is of {', '.join(results)} on {images} scenes; documents quote all methods on "
+            f"{COUNTS['val']}, as run_all.py measures them without --models and --limit"
+        )
+    first = next(iter(results.values()))
+    intervals = {m: result.intervals["detectron2"] for m, result in results.items()}
+    return {
+        "about": "made by benchmarks/reporting/document.py from a finished run of benchmarks/run_all.py",
+        "code_version": first.card.code_version,
+        "label_tree_hash": first.card.label_tree_hash,
+        "weights_sha256": {m: result.card.weights_sha256 for m, result in results.items()},
+        "images": images,
+        "classes": len(first.names),
+        "seen_classes": found["seen"]["classes"],
+        "scores": found["scores"],
+        "intervals": {m: [interval.low, interval.high] for m, interval in intervals.items()},
+        "control": found["control"],
+        "diagnoses": found["diagnoses"],
+        "one_step": found["one_step"],
+        "crops": found["crops"],
+        "seconds": {m: times["seconds"] for m, times in found["times"].items()},
+        "mib": {m: own_mib(times) for m, times in found["times"].items()},
+        "floors": floor_rows(found, images),
+    }
+
+
+def write_picture(folder: Path, path: Path) -> None:
+    """Draw the first scenes of a run's gallery, with what each method says of them, as PNG."""
+    rows = []
+    for entry in read_json(result_file(folder, WORLD, "comparison"))["gallery"][:_SCENES]:
+        panels = [read_image(base64.b64decode(panel["jpeg"])) for panel in entry["panels"]]
+        titles = [
+            {"truth": "ground truth", **TITLES}.get(p["key"], p["key"]) for p in entry["panels"]
+        ]
+        rows.append(side_by_side(panels, titles, height=_SIDE))
+    with atomic_path(path) as file:
+        Image.fromarray(np.concatenate(rows)).save(file, "PNG")
+
+
+def measurements() -> dict[str, Any]:
+    """Return everything that was measured, by the name of the file, and what was published."""
+    found = {path.stem: read_json(path) for path in sorted(MEASURED.glob("*.json"))}
+    return {
+        WORLD: None,
+        **found,
+        "published": read_json(HERE.parent / "quality" / "published.json")["rows"],
+    }
+
+
+def rendered(text: str, values: Mapping[str, Any]) -> str:
+    """Return a document with all its blocks made anew.
+
+    Raises:
+        InputError: there is no template of a block's name.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates" / "measured"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cell": cell, "bound": bound, "verdict": verdict}
+
+    def fill(match: re.Match[str]) -> str:
+        start, name, _, end = match.groups()
+        try:
+            template = environment.get_template(f"{name}.md.jinja")
+        except jinja2.TemplateNotFound:
+            raise InputError(
+                f"there is no template {name!r} in benchmarks/templates/measured"
+            ) from None
+        return start + template.render(**values, told=TOLD).strip() + end
+
+    return BLOCK.sub(fill, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Take over the numbers of a run, if one is named, and write all documents.
+
+    Raises:
+        InputError: see `collect_world` and `rendered`.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="output folder of run_all.py")
+    args = parser.parse_args(argv)
+    if args.folder is not None:
+        world, structures = collect_world(args.folder), three_methods.collect(args.folder)
+        write_text(MEASURED / f"{WORLD}.json", json.dumps(world, indent=1) + "\n")
+        three_methods.write(structures, three_methods.DOCS)
+        write_picture(args.folder, PICTURE)
+    values = measurements()
+    for path in documents():
+        text = path.read_text("utf-8")
+        if (new := rendered(text, values)) != text:
+            write_text(path, new)
+            print(f"written: {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

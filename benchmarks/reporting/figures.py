@@ -1,0 +1,116 @@
+"""All figures of a report: charts as SVG by name and as PNG beside it, and its gallery."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import resvg_py
+
+from benchmarks.reporting import charts, diagram
+from openvocab.drawing.fonts import FOLDER
+from openvocab.evaluation.results import Result
+from openvocab.files import atomic_path, write_text
+
+_MOST = 15  # classes shown on each side of a difference
+_PNG_WIDTH = 1440
+_AXES = {"names": "names", "side": "side of the image in pixels"}
+
+
+def write_figures(figures: Mapping[str, str], folder: Path) -> None:
+    """Write figures by name as SVG and as PNG on white; empty ones are left out."""
+    fonts = [str(FOLDER / f"{name}.ttf") for name in ("DejaVuSans", "DejaVuSans-Bold")]
+    for name, svg in figures.items():
+        if not svg:
+            continue
+        write_text(folder / f"{name}.svg", svg)
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg,
+            width=_PNG_WIDTH,
+            background="#ffffff",
+            skip_system_fonts=True,
+            font_files=fonts,
+            sans_serif_family="DejaVu Sans",
+        )
+        with atomic_path(folder / f"{name}.png") as path:
+            path.write_bytes(png)
+
+
+def write_gallery(gallery: Sequence[Mapping[str, Any]], folder: Path, slug: str) -> None:
+    """Write the panels of a gallery as JPEG."""
+    for number, entry in enumerate(gallery, start=1):
+        for panel in entry["panels"]:
+            with atomic_path(folder / f"{slug}-gallery-{number}-{panel['key']}.jpg") as path:
+                path.write_bytes(base64.b64decode(panel["jpeg"]))
+
+
+def latency_figures(curves: Mapping[str, Any]) -> dict[str, str]:
+    """Draw latency against names and sizes, by axis.
+
+    Args:
+        curves: of each method, as `latency.curves` measures them.
+    """
+    return {
+        axis: charts.curves(
+            {m: _measured(points[axis], axis) for m, points in curves.items()},
+            title,
+            "seconds for an image",
+        )
+        for axis, title in _AXES.items()
+    }
+
+
+def _measured(points: Sequence[Mapping[str, Any]], axis: str) -> list[tuple[float, float]]:
+    return [(point[axis], point["seconds"]) for point in points if point["seconds"]]
+
+
+def diagrams(structures: Mapping[str, Any]) -> dict[str, str]:
+    """Draw one diagram for each method, in one scale."""
+    costs = [
+        stage["gflop"]
+        for structure in structures.values()
+        for stage in structure["stages"]
+        if stage["key"] != "text"
+    ]
+    return {m: diagram.draw(s, max(costs)) for m, s in structures.items()}
+
+
+def set_figures(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> dict[str, str]:
+    """Draw what is shown of one data set: accuracy against cost, and class against class."""
+    drawn = {}
+    times = {m: t for m, t in comparison["times"].items() if t}
+    axes = {
+        "seconds": ("seconds for an image", lambda t: t["seconds"]),
+        "memory": ("peak memory beyond Python and libraries, MiB", own_mib),
+    }
+    for key, (title, x) in axes.items():
+        series = {m: [(x(t), found[m].scores().miou)] for m, t in times.items()}
+        drawn[f"accuracy-{key}"] = charts.points(series, title, "mIoU, %")
+    for pair in comparison["paired"]:
+        first, second = pair["first"], pair["second"]
+        drawn[f"classes-{first}-{second}"] = charts.pairs(
+            class_differences(found[first], found[second]),
+            first,
+            second,
+            f"IoU of each class by {charts.TITLES[first]} and {charts.TITLES[second]}",
+        )
+    return drawn
+
+
+def own_mib(times: Mapping[str, Any]) -> float:
+    """Return the MiB of memory that an evaluation took beyond Python and libraries."""
+    return max(1024 * (times["peak_gib"] - times["libraries_gib"]), 1.0)
+
+
+def class_differences(first: Result, second: Result) -> list[tuple[str, float, float] | None]:
+    """Return (class, IoU of the first, of the second), sorted by second minus first.
+
+    Where there are many, those in the middle are left out; None stands for them.
+    """
+    a, b = first.scores().iou, second.scores().iou
+    order = [int(i) for i in np.argsort(b - a, kind="stable") if not np.isnan(b[i] - a[i])]
+    rows = [(first.names[i].strip(), float(a[i]), float(b[i])) for i in order]
+    return rows if len(rows) <= 2 * _MOST else [*rows[:_MOST], None, *rows[-_MOST:]]

@@ -1,0 +1,105 @@
+"""Images on which methods disagree, drawn beside the ground truth in the same colours."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from openvocab.datasets.samples import SampleSet
+from openvocab.drawing.overlay import color_labels, palette, side_by_side
+from openvocab.evaluation.oracle import KnownTruth
+from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
+from openvocab.image import read_image
+
+_PANEL = 260  # height of the pictures
+
+
+def gallery(
+    data: SampleSet, files: Mapping[str, Path], limit: int | None, count: int = 6
+) -> list[dict[str, Any]]:
+    """Return the images on which the methods disagree most.
+
+    Args:
+        data: the images.
+        files: predictions by method, as `openvocab.evaluation.run` writes them.
+        limit: only the first so many images were evaluated; None for all.
+        count: how many images.
+    """
+    if len(files) < 2:
+        return []
+    predictions = {method: read_predictions(path) for method, path in files.items()}
+    scored = []
+    for sample in data.samples[:limit]:
+        maps = _maps(predictions, str(sample.image))
+        if maps is not None:
+            scored.append((_disagreement(list(maps.values())), sample, maps))
+    scored.sort(key=lambda entry: (-entry[0], entry[1].id))
+    names, known, entries = data.vocabulary.names, KnownTruth(data), []
+    for share, sample, maps in scored[:count]:
+        known.read_label(sample)
+        entries.append(
+            {
+                "id": sample.id,
+                "disagreement": share,
+                "panels": _panels(read_image(sample.image), known.truth, maps, len(names)),
+                "legend": _legend([known.truth, *maps.values()], names),
+            }
+        )
+    return entries
+
+
+def _maps(predictions: Mapping[str, Any], image: str) -> dict[str, NDArray[np.int32]] | None:
+    """Return the label maps of one image by method, or None if a method has none of it."""
+    found = {method: by_image.get(image) for method, by_image in predictions.items()}
+    if not all(found.values()):
+        return None
+    return {method: labels_of_predictions(segments) for method, segments in found.items()}
+
+
+def _disagreement(maps: Sequence[NDArray[Any]]) -> float:
+    """Return the share of pixels on which not all maps agree."""
+    same = np.logical_and.reduce([maps[0] == other for other in maps[1:]])
+    return float(1 - same.mean())
+
+
+def _panels(
+    image: NDArray[np.uint8],
+    truth: NDArray[np.int64],
+    maps: Mapping[str, NDArray[np.int32]],
+    count: int,
+) -> list[dict[str, Any]]:
+    """Draw image, truth and predictions in the same colours, each as a JPEG in base64.
+
+    The share of the labelled pixels that a method names right stands beside its picture.
+    """
+    labelled = truth >= 0
+    entries = [{"key": "image", "jpeg": _jpeg(image)}]
+    for key, labels in {"truth": truth, **maps}.items():
+        painted = (0.3 * image + 0.7 * color_labels(labels, count)).astype(np.uint8)
+        entries.append({"key": key, "jpeg": _jpeg(painted)})
+        if key in maps and labelled.any():
+            entries[-1]["right"] = float((labels == truth)[labelled].mean())
+    return entries
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(side_by_side([picture], height=_PANEL)).save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _legend(maps: Sequence[NDArray[Any]], names: Sequence[str]) -> list[list[str]]:
+    """Return (name, colour) of every class that any of the maps has, and of what has none."""
+    colors = palette(len(names))
+    ids = np.unique(np.concatenate([labels.ravel() for labels in maps]))
+    entries = [
+        [names[i], "#{:02x}{:02x}{:02x}".format(*colors[i])] for i in ids if 0 <= i < len(names)
+    ]
+    return entries if ids[0] >= 0 else [*entries, ["no class", "#000000"]]

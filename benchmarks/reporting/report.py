@@ -1,0 +1,268 @@
+"""Makes report.html and report.md from the JSON files of an output folder, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+
+from benchmarks.layout import FORMAT, read_json
+from benchmarks.quality.controls import floor_rows
+from benchmarks.quality.published import differences, published
+from benchmarks.reporting import charts
+from benchmarks.reporting.figures import (
+    diagrams,
+    latency_figures,
+    own_mib,
+    set_figures,
+    write_figures,
+    write_gallery,
+)
+from benchmarks.reporting.structure_table import millions, side_by_side
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.evaluation.results import Result
+from openvocab.files import write_text
+from openvocab.metrics.scores import CONVENTIONS
+from openvocab.vocabulary import WORLD
+
+HERE = Path(__file__).parent
+METHODS = ("san", "ovseg", "car")
+TOLD = {
+    "nothing": "nothing: as it is",
+    "true-masks": "true masks, named by the method's CLIP",
+    "true-names": "the method's masks, truly named",
+    "known-presence": "only names that are in the image",
+    "one-step": "one step instead of the recurrence",
+}
+
+
+def build_report(folder: Path) -> Path:
+    """Write figures, report.html and report.md into an output folder.
+
+    Raises:
+        InputError: it holds no results.
+    """
+    page = read_page(folder)
+    write_figures(page["figures"], folder / "figures")
+    for data in page["sets"]:
+        write_gallery(data["gallery"], folder / "figures", data["slug"])
+    for suffix in ("html", "md"):
+        write_text(folder / f"report.{suffix}", _render(f"report.{suffix}.jinja", page))
+    return folder / "report.html"
+
+
+def read_page(folder: Path) -> dict[str, Any]:
+    """Gather everything that the templates show."""
+    results = folder / "results"
+    structures, latencies = (_by_method(results, kind) for kind in ("structure", "latency"))
+    found = [read_json(path) for path in sorted(results.glob("*--comparison.json"))]
+    comparisons = [value for value in found if value.get("format") == FORMAT]
+    if not structures and not comparisons:
+        raise InputError(f"{results} holds no results; run benchmarks/run_all.py first")
+    sets = [read_set(results, value) for value in comparisons]
+    curves = read_curves(structures, latencies)
+    return {
+        "structures": structures,
+        "titles": charts.TITLES,
+        "side_by_side": side_by_side(structures),
+        "figures": _figures(structures, curves, sets),
+        "curves": curves,
+        "sets": sets,
+        "glance": at_a_glance(sets),
+        "missing": (read_json(results / "missing.json") or {"missing": []})["missing"],
+    }
+
+
+def at_a_glance(sets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mIoU of every method on every data set of photographs; nothing where there is one."""
+    photographs = [data for data in sets if not data["is_world"]]
+    methods = [m for m in METHODS if any(m in data["scores"] for data in photographs)]
+    rows = [
+        {
+            "name": data["name"],
+            "slug": data["slug"],
+            "n_images": data["n_images"],
+            "miou": {m: data["scores"].get(m, {}).get("all") for m in methods},
+        }
+        for data in photographs
+    ]
+    return rows if len(rows) > 1 else []
+
+
+def _by_method(results: Path, kind: str) -> dict[str, Any]:
+    found = {m: read_json(results / f"{kind}-{m}.json") for m in METHODS}
+    return {m: value for m, value in found.items() if value}
+
+
+def _render(template: str, page: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape="html" in template,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cell": cell, "millions": millions, "bound": bound, "verdict": verdict}
+    return environment.get_template(template).render(**page)
+
+
+def cell(value: float | None, digits: int = 2) -> str:
+    """Show points of mIoU."""
+    return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
+
+
+def bound(floor: Mapping[str, Any]) -> str:
+    """Show what a floor asks for."""
+    return f"> {floor['above']}" if "above" in floor else f"≥ {floor['at_least']}"
+
+
+def verdict(holds: bool | None) -> str:
+    """Say whether a floor holds."""
+    return {True: "yes", False: "no", None: "not measured on enough images"}[holds]
+
+
+def read_curves(
+    structures: Mapping[str, Any], latencies: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the groups of curves of latency, each with its title and what was left out."""
+    published = {m: s["curves"] for m, s in structures.items() if "curves" in s}
+    groups = []
+    if latencies:
+        first = next(iter(latencies.values()))
+        title = (
+            "The world's small networks, which are none of the published ones; "
+            f"names at {first['side']} × {first['side']} pixels, sizes with "
+            f"{first['few_names']} names."
+        )
+        groups.append(_group("world", title, {m: s["curves"] for m, s in latencies.items()}))
+    if published:
+        side = next(iter(structures.values()))["image"][0]
+        title = (
+            f"The published architectures, with random weights; names at {side} × {side} pixels."
+        )
+        groups.append(_group("published", title, published))
+    return groups
+
+
+def _group(key: str, title: str, curves: Mapping[str, Any]) -> dict[str, Any]:
+    left_out = [
+        f"{charts.TITLES[method]} with {point[axis]:,} {'names' if axis == 'names' else 'pixels'} "
+        f"({point['reason']})"
+        for method, axes in curves.items()
+        for axis, points in axes.items()
+        for point in points
+        if point["seconds"] is None
+    ]
+    return {"key": key, "title": title, "curves": curves, "left_out": left_out}
+
+
+def _figures(
+    structures: Mapping[str, Any], curves: Sequence[Any], sets: Sequence[Any]
+) -> dict[str, str]:
+    """Draw everything; by file name."""
+    figures = {f"diagram-{m}": svg for m, svg in diagrams(structures).items()}
+    for group in curves:
+        drawn = latency_figures(group["curves"])
+        figures |= {f"latency-{group['key']}-{axis}": svg for axis, svg in drawn.items()}
+    for data in sets:
+        figures |= {f"{data['slug']}-{name}": svg for name, svg in data["charts"].items()}
+    return figures
+
+
+def read_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather what is shown of one data set."""
+    found = {m: Result.load(results / name) for m, name in comparison["results"].items()}
+    first = next(iter(found.values()))
+    images, is_world = first.card.n_images, comparison["data_set"] == WORLD
+    return {
+        "name": comparison["title"],
+        "is_world": is_world,
+        "slug": next(iter(comparison["results"].values())).partition("--")[0],
+        "n_images": images,
+        "classes": len(first.names),
+        "present": first.scores().n_present,
+        "rows": [_row(m, c, r, comparison) for m, r in found.items() for c in CONVENTIONS],
+        "published_apart": _apart(found, comparison["data_set"]),
+        "scores": comparison["scores"],
+        "control": comparison["control"],
+        "paired": comparison["paired"],
+        "seen": comparison["seen"],
+        "diagnoses": _diagnoses(comparison, images),
+        "one_step": comparison["one_step"],
+        "crops": comparison["crops"],
+        "floors": floor_rows(comparison, images) if is_world else [],
+        "gallery": comparison["gallery"],
+        "charts": set_figures(found, comparison),
+    }
+
+
+def _diagnoses(comparison: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
+    """Return a row for each method as it is, and one for each of its diagnoses."""
+    rows = []
+    for method, found in comparison["diagnoses"].items():
+        itself = {**comparison["scores"][method], "images": images}
+        entries = {"nothing": itself, **found} if found else {}
+        for part, entry in entries.items():
+            rows.append(
+                {
+                    "method": method,
+                    "first": part == "nothing",
+                    "title": TOLD[part],
+                    "scores": {key: entry.get(key) for key in ("all", "seen", "unseen")},
+                    "images": entry.get("images"),
+                    "reason": entry.get("reason"),
+                }
+            )
+    return rows
+
+
+def _row(
+    method: str, convention: Any, result: Result, comparison: Mapping[str, Any]
+) -> dict[str, Any]:
+    interval = result.intervals.get(convention)
+    times = comparison["times"].get(method) or {}
+    miou = result.scores(convention).miou
+    return {
+        "method": method,
+        "variant": result.card.variant,
+        "convention": convention,
+        "miou": miou,
+        "low": None if interval is None else interval.low,
+        "high": None if interval is None else interval.high,
+        "published": [
+            {**row, "difference": miou - row["miou"]}
+            for row in published(method, comparison["data_set"])
+            if row["convention"] == convention and not differences(row, result.card)
+        ],
+        "seconds": times.get("seconds"),
+        "mib": own_mib(times) if times else None,
+    }
+
+
+def _apart(found: Mapping[str, Result], data_set: str) -> list[dict[str, Any]]:
+    """Return the published numbers that do not compare with ours, and why."""
+    return [
+        {**row, "reasons": reasons}
+        for method, result in found.items()
+        for row in published(method, data_set)
+        if (reasons := differences(row, result.card))
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the report of an output folder anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("output"))
+    print(build_report(parser.parse_args(argv).folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,1 @@
+"""Drawing: overlays, legends and lettering."""

@@ -1,0 +1,1 @@
+"""Evaluation: running a segmenter over labelled images, its log, its protocol and its results."""

@@ -1,0 +1,1 @@
+"""File formats of other tools: detectron2, COCO run-length codes."""

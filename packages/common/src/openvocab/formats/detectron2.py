@@ -1,0 +1,381 @@
+"""detectron2's configs, checkpoints, predictions and data set dicts, without detectron2.
+
+Only `register_datasets` needs it to be installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from openvocab.datasets import ALIASES, CATALOG, resolve
+from openvocab.datasets.resolver import parse_name
+from openvocab.datasets.samples import SampleSet
+from openvocab.errors import InputError
+from openvocab.evaluation.augmentation import DenseSegmenter
+from openvocab.files import atomic_path
+from openvocab.formats.arithmetic import evaluate_arithmetic
+from openvocab.formats.run_length import decode_rle
+from openvocab.image import read_label_map
+from openvocab.metrics.scores import Ignore, void_values
+from openvocab.reading.numpy_pickle import read_pickled_arrays
+from openvocab.semantic import vocabulary_scores
+from openvocab.vocabulary import Vocabulary
+from openvocab.weights.state_dict import read_state_dict
+
+BASE_KEY = "_BASE_"
+_EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
+_TUPLE_TAG = "tag:yaml.org,2002:python/tuple"
+
+# --- configs ------------------------------------------------------------------------------------
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a config with everything it inherits by `_BASE_`.
+
+    The tag `!!python/object/apply:eval` is computed when it is arithmetic; nothing is ever run.
+    Text such as `(640,)` is the tuple it spells, as in detectron2.
+
+    Raises:
+        InputError: a file is missing or not YAML, inherits from itself, or holds a tag or an
+            expression that is not data.
+    """
+    return _read_chain(Path(path), ())
+
+
+def merge_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a config with `KEY VALUE KEY VALUE ...` from a command line put in.
+
+    >>> merge_overrides({"TEST": {"N": 1}}, ["TEST.N", "2", "MODEL.WEIGHTS", "a.pth"])
+    {'TEST': {'N': 2}, 'MODEL': {'WEIGHTS': 'a.pth'}}
+
+    Raises:
+        InputError: a key without value, or a key below one that has a value.
+    """
+    if len(overrides) % 2:
+        raise InputError(
+            f"Overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value; give one."
+        )
+    merged = _merge({}, config)
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        *parents, last = key.split(".")
+        node = merged
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"{key!r} cannot be set: {parent!r} is a value, not a section.")
+        node[last] = _decoded(value)
+    return merged
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a config by dotted keys, such as `MODEL.CLIP_ADAPTER.MASK_THR`."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """Safe YAML with the two Python tags that detectron2 configs use as data."""
+
+
+def _construct_arithmetic(loader: _ConfigLoader, node: yaml.Node) -> Any:
+    values = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+    if len(values) != 1 or not isinstance(values[0], str):
+        raise InputError(f"the tag !!python/object/apply:eval takes one expression, not {values!r}")
+    return evaluate_arithmetic(values[0])
+
+
+def _construct_tuple(loader: _ConfigLoader, node: yaml.Node) -> tuple[Any, ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise InputError("the tag !!python/tuple takes a list")
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_ConfigLoader.add_constructor(_EVAL_TAG, _construct_arithmetic)
+_ConfigLoader.add_constructor(_TUPLE_TAG, _construct_tuple)
+
+
+def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    resolved = path.expanduser().resolve()
+    if resolved in children:
+        raise InputError(f"{path} inherits from itself through {BASE_KEY}.")
+    config = _decoded(_load(path.expanduser()))
+    bases = config.pop(BASE_KEY, ())
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        where = resolved.parent / Path(str(base)).expanduser()
+        merged = _merge(merged, _read_chain(where, (*children, resolved)))
+    return _merge(merged, config)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        # _ConfigLoader is a SafeLoader: unknown Python tags are errors.
+        content = yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)
+    except OSError as error:
+        raise InputError(f"Cannot read the config {path}: {error.strerror}.") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a safe YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no keys with values; expected a config.")
+    return content
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {k: _merge({}, v) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for key, value in over.items():
+        if isinstance(value, Mapping):
+            below = merged.get(key)
+            value = _merge(below if isinstance(below, Mapping) else {}, value)
+        merged[key] = value
+    return merged
+
+
+def _decoded(value: Any) -> Any:
+    """Return text that spells a Python value as that value, in sections too."""
+    if isinstance(value, dict):
+        return {key: _decoded(inner) for key, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of `.pth` files as detectron2 writes them, and of its model zoo's `.pkl`.
+
+    Raises:
+        InputError: the file is missing, damaged, or would have to run code; nothing was run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"The weights file {path} does not exist; check the path.")
+    return read_pickled_arrays(path) if path.suffix == ".pkl" else read_state_dict(path)
+
+
+# --- predictions --------------------------------------------------------------------------------
+
+
+class Prediction(NamedTuple):
+    """One class in one image of a `sem_seg_predictions.json`.
+
+    Args:
+        file_name: of the image.
+        category_id: label of the class, or its id in the data set where that has ids (COCO).
+        segmentation: its mask in COCO's run-length format.
+    """
+
+    file_name: str
+    category_id: int
+    segmentation: Mapping[str, Any]
+
+
+def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
+    """Write a `sem_seg_predictions.json`, atomically and one by one."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        separator = "["
+        for prediction in predictions:
+            file.write(separator + json.dumps(prediction._asdict()))
+            separator = ",\n"
+        file.write("]\n" if separator != "[" else "[]\n")
+
+
+def read_predictions(path: str | Path) -> dict[str, list[Prediction]]:
+    """Read a `sem_seg_predictions.json`, grouped by file name in the order of the file.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read the predictions {path}: {error.strerror}.") from None
+    except ValueError:
+        raise InputError(f"{path} is not JSON; expected a sem_seg_predictions.json.") from None
+    grouped: dict[str, list[Prediction]] = {}
+    for number, entry in enumerate(content if isinstance(content, list) else [content]):
+        if not isinstance(entry, dict) or not set(Prediction._fields) <= entry.keys():
+            raise InputError(
+                f"Entry {number} of {path} has no {', '.join(Prediction._fields)}; expected "
+                f"detectron2's sem_seg_predictions.json."
+            )
+        prediction = Prediction(*(entry[field] for field in Prediction._fields))
+        grouped.setdefault(str(prediction.file_name), []).append(prediction)
+    return grouped
+
+
+def labels_of_predictions(
+    predictions: Sequence[Prediction], contiguous: Mapping[int, int] | None = None
+) -> NDArray[np.int32]:
+    """Put the masks of one image together.
+
+    Args:
+        predictions: at least one, all of one image.
+        contiguous: the label of each category id, where ids are not labels already.
+
+    Returns:
+        `(H, W)` labels, -1 where no mask is.
+
+    Raises:
+        InputError: sizes differ, or a category id has no label.
+    """
+    labels: NDArray[np.int32] | None = None
+    for prediction in predictions:
+        mask = decode_rle(prediction.segmentation)
+        labels = np.full(mask.shape, -1, dtype=np.int32) if labels is None else labels
+        if mask.shape != labels.shape:
+            raise InputError(f"The masks of {prediction.file_name} differ in size.")
+        if contiguous is not None and prediction.category_id not in contiguous:
+            raise InputError(
+                f"{prediction.file_name} has the category {prediction.category_id}, which the data "
+                f"set does not know."
+            )
+        labels[mask] = (contiguous or {}).get(prediction.category_id, prediction.category_id)
+    if labels is None:
+        raise InputError("There are no predictions to make a label map of.")
+    return labels
+
+
+# --- data sets and models in its format ---------------------------------------------------------
+
+
+def dataset_dicts(data: SampleSet) -> list[dict[str, Any]]:
+    """Return the samples of a set as detectron2 lists them.
+
+    Raises:
+        InputError: the label maps hold other values than the labels, which detectron2, reading
+            them itself, would take for labels.
+    """
+    samples = data.samples
+    if samples and not np.array_equal(
+        read_label_map(samples[0].label), data.read_label(samples[0])
+    ):
+        raise InputError(
+            f"The label maps of {data.name} in {samples[0].label.parent} are stored in another "
+            f"code than detectron2's; prepare the detectron2 layout of this data set."
+        )
+    return [
+        {"file_name": str(sample.image), "sem_seg_file_name": str(sample.label)}
+        for sample in samples
+    ]
+
+
+def dataset_metadata(vocabulary: Vocabulary, ignore_index: Ignore = None) -> dict[str, Any]:
+    """Return what detectron2's evaluators and visualizers want to know of a set.
+
+    detectron2 knows one void value; of several the largest is the one in its label maps.
+    """
+    return {
+        "stuff_classes": list(vocabulary.names),
+        "ignore_label": max(void_values(len(vocabulary), ignore_index), default=-1),
+        "evaluator_type": "sem_seg",
+    }
+
+
+def register_datasets(data_root: str | Path | None = None) -> tuple[str, ...]:
+    """Put all our data sets, under all their names, into detectron2's catalogs.
+
+    Names that are there already are left alone. Files are looked for when a set is asked for.
+
+    Args:
+        data_root: where data sets lie; None: `$DETECTRON2_DATASETS`, else `./datasets`.
+
+    Returns:
+        The names that are new.
+
+    Raises:
+        InputError: detectron2 is not installed.
+    """
+    try:
+        from detectron2.data import DatasetCatalog, MetadataCatalog
+    except ImportError as error:
+        raise InputError(
+            f"detectron2 is not installed ({error}); it is on no package index, so follow its "
+            f"installation guide, or use openvocab without it."
+        ) from None
+    known = set(DatasetCatalog.list())
+    new = tuple(name for name in (*CATALOG, *ALIASES) if name not in known)
+    for name in new:
+        DatasetCatalog.register(name, partial(_listing, MetadataCatalog, name, data_root))
+        request = parse_name(name)
+        vocabulary = Vocabulary.load(request.vocabulary or request.spec.vocabulary)
+        MetadataCatalog.get(name).set(**dataset_metadata(vocabulary, request.spec.ignore))
+    return new
+
+
+def _listing(catalog: Any, name: str, data_root: str | Path | None) -> list[dict[str, Any]]:
+    """Find a set, and correct its metadata where the layout has an order of classes of its own."""
+    data = resolve(name, data_root)
+    metadata = dataset_metadata(data.vocabulary, data.ignore_index)
+    if catalog.get(name).stuff_classes != metadata["stuff_classes"]:
+        catalog.pop(name)  # values that are set cannot be changed
+        catalog.get(name).set(**metadata)
+    return dataset_dicts(data)
+
+
+def as_detectron2_model(segmenter: DenseSegmenter, vocabulary: Vocabulary) -> nn.Module:
+    """Return a module that takes detectron2's input dicts and gives its outputs.
+
+    Its evaluators, test-time augmentation and visualizers then work on the segmenter.
+
+    Args:
+        segmenter: makes the scores.
+        vocabulary: the classes, in the order of the data set's `stuff_classes`; an input dict may
+            bring its own as "vocabulary", a list of names.
+    """
+    return _Detectron2Model(segmenter, vocabulary)
+
+
+class _Detectron2Model(nn.Module):
+    def __init__(self, segmenter: DenseSegmenter, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.vocabulary = vocabulary
+        self.eval()
+
+    @torch.inference_mode()
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
+        """Score a batch.
+
+        Args:
+            batched_inputs: dicts with "image" `(3, h, w)` RGB in 0..255, resized already, and
+                optionally "height" and "width" of the output.
+
+        Returns:
+            One `{"sem_seg": (K, height, width)}` for each.
+        """
+        return [{"sem_seg": self._scores(entry)} for entry in batched_inputs]
+
+    def _scores(self, entry: Mapping[str, Any]) -> Tensor:
+        image = entry.get("image")
+        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
+            raise InputError("An input dict needs 'image', a tensor (3, height, width) in RGB.")
+        pixels = image.detach().cpu().permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+        size = int(entry.get("height", image.shape[1])), int(entry.get("width", image.shape[2]))
+        vocabulary = self.vocabulary
+        if "vocabulary" in entry:
+            vocabulary = Vocabulary.from_names(entry["vocabulary"])
+        scores = self.segmenter.scores_at(pixels.contiguous().numpy(), vocabulary, size)
+        return torch.from_numpy(vocabulary_scores(scores, vocabulary))

@@ -1,0 +1,133 @@
+"""How sure a mean IoU is: resampling of images with replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from openvocab.errors import InputError
+from openvocab.metrics.scores import Convention, FloatArray, PairCounts, mean_iou
+
+_REPLICATES_AT_ONCE = 64  # bounds the memory: 64 x (images + 3 K) doubles
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate in percent, and the range that holds `level` of its resampled values."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much the first of two methods is better on the same images, in points of mIoU.
+
+    Args:
+        interval: the difference first - second, with its interval.
+        probability_better: share of the resampled data sets on which the first is better; draws
+            count one half.
+    """
+
+    interval: Interval
+    probability_better: float
+
+
+def bootstrap_interval(
+    per_image: Sequence[PairCounts],
+    num_classes: int,
+    convention: Convention = "detectron2",
+    *,
+    level: float = 0.95,
+    repetitions: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return mIoU over all images with its percentile bootstrap interval over images.
+
+    Args:
+        per_image: one sparse matrix per image.
+        num_classes: K.
+        convention: how classes without ground truth count.
+        level: probability inside the interval, in (0, 1).
+        repetitions: how many data sets are drawn.
+        seed: of the draws.
+
+    Raises:
+        InputError: no images.
+    """
+    totals = _image_totals(per_image, num_classes)
+    values = _resampled(totals, convention, repetitions, seed)
+    estimate = float(mean_iou(totals.sum(axis=0), convention))
+    return _interval(estimate, values, level)
+
+
+def paired_difference(
+    first: Sequence[PairCounts],
+    second: Sequence[PairCounts],
+    num_classes: int,
+    convention: Convention = "detectron2",
+    *,
+    level: float = 0.95,
+    repetitions: int = 1000,
+    seed: int = 0,
+) -> PairedDifference:
+    """Compare two methods on the same images: every draw takes the same images for both.
+
+    Args:
+        first: sparse matrices of the first method, image by image.
+        second: those of the second method, same images in the same order.
+        num_classes: K.
+        convention: how classes without ground truth count.
+        level: probability inside the interval, in (0, 1).
+        repetitions: how many data sets are drawn.
+        seed: of the draws.
+
+    Raises:
+        InputError: no images, or not the same number of them.
+    """
+    if len(first) != len(second):
+        raise InputError(
+            f"The first method has {len(first)} images and the second {len(second)}; a paired "
+            f"difference needs the same images in the same order."
+        )
+    both = [_image_totals(images, num_classes) for images in (first, second)]
+    drawn = [_resampled(totals, convention, repetitions, seed) for totals in both]
+    estimates = [float(mean_iou(totals.sum(axis=0), convention)) for totals in both]
+    differences = drawn[0] - drawn[1]
+    better = float(np.mean((differences > 0) + 0.5 * (differences == 0)))
+    return PairedDifference(_interval(estimates[0] - estimates[1], differences, level), better)
+
+
+def _image_totals(per_image: Sequence[PairCounts], num_classes: int) -> FloatArray:
+    if not per_image:
+        raise InputError("There are no images to resample; evaluate at least one.")
+    totals = np.empty((len(per_image), 3, num_classes))  # doubles hold counts up to 2^53 exactly
+    for row, image in zip(totals, per_image, strict=True):
+        row[:] = image.totals(num_classes)
+    return totals
+
+
+def _resampled(
+    totals: FloatArray, convention: Convention, repetitions: int, seed: int
+) -> FloatArray:
+    images, _, classes = totals.shape
+    random = np.random.default_rng(seed)
+    flat = totals.reshape(images, 3 * classes)
+    values = []
+    for start in range(0, repetitions, _REPLICATES_AT_ONCE):
+        drawn = min(_REPLICATES_AT_ONCE, repetitions - start)
+        times = random.multinomial(images, np.full(images, 1 / images), size=drawn)
+        sums = times.astype(np.float64) @ flat  # (drawn, 3 K)
+        values.append(mean_iou(sums.reshape(drawn, 3, classes), convention))
+    return np.concatenate(values)
+
+
+def _interval(estimate: float, values: FloatArray, level: float) -> Interval:
+    if not 0 < level < 1:
+        raise InputError(f"The level of an interval lies between 0 and 1, not {level}.")
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), level)

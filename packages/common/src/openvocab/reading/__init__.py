@@ -1,0 +1,1 @@
+"""Reading files from outside: bounded, checked, and never executed."""
