@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -70,6 +71,31 @@ class Anatomy:
     clips: dict[str, CLIP]
     names_enter: tuple[str, ...]
     ways: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A published architecture with random weights, as the structure comparison measures it.
+
+    Attributes:
+        title: the method with its networks.
+        segmenter: the method, ready to segment.
+        anatomy: what the method says about its structure.
+        sides: side lengths in pixels of the square images for latency against image size.
+        notes: what the measurement depends on, in whole sentences.
+        templates: the prompt templates of each call of the stage "text".
+        at_most: how many crops CLIP sees at most in real use, where that is fixed.
+        forward: the pass that training differentiates, at 640 x 640; None where nothing is trained.
+    """
+
+    title: str
+    segmenter: Any
+    anatomy: Anatomy
+    sides: tuple[int, ...]
+    notes: tuple[str, ...]
+    templates: tuple[Any, ...]
+    at_most: int | None = None
+    forward: Callable[[], Any] | None = None
 
 
 def group_parameters(

@@ -1,0 +1,203 @@
+"""What the project knows about a method: one `Method` value for each, found by entry point.
+
+A package that offers a method has in its `pyproject.toml`
+
+    [project.entry-points."openvocab.methods"]
+    mymethod = "mypackage.method:METHOD"
+
+and is then known to the commands, the page and the benchmark. Nothing else has to be changed.
+Reading the list of methods imports no torch; a method's own modules are imported when they are
+needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from openvocab.errors import InputError
+
+if TYPE_CHECKING:
+    from openvocab.datasets.samples import SampleSet
+    from openvocab.image import ImageArray
+    from openvocab.segmenter import Segmenter
+    from openvocab.stages import Anatomy, Architecture
+    from openvocab.vocabulary import Vocabulary
+
+GROUP = "openvocab.methods"
+# Of methods that bring no colors of their own: on a light page, and on a dark one.
+_SPARE_COLORS = (
+    ("#7c3aed", "#b794ff"),
+    ("#be185d", "#ff8fc0"),
+    ("#0e7490", "#5ed3ea"),
+    ("#4d7c0f", "#a8d65c"),
+    ("#6b7280", "#b6bcc6"),
+)
+
+
+class Load(Protocol):
+    """How a method is loaded: every method takes the same words."""
+
+    def __call__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        config: Any = None,
+        device: str = "auto",
+        precision: Any = "fp32",
+        compile: bool = False,
+    ) -> Segmenter:
+        """Return a segmenter that is ready to use."""
+
+
+class Diagnose(Protocol):
+    """Which extra evaluations of a method say where its errors come from."""
+
+    def __call__(self, segmenter: Segmenter) -> Mapping[str, Any]:
+        """Return a labeller for each diagnosis; see `openvocab.evaluation.oracle`."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One picture of what a method did on the way to its label map.
+
+    Attributes:
+        title: what the picture shows, a few words.
+        picture: `(H, W, 3)` uint8 RGB.
+        text: one or two sentences that a reader of the paper's abstract understands.
+        group: heading under which the picture belongs, such as "Step 1" or a class name.
+        empty: whether there is nothing to see, so that a page may fold the picture away.
+    """
+
+    title: str
+    picture: ImageArray
+    text: str = ""
+    group: str = ""
+    empty: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Everything that the commands, the page and the benchmark need to know about a method.
+
+    Only `key`, `title`, `summary` and `load` are required. What is left out is left out of the
+    report as well.
+
+    Attributes:
+        key: name on the command line, such as "san".
+        title: name in print, such as "SAN".
+        summary: one sentence on how the method works.
+        load: loads the method; called with the words of `Load`.
+        weights: the kinds of weights that `load` takes, one line for `--help`.
+        default_weights: what `load` takes if no weights are given.
+        templates: the prompt templates for names that a user types.
+        colors: in figures on a light and on a dark background; empty for a spare pair.
+        rank: place in lists of methods, lowest first; equal ranks are sorted by key.
+        package: import name of the package, for its own commands.
+        parts_of_weights: split one `--weights` word into the files or names that it consists of.
+        for_data: return the segmenter with the settings that were published for a data set.
+        architecture: builds the published architecture with random weights, for the comparison of
+            structure and cost.
+        anatomy: returns the stages and parameters of a loaded segmenter.
+        diagnoses: returns the oracle diagnoses of a loaded segmenter, see `Diagnose`.
+        published: JSON file of the numbers that the authors report.
+        acceptance: JSON file of the scores that the shipped weights must reach on the embedded
+            world.
+        explain: shows what the method does with one image, step by step.
+    """
+
+    key: str
+    title: str
+    summary: str
+    load: Load
+    weights: str = "a checkpoint file"
+    default_weights: str | None = None
+    templates: str = "vild"
+    colors: tuple[str, str] | tuple[()] = ()
+    rank: int = 100
+    package: str = ""
+    parts_of_weights: Callable[[str], Sequence[str]] = field(default=lambda source: (source,))
+    for_data: Callable[[Segmenter, SampleSet], Segmenter] | None = None
+    architecture: Callable[[], Architecture] | None = None
+    anatomy: Callable[[Any], Anatomy] | None = None
+    diagnoses: Diagnose | None = None
+    published: Path | None = None
+    acceptance: Path | None = None
+    explain: Callable[[Any, ImageArray, Vocabulary], Sequence[Explained]] | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An installed method that cannot be used.
+
+    Attributes:
+        key: name of its entry point.
+        distribution: the package that offers it.
+        reason: one line on what went wrong.
+    """
+
+    key: str
+    distribution: str
+    reason: str
+
+
+@cache
+def _found() -> tuple[dict[str, Method], tuple[Broken, ...]]:
+    methods: dict[str, Method] = {}
+    broken: list[Broken] = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        owner = entry.dist.name if entry.dist is not None else "an unknown package"
+        try:
+            method = entry.load()
+            if not isinstance(method, Method):
+                raise TypeError(f"{entry.value} is {type(method).__name__}, expected Method")
+            if method.key != entry.name:
+                raise ValueError(f"its key is {method.key!r}, but its entry point {entry.name!r}")
+        except Exception as error:  # whatever a foreign package does, the others still work
+            broken.append(Broken(entry.name, owner, f"{type(error).__name__}: {error}"))
+            continue
+        methods[method.key] = method
+    return methods, tuple(broken)
+
+
+def available_methods() -> dict[str, Method]:
+    """Return the installed methods by key, in the order in which comparisons list them."""
+    methods, _ = _found()
+    return dict(sorted(methods.items(), key=lambda item: (item[1].rank, item[0])))
+
+
+def colors_of(key: str) -> tuple[str, str]:
+    """Return the colors of a method on a light and on a dark background."""
+    methods = available_methods()
+    if key in methods and methods[key].colors:
+        return methods[key].colors  # type: ignore[return-value]
+    without = [k for k, method in methods.items() if not method.colors]
+    place = without.index(key) if key in without else len(without)
+    return _SPARE_COLORS[place % len(_SPARE_COLORS)]
+
+
+def broken_methods() -> tuple[Broken, ...]:
+    """Return the installed methods that could not be imported, with the reason."""
+    return _found()[1]
+
+
+def find_method(key: str) -> Method:
+    """Return an installed method by its key.
+
+    Raises:
+        InputError: no such method is installed, or it is broken.
+    """
+    methods = available_methods()
+    if key in methods:
+        return methods[key]
+    for one in broken_methods():
+        if one.key == key:
+            raise InputError(
+                f"the method {key!r} of the package {one.distribution} cannot be used: {one.reason}"
+            )
+    known = ", ".join(methods) or "none"
+    raise InputError(f"there is no method {key!r}; installed are {known}")
