@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-FORMAT = "openvocab-comparison-3"  # of what `comparison.py` writes and the report reads
+FORMAT = "openvocab-comparison-3"  # of what `quality/comparison.py` writes and the report reads
 COSTS_FILE = "costs.json"
 REFUSED_FILE = "refused.json"
 CROPS_FILE = "crops.json"

@@ -164,7 +164,8 @@ def in_fresh_process(
     start_server()
     context = multiprocessing.get_context(_METHOD)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run_module, args=(module, arguments, show, theirs))
+    given = (module, arguments, show, dict(os.environ), theirs)
+    process = context.Process(target=_run_module, args=given)
     process.start()
     theirs.close()
     try:
@@ -178,8 +179,15 @@ def in_fresh_process(
     return {**json.loads(printed.strip().splitlines()[-1]), "peak_gib": peak}
 
 
-def _run_module(module: str, arguments: Sequence[str], show: bool, parent: Connection) -> None:
+def _run_module(
+    module: str,
+    arguments: Sequence[str],
+    show: bool,
+    environment: Mapping[str, str],
+    parent: Connection,
+) -> None:
     """Run a module as if it had been started, and send what it printed and why it failed."""
+    os.environ.update(environment)  # the server that this is a fork of may have another
     Thread(target=lambda: parent.poll(None) and os._exit(1), daemon=True).start()
     sys.argv, printed, said = [module, *arguments], StringIO(), StringIO()
     failure = ""

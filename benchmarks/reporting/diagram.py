@@ -1,4 +1,4 @@
-"""One diagram for each method on a common canvas, drawn from what `structure.py` measured."""
+"""One diagram for each method on a common canvas, drawn from what `structure` measured."""
 
 from __future__ import annotations
 

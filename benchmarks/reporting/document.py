@@ -1,9 +1,10 @@
 """Writes measured numbers into the documents: `python benchmarks/reporting/document.py output`.
 
 Documents hold blocks from `<!-- measured: NAME -->` to `<!-- end -->`. What stands between is made
-from the template NAME in benchmarks/templates/measured and the JSON files in benchmarks/measured;
-tests compare. With the output folder of a finished run_all.py its numbers are first taken over into
-benchmarks/measured/world.json and docs/three-methods.json, and scenes into a picture.
+from the template NAME in benchmarks/reporting/templates/measured and the JSON files in
+benchmarks/measured; tests compare. With the output folder of a finished run_all.py its numbers are
+first taken over into benchmarks/measured/world.json and docs/three-methods.json, and scenes into a
+picture.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def collect_world(folder: Path) -> dict[str, Any]:
     first = next(iter(results.values()))
     intervals = {m: result.intervals["detectron2"] for m, result in results.items()}
     return {
-        "about": "made by benchmarks/reporting/document.py from a finished run of benchmarks/run_all.py",
+        "about": "made by benchmarks/reporting/document.py from a finished run of run_all.py",
         "code_version": first.card.code_version,
         "label_tree_hash": first.card.label_tree_hash,
         "weights_sha256": {m: result.card.weights_sha256 for m, result in results.items()},
@@ -132,7 +133,7 @@ def rendered(text: str, values: Mapping[str, Any]) -> str:
             template = environment.get_template(f"{name}.md.jinja")
         except jinja2.TemplateNotFound:
             raise InputError(
-                f"there is no template {name!r} in benchmarks/templates/measured"
+                f"there is no template {name!r} in benchmarks/reporting/templates/measured"
             ) from None
         return start + template.render(**values, told=TOLD).strip() + end
 

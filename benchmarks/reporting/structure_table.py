@@ -1,4 +1,4 @@
-"""Says in words and numbers what `structure.py` measured; one column for each method."""
+"""Says in words and numbers what `structure/measure.py` measured; one column for each method."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Writes docs/three-methods.md, its Chinese twin and their figures from measured structures.
 
-`python benchmarks/reporting/three_methods.py output` takes results/structure-*.json of a finished run into
-docs/three-methods.json; without a folder the pages are made anew from that file.
+`python benchmarks/reporting/three_methods.py output` takes results/structure-*.json of a finished
+run into docs/three-methods.json; without a folder the pages are made anew from that file.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Measures CaR's speed and memory: stages, shares and utilisation, all in one run.
 
-`python benchmarks/speed/car_image.py --output benchmarks/measured/speed_car.json` runs CaR with CLIP
-ViT-B/16 and ViT-L/14 at random weights on a 500 x 375 picture with 20 names, and compares the two
-CLIPs with a plain 4096^3 matrix product of the same run. No name is dropped, so there are two full
-steps; names are embedded beforehand, as in an evaluation. With `--memory 150 3000 4000` the peak
-memory of such a photo is measured, too; unlike times, it can be taken on a busy machine, alone with
-`--memory-only`.
+`python benchmarks/speed/car_image.py --output benchmarks/measured/speed_car.json` runs CaR with
+CLIP ViT-B/16 and ViT-L/14 at random weights on a 500 x 375 picture with 20 names, and compares the
+two CLIPs with a plain 4096^3 matrix product of the same run. No name is dropped, so there are two
+full steps; names are embedded beforehand, as in an evaluation. With `--memory 150 3000 4000` the
+peak memory of such a photo is measured, too; unlike times, it can be taken on a busy machine, alone
+with `--memory-only`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Measure the doctor on generated label maps: `python benchmarks/speed/label_trees.py --images 5000`.
+"""Measure the doctor on generated label maps.
 
+`python benchmarks/speed/label_trees.py --images 5000` is how the recorded numbers were made.
 The set is made once in a temporary folder in the layout of COCO-Stuff: region-like label maps of
 480 x 640 and photographs that are as slow to decode as real ones of that size.
 """

@@ -1,7 +1,7 @@
 """Measures OVSeg's speed and memory: stages, utilisation, precision and peak memory.
 
-`python benchmarks/speed/ovseg_image.py --output benchmarks/measured/speed_ovseg.json` runs Swin-B with
-CLIP ViT-L/14 at random weights on a 640 x 640 picture with 20, 50 and 100 valid proposals, and
+`python benchmarks/speed/ovseg_image.py --output benchmarks/measured/speed_ovseg.json` runs Swin-B
+with CLIP ViT-L/14 at random weights on a 640 x 640 picture with 20, 50 and 100 valid proposals, and
 compares with a plain 4096^3 matrix product of the same run.
 """
 

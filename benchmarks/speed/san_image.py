@@ -1,8 +1,8 @@
 """Measures SAN's speed and memory: shares, ratios and utilisation, all in one run.
 
-`python benchmarks/speed/san_image.py --output benchmarks/measured/speed_san.json` runs SAN ViT-B/16 at random
-weights on a 640 x 640 picture and compares with a plain 4096^3 matrix product of the same run.
-OVSeg and CaR have `speed_ovseg.py` and `speed_car.py`.
+`python benchmarks/speed/san_image.py --output benchmarks/measured/speed_san.json` runs SAN ViT-B/16
+at random weights on a 640 x 640 picture and compares with a plain 4096^3 matrix product of the same
+run. OVSeg and CaR have `ovseg_image.py` and `car_image.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measures seconds for an image against the number of names and the size of the image.
 
-`python benchmarks/structure/latency.py car --weights world` measures the world's CaR. What the names mean
-does not matter here, so their embeddings are random and cost nothing.
+`python benchmarks/structure/latency.py car --weights world` measures the world's CaR. What the
+names mean does not matter here, so their embeddings are random and cost nothing.
 """
 
 from __future__ import annotations

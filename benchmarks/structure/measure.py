@@ -1,9 +1,9 @@
-"""Measures how the three methods are built and what they cost, from the running models.
+"""Measures how the methods are built and what they cost, from the running models.
 
-`python benchmarks/structure/measure.py san` prints the anatomy of SAN as JSON: parameters by part, floating
-point operations and time by stage, what is fed to CLIP, which of its layers are read or changed,
-and, with --curves, latency against the number of names and the size of the image. Weights are
-random: nothing here depends on what a model has learned, except where the JSON says so.
+`python benchmarks/structure/measure.py san` prints the anatomy of SAN as JSON: parameters by part,
+floating point operations and time by stage, what is fed to CLIP, which of its layers are read or
+changed, and, with --curves, latency against the number of names and the size of the image.
+Weights are random: nothing here depends on what a model has learned, except where the JSON says so.
 """
 
 from __future__ import annotations

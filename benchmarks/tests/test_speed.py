@@ -27,7 +27,10 @@ def test_best_times_runs_everything_in_turn() -> None:
     assert calls == ["a", "b"] * 3 and set(times) == {"a", "b"}
 
 
-def test_peak_memory_is_that_of_the_process(tmp_path: Path) -> None:
+def test_peak_memory_is_that_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
     script = tmp_path / "measured_module.py"
     script.write_text("import sys\nx = b'1' * int(sys.argv[1])\nprint('{\"n\": 3}')\n")
     small, large = (measuring.in_fresh_process("measured_module", [n]) for n in ("1", "1500000000"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from benchmarks import measuring
+from benchmarks.speed import car_image
 
 from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
@@ -17,15 +17,11 @@ FOLDER = Path(__file__).parents[1]
 
 @pytest.fixture
 def speed(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("speed_car", FOLDER / "speed_car.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     vision, text = VisionConfig(32, 16, 32, 3, 2, 64), TextConfig(77, 64, 16, 1, 1, 32)
     clip = CLIP(CLIPConfig(16, vision, text, "quick_gelu")).eval().requires_grad_(False)
-    monkeypatch.setattr(module, "random_clip", lambda name: clip)
-    monkeypatch.setattr(sys.modules["measuring"], "SIDE", 64)
-    return module
+    monkeypatch.setattr(car_image, "random_clip", lambda name: clip)
+    monkeypatch.setattr(measuring, "SIDE", 64)
+    return car_image
 
 
 def test_stages_add_up(speed, tmp_path) -> None:
