@@ -144,7 +144,7 @@ def scores(matrix: NDArray[Any], convention: Convention = "detectron2") -> Score
         matrix: `(K, K)` or `(K, K + 1)`.
         convention: one of `CONVENTIONS`.
 
-    Source: DESIGN 5; OVSeg SPEC 13; SAN SPEC 12; mmsegmentation 1.x `IoUMetric`.
+    Source: SPEC ovseg 13; SPEC san 12; mmsegmentation 1.x `IoUMetric`.
     """
     hits, truth, predicted = class_totals(matrix).astype(np.float64)
     present = truth > 0
@@ -184,7 +184,7 @@ def without_background(matrix: NDArray[Any], background: int = NOTHING) -> IntAr
         matrix: `(K, K + 1)`.
         background: the class whose row and column go; -1 drops the column of nothing.
 
-    Source: CaR SPEC 10.
+    Source: SPEC car 10.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     if background == NOTHING:
@@ -220,7 +220,7 @@ def seen_unseen(
     Raises:
         InputError: an id that is no class.
 
-    Source: OVSeg SPEC 13 (mIoU-set, mIoU-unset, hIoU-set) and 17.12.
+    Source: SPEC ovseg 13 (mIoU-set, mIoU-unset, hIoU-set); SPEC ovseg 17.12.
     """
     totals = class_totals(matrix).astype(np.float64)
     seen = np.zeros(totals.shape[1], dtype=bool)
