@@ -54,9 +54,8 @@ def exists(name: str, number: str) -> bool:
     *headings, last = item.partition("-")[0].split(".")
     if headings:  # 16.2.3 is item 3 below the heading 16.2
         body = body.partition(f"### {section}.{'.'.join(headings)} ")[2].partition("\n### ")[0]
-    return bool(
-        re.search(rf"^\s*(?:\*\s+)?\**(?:{section}\.)?{last}[.)]?\**\s", body, re.MULTILINE)
-    )
+    start = rf"(?:^\s*|\s\s)(?:\*\s+)?\**(?:{section}\.)?{last}[.)]?\**\s"  # also within a line
+    return bool(re.search(start, body, re.MULTILINE))
 
 
 def test_there_are_references() -> None:
