@@ -8,12 +8,14 @@ from __future__ import annotations
 import glob
 import io
 import os
+import stat
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +23,22 @@ from PIL import Image
 
 from openvocab.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | npt.NDArray[Any]"
+    " | Tensor | Image.Image"
+)
 Resample: TypeAlias = Literal["nearest", "bilinear", "bicubic"]
 
 DEFAULT_MAX_PIXELS = 200_000_000
+MAX_FILE_BYTES = 2 << 30  # larger files are no photographs, and are not read
+TAKEN = (
+    "a path, bytes, a file that is open in binary mode, a Pillow image, a NumPy array (H, W, 3), "
+    "or a tensor (3, H, W)"
+)
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .jp2 .avif .tga".split()
 )
@@ -64,8 +77,10 @@ def read_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     and of an animation the first frame is taken.
 
     Args:
-        source: a file, its bytes, a Pillow image, or an array: (H, W), (H, W, 1), (H, W, 3) or
-            (H, W, 4) as uint8, uint16, bool, or float in 0..1.
+        source: a path, the bytes of a file, a file that is open in binary mode, a Pillow image, an
+            array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor with channels first,
+            (1, H, W), (3, H, W) or (4, H, W). Arrays and tensors hold uint8, uint16, bool, or
+            float in 0..1.
         max_pixels: larger images are refused before they are decoded.
 
     Returns:
@@ -74,6 +89,8 @@ def read_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     Raises:
         InputError: the source is missing, empty, damaged, no image, or too large.
     """
+    if _is_tensor(source):
+        source = _tensor_to_array(source)
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source, max_pixels)
     image, label = _open(source, max_pixels)
@@ -205,6 +222,24 @@ def walk_images(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def images_in(source: object) -> list[Path] | None:
+    """Return the image files of a folder or a glob; None if the source is anything else.
+
+    Raises:
+        InputError: the folder or the glob holds no image.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = os.fspath(source)
+    try:
+        several = isinstance(path, str) and (
+            os.path.isdir(path) or (glob.has_magic(path) and not os.path.exists(path))
+        )
+    except ValueError:  # a zero byte, which `read_image` reports
+        several = False
+    return _images_of(path) if several else None
+
+
 def _images_of(pattern: str | os.PathLike[str]) -> list[Path]:
     path = Path(pattern)
     if path.is_dir():
@@ -228,17 +263,12 @@ def _suffixes() -> str:
     return " ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _open(
-    source: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int
-) -> tuple[Image.Image, str]:
+def _open(source: Any, max_pixels: int) -> tuple[Image.Image, str]:
     """Open without decoding; return the image and the words that name it in messages."""
     if isinstance(source, Image.Image):
         image, label = source, "the image"
     else:
-        if isinstance(source, bytes):
-            data, label = source, "the image data"
-        else:
-            data, label = _read_bytes(Path(source)), f"'{os.fspath(source)}'"
+        data, label = _content(source)
         if not data:
             raise InputError(f"{label} is empty (0 bytes), expected an image; get the file again.")
         image = _identify(data, label)
@@ -246,8 +276,35 @@ def _open(
     return image, label
 
 
+def _content(source: Any) -> tuple[bytes, str]:
+    """Return the bytes of an encoded image, and the words that name it in messages."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source), "the image data"
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        if isinstance(path, str):
+            return _read_bytes(Path(path)), f"'{path}'"
+    if hasattr(source, "read"):
+        return _read_open_file(source), "the image file"
+    raise InputError(f"an image cannot be {_what_it_is(source)}; give {TAKEN}.")
+
+
+def _what_it_is(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"'{path}' is a device or a pipe, expected an image file.")
+        if found.st_size > MAX_FILE_BYTES:
+            raise InputError(
+                f"'{path}' has {found.st_size} bytes, more than the {MAX_FILE_BYTES} that are read "
+                "as an image; shrink it or cut it into pieces."
+            )
         return path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"there is no file '{path}'; check the path.") from error
@@ -255,6 +312,28 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"'{path}' is a folder, expected an image file.") from error
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror}.") from error
+    except InputError:
+        raise
+    except ValueError as error:  # a zero byte in the path
+        raise InputError(f"{str(path)!r} is no path of a file: {error}.") from error
+
+
+def _read_open_file(file: Any) -> bytes:
+    """Read an open file from its start, as Pillow does, up to the size limit."""
+    try:
+        if file.seekable():
+            file.seek(0)
+        data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError, AttributeError, TypeError) as error:  # closed, or not for reading
+        raise InputError(f"the image file cannot be read: {error}.") from error
+    if not isinstance(data, bytes):
+        raise InputError(
+            f"the image file gives {type(data).__name__}, expected bytes; open it in binary mode "
+            "('rb')."
+        )
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"the image file has more than {MAX_FILE_BYTES} bytes; shrink the image.")
+    return data
 
 
 def _identify(data: bytes, label: str) -> Image.Image:
@@ -320,12 +399,39 @@ def _grey_to_8bit(values: npt.NDArray[Any], deep: bool) -> ImageArray:
     return values.astype(np.uint8)
 
 
+def _is_tensor(source: object) -> bool:
+    """Whether this is a tensor of torch, which is not imported for that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
+    """Turn a tensor (C, H, W) into an array (H, W, C); one with channels last is kept."""
+    if tensor.ndim == 4:
+        raise InputError(
+            f"the image tensor has shape {tuple(tensor.shape)}; give a batch as a list of images: "
+            "list(batch)."
+        )
+    if tensor.ndim != 3 or not {tensor.shape[0], tensor.shape[2]} & {1, 3, 4}:
+        raise InputError(
+            f"the image tensor has shape {tuple(tensor.shape)}, expected (3, H, W) with RGB "
+            "channels first."
+        )
+    if tensor.shape[0] in (1, 3, 4):
+        tensor = tensor.permute(1, 2, 0)
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # NumPy has no bfloat16
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
+
+
 def _array_to_rgb(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
     pixels = array[..., None] if array.ndim == 2 else array  # (H, W, C)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise InputError(
             f"the image array has shape {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or "
-            "(H, W, 4) with RGB channels last."
+            "(H, W, 4) with RGB channels last; array.transpose(1, 2, 0) puts first ones last."
         )
     _check_size(pixels.shape[1], pixels.shape[0], "the image array", max_pixels)
     pixels = _array_to_8bit(pixels)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,9 @@ from openvocab.drawing.overlay import draw_overlay, label_shares, palette
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
 from openvocab.formats.run_length import Mask, encode_labels
-from openvocab.image import ImageArray, ImageSource, read_image
-from openvocab.vocabulary import NOTHING, Vocabulary
+from openvocab.image import ImageArray, ImageSource, images_in, read_image
+from openvocab.precision import Turn, plain_arithmetic
+from openvocab.vocabulary import NOTHING, Augmentation, Vocabulary
 
 NOTHING_8BIT = 255
 NOTHING_16BIT = 65535
@@ -35,6 +37,8 @@ class Segmentation:
         labels: (H, W) int32, indices into `vocabulary.names`; -1 where nothing was found.
         vocabulary: what was asked for.
         scores: (K, H, W) float32, larger is more certain, if they were asked for.
+        confidence: (H, W) float32 in 0..1, how probable it is that the label is right; None where
+            the method's scores were not calibrated.
         extra: what a method wants to add, such as its masks; the prediction command writes the
             images (H, W, 3) in its "pictures", a dict by name.
     """
@@ -42,6 +46,7 @@ class Segmentation:
     labels: npt.NDArray[np.int32]
     vocabulary: Vocabulary
     scores: npt.NDArray[np.float32] | None = None
+    confidence: npt.NDArray[np.float32] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,6 +60,10 @@ class Segmentation:
         shape = (len(self.vocabulary), *self.labels.shape)
         if self.scores is not None and self.scores.shape != shape:
             raise ValueError(f"scores have shape {self.scores.shape}, expected {shape}")
+        if self.confidence is not None and self.confidence.shape != self.labels.shape:
+            raise ValueError(
+                f"the confidence has shape {self.confidence.shape}, expected {self.labels.shape}"
+            )
 
     def areas(self) -> dict[str, float]:
         """Return the share of the image that each name covers, largest first, absent ones left out.
@@ -77,6 +86,73 @@ class Segmentation:
             raise InputError(f"{name!r} is not in the vocabulary of this segmentation.")
         wanted = [i for i, known in enumerate(self.vocabulary.names) if known == name]
         return np.isin(self.labels, wanted)
+
+    def certainty(self) -> npt.NDArray[np.float32]:
+        """Return how certain each pixel's own label is: (H, W) float32, 0 where there is none.
+
+        This is the confidence in 0..1 where the method is calibrated, else the score of the label,
+        whose scale is the method's own: SAN's reach about 3, OVSeg's 6, CaR's 1.
+
+        Raises:
+            InputError: the result holds neither confidence nor scores.
+        """
+        if self.confidence is not None:
+            return np.where(self.labels < 0, np.float32(0), self.confidence)
+        if self.scores is None:
+            raise InputError(
+                "this result holds no scores to compare with a threshold; segment with "
+                "return_scores=True."
+            )
+        own = np.take_along_axis(self.scores, np.maximum(self.labels, 0)[None], axis=0)[0]
+        return np.where(self.labels < 0, np.float32(0), own)
+
+    def mean_certainty(self) -> dict[str, float]:
+        """Return the mean of `certainty` over the pixels of each name that was found.
+
+        Raises:
+            InputError: see `certainty`.
+        """
+        certainty = self.certainty()
+        return {name: float(certainty[self.mask(name)].mean()) for name in self.areas()}
+
+    def with_threshold(
+        self,
+        *,
+        none_of_these: float | None = None,
+        min_score: float | None = None,
+        min_area: float | None = None,
+    ) -> Segmentation:
+        """Return the result with uncertain pixels, uncertain names and small names taken back.
+
+        What is taken back has the label -1. Pixels are judged first, then the names that are left.
+
+        Args:
+            none_of_these: pixels whose `certainty` is below this show none of the names.
+            min_score: names whose mean `certainty` in this image is below this were not found.
+            min_area: names that cover less than this share of the image (0..1) were not found.
+
+        Raises:
+            InputError: a threshold on scores where there are none, or a share outside 0..1.
+        """
+        check_thresholds(none_of_these=none_of_these, min_score=min_score, min_area=min_area)
+        found = self
+        if none_of_these is not None:
+            found = found._without(found.certainty() < none_of_these)
+        if min_score is not None:
+            means = found.mean_certainty()
+            found = found._without_names({name for name in means if means[name] < min_score})
+        if min_area is not None:
+            areas = found.areas()
+            found = found._without_names({name for name in areas if areas[name] < min_area})
+        return found
+
+    def _without(self, pixels: Mask) -> Segmentation:
+        labels = np.where(pixels, np.int32(NOTHING), self.labels)
+        return replace(self, labels=labels)
+
+    def _without_names(self, names: set[str]) -> Segmentation:
+        gone = [i for i, name in enumerate(self.vocabulary.names) if name in names]
+        return self._without(np.isin(self.labels, gone)) if gone else self
 
     def overlay(self, image: ImageSource) -> ImageArray:
         """Draw the names over the image they were found in, with a legend; (H', W', 3) uint8."""
@@ -205,35 +281,128 @@ class Segmenter(Protocol):
         ...
 
 
+def check_thresholds(
+    *,
+    none_of_these: float | None = None,
+    min_score: float | None = None,
+    min_area: float | None = None,
+) -> bool:
+    """Check thresholds, and tell whether they need scores.
+
+    Raises:
+        InputError: one is not a number, or `min_area` is no share of the image.
+    """
+    for name, value in (
+        ("none_of_these", none_of_these),
+        ("min_score", min_score),
+        ("min_area", min_area),
+    ):
+        if value is not None and not (
+            isinstance(value, int | float | np.number) and np.isfinite(value)
+        ):
+            raise InputError(f"{name} is {value!r}, expected a number.")
+    if min_area is not None and not 0 <= min_area <= 1:
+        raise InputError(f"min_area is {min_area:g}, expected a share of the image in 0..1.")
+    return none_of_these is not None or min_score is not None
+
+
 class BaseSegmenter(ABC):
     """What segmenters share: reading images and names; a method adds `segment_arrays`.
 
     Attributes:
         templates: with which names that are not a `Vocabulary` become sentences.
+        batch_size: how many images the method works on together at most; more at once only take
+            memory.
+        calibrated: whether every result has a `confidence`, so that thresholds need no scores.
     """
 
     templates: str = "vild"
+    batch_size: int = 1
+    calibrated: bool = False
+    _turn: Turn
 
-    @overload
-    def segment(
-        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
+    def __new__(cls, *_args: Any, **_options: Any) -> Any:
+        """Make a segmenter that threads use in turns; copies of it, too, share the networks."""
+        made = super().__new__(cls)
+        made._turn = Turn()
+        return made
+
+    @overload  # strings and open files are iterable too
+    def segment(  # type: ignore[overload-overlap]
+        self,
+        image: ImageSource,
+        vocabulary: Names,
+        *,
+        return_scores: bool = ...,
+        augment_vocabulary: Augmentation | None = ...,
+        none_of_these: float | None = ...,
+        min_score: float | None = ...,
+        min_area: float | None = ...,
     ) -> Segmentation: ...
     @overload
     def segment(
-        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
+        self,
+        image: Iterable[ImageSource],
+        vocabulary: Names,
+        *,
+        return_scores: bool = ...,
+        augment_vocabulary: Augmentation | None = ...,
+        none_of_these: float | None = ...,
+        min_score: float | None = ...,
+        min_area: float | None = ...,
     ) -> list[Segmentation]: ...
     def segment(
         self,
-        image: ImageSource | list[ImageSource],
+        image: ImageSource | Iterable[ImageSource],
         vocabulary: Names,
         *,
         return_scores: bool = False,
+        augment_vocabulary: Augmentation | None = None,
+        none_of_these: float | None = None,
+        min_score: float | None = None,
+        min_area: float | None = None,
     ) -> Segmentation | list[Segmentation]:
-        """Segment one image, or a list of images of any sizes; see `Segmenter.segment`."""
+        """Segment one image, or several of any sizes.
+
+        Autocast and torch's default type of the calling thread have no influence, and threads may
+        share a segmenter: it works for one after the other.
+
+        Args:
+            image: anything that `read_image` takes; or a list, tuple or generator of such, a
+                folder, or a glob such as "photos/*.jpg", which give a list of results.
+            vocabulary: a `Vocabulary`, names, or names in one string with commas.
+            return_scores: keep the (K, H, W) scores, which need much memory.
+            augment_vocabulary: let COCO-Stuff's names compete too, see `Vocabulary.augmented`.
+            none_of_these: see `Segmentation.with_threshold`.
+            min_score: see `Segmentation.with_threshold`.
+            min_area: see `Segmentation.with_threshold`.
+
+        Returns:
+            One result for one image, a list for several, each as if segmented alone.
+
+        Raises:
+            InputError: an image cannot be read, there is no name, or a threshold makes no sense.
+        """
+        if augment_vocabulary is not None:
+            plain = BaseSegmenter.vocabulary(self, vocabulary)
+            vocabulary = plain.augmented(augment_vocabulary)
         names = self.vocabulary(vocabulary)
-        if isinstance(image, list):
-            return self.segment_arrays([read_image(one) for one in image], names, return_scores)
-        return self.segment_arrays([read_image(image)], names, return_scores)[0]
+        limits = {"none_of_these": none_of_these, "min_score": min_score, "min_area": min_area}
+        need_scores = check_thresholds(**limits) and not self.calibrated
+        limited = any(limit is not None for limit in limits.values())
+        # Scores that only a threshold needs are dropped image by image.
+        at_once = 1 if need_scores and not return_scores else 4 * self.batch_size
+        images, several = _as_images(image)
+        results: list[Segmentation] = []
+        while arrays := [read_image(one) for one in islice(images, at_once)]:
+            with self._turn, plain_arithmetic():
+                found = self.segment_arrays(arrays, names, return_scores or need_scores)
+            if limited:
+                found = [one.with_threshold(**limits) for one in found]
+            if need_scores and not return_scores:
+                found = [replace(one, scores=None) for one in found]
+            results += found
+        return results if several else results[0]
 
     def vocabulary(self, names: Names) -> Vocabulary:
         """Return the vocabulary of names: itself, or a user's words with the method's templates."""
@@ -250,3 +419,19 @@ class BaseSegmenter(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return what decides the labels; see `Segmenter.describe`."""
+
+
+def _as_images(source: Any) -> tuple[Iterator[ImageSource], bool]:
+    """Return the images that a source stands for, and whether they are several."""
+    files = images_in(source)
+    if files is not None:
+        return iter(files), True
+    if isinstance(source, list | tuple | Iterator) and not hasattr(source, "read"):
+        return _one_by_one(source), True
+    return iter([source]), False
+
+
+def _one_by_one(sources: Iterable[Any]) -> Iterator[ImageSource]:
+    """Yield the images of a list, with those of folders and globs in their place."""
+    for source in sources:
+        yield from cast(Iterable[ImageSource], images_in(source) or [source])

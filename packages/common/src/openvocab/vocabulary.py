@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import resources
@@ -138,9 +138,9 @@ class Vocabulary:
         which CLIP's tokenizer does not see, the first is kept. The order stays.
 
         Raises:
-            InputError: if no name is left.
+            InputError: if no name is left, or if the names are no list of words.
         """
-        parts = names.split(",") if isinstance(names, str) else list(names)
+        parts = names.split(",") if isinstance(names, str) else _words_in(names)
         return cls(_without_repeats(part.strip() for part in parts), templates=templates)
 
     @classmethod
@@ -275,6 +275,25 @@ def _with_background(vocabulary: Vocabulary, key: str, templates: str) -> Vocabu
         background=Background.names((BACKGROUND_NAME,)),
         key=key,
     )
+
+
+def _words_in(names: Any) -> list[str]:
+    """Return the words of a list, tuple or other iterable that has an order.
+
+    Raises:
+        InputError: it is no such thing.
+    """
+    orderless = isinstance(names, bytes | bytearray | Mapping | set | frozenset)
+    if orderless or not isinstance(names, Iterable):
+        raise InputError(
+            f"the names cannot be {'None' if names is None else f'of type {type(names).__name__}'};"
+            " give a list of words such as ['cat', 'sofa'], or one string with commas."
+        )
+    words = list(names)
+    for word in words:
+        if not isinstance(word, str):
+            raise InputError(f"the name {word!r:.80} is no word; give a list of strings.")
+    return words
 
 
 def _without_repeats(names: Iterable[str]) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ class SANSegmenter(BaseSegmenter):
     result = segmenter.segment("photo.jpg", ["cat", "sofa"])
     """
 
+    batch_size = _BATCH
+
     def __init__(
         self,
         network: SAN,
