@@ -253,9 +253,9 @@ def test_vocabularies_and_augmentation(predict: Predict) -> None:
     assert predict("a.png", "--class-names", "a, b", "c", make=segmenter) == 0
     argv = ("a.png", "--class-names", "sky", "cat", "--augment-vocabulary", "coco-stuff")
     assert predict(*argv, make=segmenter) == 0
-    published, split, literal, augmented = segmenter.vocabularies
+    published, split, both, augmented = segmenter.vocabularies
     assert published.key == "ade20k-150" and len(published) == 150
-    assert split.names == ("a", "b") and literal.names == ("a, b", "c")
+    assert split.names == ("a", "b") and both.names == ("a", "b", "c")
     assert augmented.names == ("sky", "cat") and len(augmented.others) > 80
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from openvocab.clip.prompts import load_templates
 from openvocab.errors import InputError
-from openvocab.vocabulary import Background, Vocabulary, available_vocabularies
+from openvocab.vocabulary import Background, Vocabulary, available_vocabularies, parse_names
 
 SIZES = {
     "world": (60, 48),  # key: (names, things); None where nobody says which are things
@@ -100,7 +100,7 @@ def test_an_unknown_vocabulary_is_refused_with_the_near_ones() -> None:
     ("given_names", "kept"),
     [
         ("cat, dog", ("cat", "dog")),
-        ([" cat ", "", "dog", "  "], ("cat", "dog")),
+        ([" cat ", "dog"], ("cat", "dog")),
         (["door, double door", "sky"], ("door, double door", "sky")),  # a list keeps its commas
         ("dog,cat,dog,bird", ("dog", "cat", "bird")),
         ("Cat,cat,DOG", ("Cat", "DOG")),  # the tokenizer sees no case
@@ -109,6 +109,54 @@ def test_an_unknown_vocabulary_is_refused_with_the_near_ones() -> None:
 )
 def test_names_of_a_user(given_names: str | list[str], kept: tuple[str, ...]) -> None:
     assert Vocabulary.from_names(given_names).names == kept
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (["pig", "", "wood", "pig", "tiles"], "name 1 of the list is blank"),
+        ([" cat ", "", "dog", "  "], "name 1 of the list is blank"),
+        (["pig", "wood", "pig"], "class names 0 and 2 are both 'pig'"),
+        (["traffic light", "Traffic  light"], "class names 0 and 1 are both"),
+    ],
+)
+def test_a_list_keeps_its_places_or_is_refused(listed: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Vocabulary.from_names(listed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("crab,duck|pig|tiles", "crab|duck|pig|tiles"),
+        ("pig|crab,duck", "pig|crab|duck"),
+        ("hot|air|balloon,|drum,|pig", "hot air balloon|drum|pig"),
+        ("cat,|potted plant,|dog", "cat|potted plant|dog"),
+        ("cat|,|potted|plant", "cat|potted plant"),
+        ("cat|,dog", "cat|dog"),
+        ("cat|sofa|potted plant", "cat|sofa|potted plant"),
+        ("cat, dog,", "cat|dog"),
+        ("a,,b", "a|b"),
+        ("", ""),
+    ],
+)
+def test_typed_names_are_split_at_commas(typed: str, names: str) -> None:
+    assert parse_names(typed.split("|")) == tuple(filter(None, names.split("|")))
+
+
+def test_a_name_typed_twice_counts_once_and_the_labels_are_told() -> None:
+    with pytest.warns(UserWarning, match="1 of 3 names .* labels are 0 pig, 1 wood"):
+        assert parse_names(["pig", "wood", "Pig"]) == ("pig", "wood")
+
+
+@given(st.lists(st.text("abc ", min_size=1).filter(str.strip), min_size=1, unique_by=str.strip))
+def test_names_come_back_however_they_are_typed(names: list[str]) -> None:
+    names = list({" ".join(name.split()): None for name in names})
+    unquoted = ", ".join(names).split()
+    assert parse_names([", ".join(names)]) == tuple(names)
+    assert parse_names([*names]) == tuple(names)
+    if len(names) > 1:
+        assert parse_names(unquoted) == tuple(names)
 
 
 @pytest.mark.parametrize("nothing", ["", " , ,", [], ["", " "]])
@@ -130,7 +178,15 @@ def test_names_of_a_file_stay_to_the_letter(tmp_path: Path, file: str, content: 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("blank.txt", b"wall\n\nsky\n", "class name ''"),
+        ("blank.txt", b"wall\n\nsky\n", "line 2 of .*class name ''"),
+        ("twice.txt", b"wall\nsky\nWall \n", "line 3 of .*'Wall' is already in line 1"),
+        ("twice.json", b'["wall", "sky", "wall"]', "entry 3 of .* is already in entry 1"),
+        ("mixed.txt", b"0: wall\nsky\n", "line 2 of .*'sky', but other lines are numbered"),
+        ("gap.txt", b"0: wall\n2: sky\n", "line 2 of .*number 2 where 1"),
+        ("double.txt", b"0: wall\n0: sky\n", "line 2 of .*number 0 where 1"),
+        ("late.txt", b"7: wall\n8: sky\n", "line 1 of .*number 7 where 0"),
+        ("one_line.txt", b"wall, sky, tree\n", "one line with commas"),
+        ("shared.txt", b"cat, animal\ndog, animal\n", "line 2 of .*'animal' is already in line 1"),
         ("empty.txt", b"", "no class names"),
         ("object.json", b'{"a": 1}', "holds a dict"),
         ("broken.json", b'["a"', "is not a list of names"),
@@ -145,6 +201,37 @@ def test_bad_files_of_names_are_refused(
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         Vocabulary.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "message"),
+    [
+        ("0: wall\n1: sky, blue\n", ("wall", "sky, blue"), "numbered from 0 to 1"),
+        ("1: sky\n0: wall\n", ("wall", "sky"), "numbered from 0 to 1"),
+        ("1\twall\n2\tsky\n", ("wall", "sky"), "numbered from 1 to 2.*--label-offset -1"),
+        ("0 wall\n1 sky\n", ("wall", "sky"), "numbered from 0 to 1"),
+    ],
+)
+def test_numbered_names_are_understood_and_reported(
+    tmp_path: Path, content: str, names: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "names.txt").write_text(content)
+    with pytest.warns(UserWarning, match=message):
+        assert Vocabulary.from_file(tmp_path / "names.txt").names == names
+
+
+def test_synonyms_on_every_line_are_understood_and_reported(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("sofa, couch, settee\ncat, kitten\n")
+    with pytest.warns(UserWarning, match="'sofa' with 'couch', 'settee'"):
+        vocabulary = Vocabulary.from_file(tmp_path / "names.txt")
+    assert vocabulary.names == ("sofa", "cat")
+    assert vocabulary.synonyms == (("couch", "settee"), ("kitten",))
+
+
+@pytest.mark.parametrize("content", ["wall\nbuilding, edifice\n", "3 stripes\nsky\n"])
+def test_what_is_said_of_some_names_only_stays_to_the_letter(tmp_path: Path, content: str) -> None:
+    (tmp_path / "names.txt").write_text(content)
+    assert Vocabulary.from_file(tmp_path / "names.txt").names == tuple(content.split("\n")[:-1])
 
 
 def test_a_missing_file_of_names_is_refused(tmp_path: Path) -> None:
@@ -270,8 +357,8 @@ def test_the_fingerprint_sees_spelling_order_and_every_word() -> None:
 def test_words_and_labels_always_agree(names: list[str]) -> None:
     try:
         vocabulary = Vocabulary.from_names(names).augmented("coco-stuff")
-    except InputError:
-        assert not any(name.strip() for name in names)
+    except InputError:  # a blank name, or one given twice
+        assert len({" ".join(name.lower().split()) for name in names} - {""}) < len(names)
         return
     labels = vocabulary.word_labels
     assert len(labels) == len(vocabulary.words) == len(set(vocabulary.words))

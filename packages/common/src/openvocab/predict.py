@@ -33,7 +33,7 @@ from openvocab.image import (
 )
 from openvocab.precision import dtype_of
 from openvocab.segmenter import Segmentation, Segmenter
-from openvocab.vocabulary import Vocabulary
+from openvocab.vocabulary import Vocabulary, parse_names
 
 KINDS = ("label", "overlay", "json", "scores")
 DEFAULT_KINDS = ("label", "overlay", "json")
@@ -66,9 +66,9 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
     data.add_argument(
         "--class-names",
         nargs="+",
+        action=_NamesAction,
         metavar="NAME",
-        help="what to look for; quote names with spaces; one argument may hold several, "
-        "separated by commas",
+        help="what to look for; quote names with spaces, or put commas between all names",
     )
     data.add_argument(
         "--vocabulary", metavar="NAME", help="the names of a data set, such as ade20k-150"
@@ -224,6 +224,13 @@ def choose_device(name: str | None) -> str:
     return name
 
 
+class _NamesAction(argparse.Action):
+    """Keeps names as `parse_names` understands them, so that all that follows sees names."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, list(parse_names(values)))
+
+
 def _kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     unknown = [kind for kind in kinds if kind not in KINDS]
@@ -240,8 +247,7 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     if args.vocabulary is not None:
         vocabulary = Vocabulary.load(args.vocabulary)
     elif args.class_names is not None:
-        names = args.class_names[0] if len(args.class_names) == 1 else args.class_names
-        vocabulary = Vocabulary.from_names(names, templates=args.templates)
+        vocabulary = Vocabulary.from_names(args.class_names, templates=args.templates)
     else:
         raise InputError("no names are given; say what to look for with --class-names NAME ...")
     if args.augment_vocabulary is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
+from openvocab.reading.names import read_names, same_word
 
 NOTHING = -1
 WORLD = "world"  # the embedded world: its names, scenes and weights are called so everywhere
@@ -134,36 +136,36 @@ class Vocabulary:
     def from_names(cls, names: str | Iterable[str], *, templates: str = "vild") -> Vocabulary:
         """Make a vocabulary of a user's words, a list or one string with commas.
 
-        White space around names and empty names are dropped. Of names that differ only in case,
-        which CLIP's tokenizer does not see, the first is kept. The order stays.
+        The places of a list are the labels, so that a list must have no blank and no repeated
+        names. Of a string, which has no places, blank names are dropped, and repeated ones with a
+        warning. White space around names is dropped in both.
 
         Raises:
-            InputError: if no name is left, or if the names are no list of words.
+            InputError: there is no name, the names are no list of words, or a list has a blank or
+                a repeated one.
         """
-        parts = names.split(",") if isinstance(names, str) else _words_in(names)
-        return cls(_without_repeats(part.strip() for part in parts), templates=templates)
+        if isinstance(names, str):
+            return cls(parse_names([names]), templates=templates)
+        words = [word.strip() for word in _words_in(names)]
+        if "" in words and any(words):
+            raise InputError(
+                f"name {words.index('')} of the list is blank; the place of a name is its label, "
+                "so leave it out of your list, or give it a name"
+            )
+        _check_different(words)
+        return cls(tuple(filter(None, words)), templates=templates)
 
     @classmethod
     def from_file(cls, path: str | Path, *, templates: str = "vild") -> Vocabulary:
         """Read names from a text file with one on each line, or from a JSON list.
 
-        The names are kept to the letter, since their places are the labels; blank lines at the end
-        of a text file are no names.
+        See `openvocab.reading.names.read_names` for what lines may look like.
 
         Raises:
-            InputError: if the file is missing or holds no list of names.
+            InputError: the file is missing or holds no list of names, or a blank or repeated one.
         """
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            names = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
-        except OSError as error:
-            raise InputError(f"cannot read the names file {path}: {error.strerror}") from None
-        except ValueError as error:  # neither UTF-8 nor JSON
-            raise InputError(f"{path} is not a list of names: {error}") from None
-        if not isinstance(names, list):
-            raise InputError(f"{path} holds a {type(names).__name__}; expected a list of names")
-        return cls(tuple(names), templates=templates)
+        names, synonyms = read_names(path)
+        return cls(names, templates=templates, synonyms=synonyms)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -296,10 +298,49 @@ def _words_in(names: Any) -> list[str]:
     return words
 
 
+def parse_names(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in what a person typed, as every command understands it.
+
+    Every argument is split at its commas: `"crab,duck" pig` is three names. Where arguments end
+    with a comma, the list was typed without quotes, and words up to a comma belong together:
+    `hot air balloon, drum, pig` is three names. Without commas, every argument is a name.
+
+    Of names that differ only in case or white space, which CLIP's tokenizer does not see, the
+    first is kept, and a warning tells the labels.
+
+    >>> parse_names(["hot", "air", "balloon,", "drum,", "pig"])
+    ('hot air balloon', 'drum', 'pig')
+    """
+    edges = any(text.strip().endswith(",") or text.strip().startswith(",") for text in arguments)
+    text = (" " if edges and len(arguments) > 1 else ",").join(arguments)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    kept = _without_repeats(names)
+    if len(kept) < len(names):
+        labels = ", ".join(f"{label} {name}" for label, name in enumerate(kept))
+        warnings.warn(
+            f"{len(names) - len(kept)} of {len(names)} names are given twice and count once; the "
+            f"labels are {labels}",
+            stacklevel=2,
+        )
+    return kept
+
+
+def _check_different(names: Sequence[str]) -> None:
+    """Refuse two labels that CLIP cannot tell apart."""
+    seen: dict[str, int] = {}
+    for label, name in enumerate(names):
+        first = seen.setdefault(same_word(name), label)
+        if name and first != label:
+            raise InputError(
+                f"class names {first} and {label} are both {name!r}; give each label a name of its "
+                "own"
+            )
+
+
 def _without_repeats(names: Iterable[str]) -> tuple[str, ...]:
     """Drop empty names, and those that differ from an earlier one only in case and white space."""
     kept: dict[str, str] = {}
     for name in names:
-        kept.setdefault(" ".join(name.lower().split()), name)
+        kept.setdefault(same_word(name), name)
     kept.pop("", None)
     return tuple(kept.values())

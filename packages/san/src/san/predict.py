@@ -14,6 +14,7 @@ from pathlib import Path
 
 from openvocab.cli import run
 from openvocab.predict import add_predict_arguments, run_prediction
+from openvocab.vocabulary import parse_names
 from san.loading import add_model_arguments, load_from_arguments
 
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.img_path:
         args.input = [*args.input, args.img_path]
     if args.vocab is not None:
-        args.class_names = [*(args.class_names or []), *args.vocab.split(",")]
+        args.class_names = [*(args.class_names or []), *parse_names([args.vocab])]
     if args.aug_vocab:
         args.augment_vocabulary = args.augment_vocabulary or "coco-all"
     if args.output_file:
