@@ -1,0 +1,294 @@
+"""Dense CLIP without training: the last attention of CLIP's image tower, changed in three ways.
+
+CLIP is trained for one vector for each image, so the attention of its last block gathers what is
+everywhere. Three papers replace it, and compare every patch with the names' embeddings:
+
+* MaskCLIP: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022.
+* SCLIP: Wang, Mei, Yuille, "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference",
+  ECCV 2024.
+* NACLIP: Hajimiri, Ben Ayed, Dolz, "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary
+  Semantic Segmentation", WACV 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from openvocab.clip.model import CLIP, PIXEL_MEAN, PIXEL_STD, Attention, VisionTransformer
+from openvocab.clip.prompts import TextEncoder
+from openvocab.errors import InputError
+from openvocab.image import ImageArray, output_size_shortest_edge
+from openvocab.precision import Precision, dtype_of
+from openvocab.segmenter import BaseSegmenter, Segmentation
+from openvocab.semantic import bilinear_matrix, vocabulary_scores
+from openvocab.vocabulary import Vocabulary
+
+Variant = Literal["maskclip", "sclip", "naclip"]
+
+TITLES: dict[str, str] = {"maskclip": "MaskCLIP", "sclip": "SCLIP", "naclip": "NACLIP"}
+_STRIP = 1 << 24  # scores of words and pixels that are in memory together
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """Every setting that decides a label.
+
+    Attributes:
+        variant: which attention replaces the last one.
+        short_side: pixels to which the short side of an image is resized; None: the native size of
+            the CLIP.
+        max_side: pixels that the long side may have; longer images are shrunk until it fits.
+        window: side in pixels of the square windows that go through CLIP one by one; None: the
+            whole image at once.
+        stride: pixels from one window to the next.
+        sigma: NACLIP's standard deviation of the Gaussian, in patches.
+    """
+
+    variant: Variant = "naclip"
+    short_side: int | None = 336
+    max_side: int = 2048
+    window: int | None = 224
+    stride: int = 112
+    sigma: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what can only be a mistake."""
+        if self.variant not in get_args(Variant):
+            raise InputError(f"variant is {self.variant!r}; use one of {', '.join(TITLES)}")
+        for name in ("short_side", "max_side", "window", "stride", "sigma"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} is {value:g}; it must be greater than 0")
+        if self.window is not None and self.stride > self.window:
+            raise InputError(
+                f"stride is {self.stride} and window {self.window}; pixels between two windows "
+                "would get no name, so make the stride at most the window"
+            )
+
+
+def gaussian(grid: tuple[int, int], sigma: float) -> Tensor:
+    """Return the Gaussian of the distance between any two patches: (h * w, h * w), 1 on itself.
+
+    Source: NACLIP section 3, the unnormalized kernel exp(-||x - mu||^2 / (2 sigma^2)).
+    """
+    rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], dim=1)  # (h * w, 2)
+    return torch.exp(-torch.cdist(places, places).square() / (2 * sigma**2))
+
+
+def value_path(attention: Attention, x: Tensor) -> Tensor:
+    """MaskCLIP: every token (B, T, D) keeps its own value, through the output projection.
+
+    Source: MaskCLIP section 3.2: queries and keys are dropped, the value projection and the output
+    projection stay, as two 1 x 1 convolutions.
+    """
+    return attention.merge(attention.qkv(x)[2])
+
+
+def correlative_attention(attention: Attention, x: Tensor) -> Tensor:
+    """SCLIP: tokens (B, T, D) attend to what has similar queries, and to what has similar keys.
+
+    Source: SCLIP section 3.2, softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d)), whose rows sum
+    to 2.
+    """
+    q, k, v = attention.qkv(x)
+    scale = q.shape[-1] ** -0.5
+    weights = [(y @ y.transpose(-2, -1) * scale).softmax(dim=-1) for y in (q, k)]
+    return attention.merge((weights[0] + weights[1]) @ v)
+
+
+def neighborhood_attention(attention: Attention, x: Tensor, bias: Tensor) -> Tensor:
+    """NACLIP: patches (B, h * w, D) attend to similar keys and, by `bias`, to their neighbors.
+
+    Source: NACLIP section 3, softmax(k k^T / sqrt(d) + Gaussian).
+    """
+    _, k, v = attention.qkv(x)
+    scores = k @ k.transpose(-2, -1) * k.shape[-1] ** -0.5
+    return attention.merge((scores + bias.to(scores)).softmax(dim=-1) @ v)
+
+
+def dense_features(visual: VisionTransformer, pixels: Tensor, config: DenseConfig) -> Tensor:
+    """Return a unit vector (B, h * w, E) for each patch of normalized images (B, 3, H, W).
+
+    Position embeddings are resized bicubically to the grid. What the papers leave open:
+
+    * MaskCLIP is written for attention pooling, behind which there is nothing. So nothing of the
+      block is behind it here either: no residual connection, no MLP.
+    * SCLIP changes the attention only, so residual connection and MLP stay, and the class token
+      remains one of the tokens.
+    * NACLIP drops residual connection and MLP, and its sums run over patches; where the class
+      token would lie is not said, so it is left out of the last attention.
+    """
+    x, grid = visual.embed(pixels)
+    *trunk, last = visual.blocks
+    for block in trunk:
+        x = block(x)
+    if config.variant == "sclip":
+        x = last.feed_forward(x + correlative_attention(last.attn, last.ln_1(x)))[:, 1:]
+    elif config.variant == "naclip":
+        bias = gaussian(grid, config.sigma)
+        x = neighborhood_attention(last.attn, last.ln_1(x[:, 1:]), bias)
+    else:
+        x = value_path(last.attn, last.ln_1(x[:, 1:]))
+    return F.normalize(visual.project(x).float(), dim=-1)
+
+
+class DenseCLIPSegmenter(BaseSegmenter):
+    """Segments images of any size with any names, by the similarity of patches and names."""
+
+    templates = "imagenet"  # the 80 prompts of SCLIP and NACLIP
+
+    def __init__(
+        self,
+        clip: CLIP,
+        config: DenseConfig | None = None,
+        *,
+        precision: Precision = "fp32",
+        compile: bool = False,
+        cache_dir: str | Path | Literal[False] | None = None,
+    ) -> None:
+        """Wrap a CLIP, whose image tower is brought to the precision in place.
+
+        Args:
+            clip: from `openvocab.clip.load_clip`.
+            config: how.
+            precision: of the image tower; names are always encoded in fp32.
+            compile: compile the image tower with torch.compile; needs a C++ compiler on a CPU.
+            cache_dir: of text embeddings, see `TextEncoder`.
+        """
+        self.clip, self.config, self.precision = clip, config or DenseConfig(), precision
+        self.weights_sha256 = clip.fingerprint()
+        self.text = TextEncoder(clip, cache_dir)
+        self.temperature = float(clip.logit_scale.exp())
+        clip.visual.to(dtype_of(precision))
+        self._features = torch.compile(dense_features) if compile else dense_features
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a protocol card says about this segmenter."""
+        config, vision = self.config, self.clip.config.vision
+        windows = f"windows of {config.window} every {config.stride} pixels, similarities averaged"
+        described: dict[str, Any] = {
+            "method": TITLES[config.variant],
+            "variant": f"CLIP ViT, width {vision.width}, {vision.layers} blocks, patch "
+            f"{vision.patch_size}",
+            "weights_sha256": self.weights_sha256,
+            "resize_rule": f"short side {self.short_side}, long side <= {config.max_side}, both to "
+            f"the nearest multiple of {vision.patch_size}, bicubic on uint8, "
+            + ("whole image" if config.window is None else windows),
+            "post_processing": "similarities resized bilinearly, softmax over all words",
+            "precision": self.precision,
+            "device": str(self.clip.logit_scale.device),
+            "temperature": self.temperature,
+        }
+        return described | ({"sigma": config.sigma} if config.variant == "naclip" else {})
+
+    @property
+    def short_side(self) -> int:
+        """Pixels to which the short side of an image is resized."""
+        return self.config.short_side or self.clip.config.vision.image_size
+
+    def segment_arrays(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
+        """Segment images one by one; see `BaseSegmenter.segment_arrays`."""
+        return [self._segment(image, vocabulary, return_scores) for image in images]
+
+    @torch.inference_mode()
+    def similarities(self, image: ImageArray, vocabulary: Vocabulary) -> Tensor:
+        """Return the cosine (W, h, w), -1..1, of each of W words with each patch of an image.
+
+        Raises:
+            InputError: the vocabulary holds no word, or wants a class "no object".
+        """
+        check_vocabulary(vocabulary)
+        text = self.text.encode_names(vocabulary.words, vocabulary.templates)  # (W, E)
+        pixels = self._pixels(image)
+        patch = self.clip.config.vision.patch_size
+        grid = pixels.shape[2] // patch, pixels.shape[3] // patch
+        total = torch.zeros(len(text), *grid, device=text.device)
+        count = torch.zeros(grid, device=text.device)
+        for y, x in self._windows(grid):
+            window = pixels[..., y.start * patch : y.stop * patch, x.start * patch : x.stop * patch]
+            features = self._features(self.clip.visual, window, self.config)[0]  # (h * w, E)
+            total[:, y, x] += (text @ features.T).unflatten(1, (y.stop - y.start, -1))
+            count[y, x] += 1
+        return total / count
+
+    def _pixels(self, image: ImageArray) -> Tensor:
+        """Resize an image (H, W, 3) so that patches fill it, and normalize it: (1, 3, H', W')."""
+        patch, device = self.clip.config.vision.patch_size, self.clip.logit_scale.device
+        size = output_size_shortest_edge(*image.shape[:2], self.short_side, self.config.max_side)
+        height, width = (max(1, round(side / patch)) * patch for side in size)
+        picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(picture)).to(device).permute(2, 0, 1) / 255
+        mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (PIXEL_MEAN, PIXEL_STD))
+        return ((pixels - mean) / std)[None].to(dtype_of(self.precision))
+
+    def _windows(self, grid: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+        """Yield rows and columns of patches of each window; the last ones end at the border."""
+        patch, config = self.clip.config.vision.patch_size, self.config
+        if config.window is None:
+            yield slice(0, grid[0]), slice(0, grid[1])
+            return
+        side, step = (max(1, round(n / patch)) for n in (config.window, config.stride))
+        runs = []
+        for patches in grid:
+            last = max(0, patches - side)
+            starts = [*range(0, last, step), last]
+            runs.append([slice(start, min(start + side, patches)) for start in starts])
+        yield from product(*runs)
+
+    @torch.inference_mode()
+    def _segment(
+        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
+    ) -> Segmentation:
+        """Label pixels in strips, so that memory is bounded for any number of words and pixels."""
+        similarity = self.similarities(image, vocabulary)
+        height, width = image.shape[:2]
+        rows = bilinear_matrix(similarity.shape[1], height).to(similarity)
+        columns = bilinear_matrix(similarity.shape[2], width).to(similarity)
+        threshold = vocabulary.background.value
+        word_labels = np.append(vocabulary.word_labels, np.int32(vocabulary.background_label))
+        labels, scores = np.empty((height, width), np.int32), []
+        step = max(1, _STRIP // (len(similarity) * width))
+        for start in range(0, height, step):
+            strip = rows[start : start + step] @ similarity @ columns.T  # (W, r, width)
+            winners = strip.cpu().numpy().argmax(axis=0)  # the first of equal ones
+            if return_scores or threshold is not None:
+                strip = (strip * self.temperature).softmax(dim=0)
+            if threshold is not None:
+                winners[(strip.amax(dim=0) < threshold).cpu().numpy()] = -1  # the appended label
+            labels[start : start + step] = word_labels[winners]
+            if return_scores:
+                scores.append(vocabulary_scores(strip, vocabulary))
+        return Segmentation(
+            labels, vocabulary, np.concatenate(scores, axis=1) if return_scores else None
+        )
+
+
+def check_vocabulary(vocabulary: Vocabulary) -> None:
+    """Refuse a vocabulary that similarities cannot answer.
+
+    Raises:
+        InputError: it holds no word, or wants a class "no object" that only training gives.
+    """
+    if vocabulary.background.kind == "learned":
+        raise InputError(
+            "dense CLIP was not trained for masks and has no learned class for the background; use "
+            "a vocabulary with the policy 'none', 'names', 'threshold' or 'remap'"
+        )
+    if not vocabulary.words:
+        raise InputError(
+            f"the vocabulary holds nothing but {', '.join(vocabulary.names)}; name something to "
+            "look for"
+        )
