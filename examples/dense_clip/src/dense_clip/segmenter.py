@@ -1,14 +1,4 @@
-"""Dense CLIP without training: the last attention of CLIP's image tower, changed in three ways.
-
-CLIP is trained for one vector for each image, so the attention of its last block gathers what is
-everywhere. Three papers replace it, and compare every patch with the names' embeddings:
-
-* MaskCLIP: Zhou, Loy, Dai, "Extract Free Dense Labels from CLIP", ECCV 2022.
-* SCLIP: Wang, Mei, Yuille, "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference",
-  ECCV 2024.
-* NACLIP: Hajimiri, Ben Ayed, Dolz, "Pay Attention to Your Neighbours: Training-Free Open-Vocabulary
-  Semantic Segmentation", WACV 2025.
-"""
+"""Dense CLIP as a segmenter: resize, compare patches with names, enlarge, and label pixels."""
 
 from __future__ import annotations
 
@@ -20,22 +10,27 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from openvocab.clip.model import CLIP, PIXEL_MEAN, PIXEL_STD, Attention, VisionTransformer
+from dense_clip.attention import Variant, dense_features
+from openvocab.clip import load_clip
+from openvocab.clip.model import CLIP, PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.prompts import TextEncoder
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, output_size_shortest_edge
 from openvocab.precision import Precision, dtype_of
+from openvocab.predict import choose_device
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.semantic import bilinear_matrix, vocabulary_scores
-from openvocab.vocabulary import Vocabulary
-
-Variant = Literal["maskclip", "sclip", "naclip"]
+from openvocab.vocabulary import WORLD, Vocabulary
 
 TITLES: dict[str, str] = {"maskclip": "MaskCLIP", "sclip": "SCLIP", "naclip": "NACLIP"}
+_LAST_BLOCK: dict[str, str] = {
+    "maskclip": "values of the patches alone; no residual connection, no MLP",
+    "sclip": "softmax(qq') + softmax(kk') on the values; residual connection and MLP stay",
+    "naclip": "softmax(kk' + Gaussian) on the values of the patches; no residual connection, no MLP",
+}
 _STRIP = 1 << 24  # scores of words and pixels that are in memory together
 
 
@@ -76,71 +71,39 @@ class DenseConfig:
             )
 
 
-def gaussian(grid: tuple[int, int], sigma: float) -> Tensor:
-    """Return the Gaussian of the distance between any two patches: (h * w, h * w), 1 on itself.
+def default_config(variant: Variant, weights: str | Path) -> DenseConfig:
+    """Return how a variant is set up where nobody says: by the papers' rule, whole in the world.
 
-    Source: NACLIP section 3, the unnormalized kernel exp(-||x - mu||^2 / (2 sigma^2)).
+    The world's CLIP was trained on scenes of its native size, where windows would only cut.
     """
-    rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], dim=1)  # (h * w, 2)
-    return torch.exp(-torch.cdist(places, places).square() / (2 * sigma**2))
+    if weights == WORLD:
+        return DenseConfig(variant, short_side=None, window=None)
+    return DenseConfig(variant)
 
 
-def value_path(attention: Attention, x: Tensor) -> Tensor:
-    """MaskCLIP: every token (B, T, D) keeps its own value, through the output projection.
+def load_dense_clip(
+    weights: str | Path = "ViT-B-16:openai",
+    *,
+    config: DenseConfig | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    compile: bool = False,
+) -> DenseCLIPSegmenter:
+    """Load a CLIP, ready to segment.
 
-    Source: MaskCLIP section 3.2: queries and keys are dropped, the value projection and the output
-    projection stay, as two 1 x 1 convolutions.
+    Args:
+        weights: "NAME:TAG" of open_clip, a file, or "world"; see `openvocab.clip.load_clip`.
+        config: how; None: NACLIP as `default_config` sets it up.
+        device: "cpu", "cuda", "cuda:1", "mps" ...; "auto" is the best that is there.
+        precision: of the image tower.
+        compile: compile the image tower with torch.compile; needs a C++ compiler on a CPU.
+
+    Raises:
+        InputError: the weights are not here, unreadable, or no CLIP with a ViT.
     """
-    return attention.merge(attention.qkv(x)[2])
-
-
-def correlative_attention(attention: Attention, x: Tensor) -> Tensor:
-    """SCLIP: tokens (B, T, D) attend to what has similar queries, and to what has similar keys.
-
-    Source: SCLIP section 3.2, softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d)), whose rows sum
-    to 2.
-    """
-    q, k, v = attention.qkv(x)
-    scale = q.shape[-1] ** -0.5
-    weights = [(y @ y.transpose(-2, -1) * scale).softmax(dim=-1) for y in (q, k)]
-    return attention.merge((weights[0] + weights[1]) @ v)
-
-
-def neighborhood_attention(attention: Attention, x: Tensor, bias: Tensor) -> Tensor:
-    """NACLIP: patches (B, h * w, D) attend to similar keys and, by `bias`, to their neighbors.
-
-    Source: NACLIP section 3, softmax(k k^T / sqrt(d) + Gaussian).
-    """
-    _, k, v = attention.qkv(x)
-    scores = k @ k.transpose(-2, -1) * k.shape[-1] ** -0.5
-    return attention.merge((scores + bias.to(scores)).softmax(dim=-1) @ v)
-
-
-def dense_features(visual: VisionTransformer, pixels: Tensor, config: DenseConfig) -> Tensor:
-    """Return a unit vector (B, h * w, E) for each patch of normalized images (B, 3, H, W).
-
-    Position embeddings are resized bicubically to the grid. What the papers leave open:
-
-    * MaskCLIP is written for attention pooling, behind which there is nothing. So nothing of the
-      block is behind it here either: no residual connection, no MLP.
-    * SCLIP changes the attention only, so residual connection and MLP stay, and the class token
-      remains one of the tokens.
-    * NACLIP drops residual connection and MLP, and its sums run over patches; where the class
-      token would lie is not said, so it is left out of the last attention.
-    """
-    x, grid = visual.embed(pixels)
-    *trunk, last = visual.blocks
-    for block in trunk:
-        x = block(x)
-    if config.variant == "sclip":
-        x = last.feed_forward(x + correlative_attention(last.attn, last.ln_1(x)))[:, 1:]
-    elif config.variant == "naclip":
-        bias = gaussian(grid, config.sigma)
-        x = neighborhood_attention(last.attn, last.ln_1(x[:, 1:]), bias)
-    else:
-        x = value_path(last.attn, last.ln_1(x[:, 1:]))
-    return F.normalize(visual.project(x).float(), dim=-1)
+    config = default_config("naclip", weights) if config is None else config
+    clip = load_clip(weights, device=choose_device(None if device == "auto" else device))
+    return DenseCLIPSegmenter(clip, config, precision=precision, compile=compile)
 
 
 class DenseCLIPSegmenter(BaseSegmenter):
@@ -188,6 +151,7 @@ class DenseCLIPSegmenter(BaseSegmenter):
             "post_processing": "similarities resized bilinearly, softmax over all words",
             "precision": self.precision,
             "device": str(self.clip.logit_scale.device),
+            "last_block": _LAST_BLOCK[config.variant],
             "temperature": self.temperature,
         }
         return described | ({"sigma": config.sigma} if config.variant == "naclip" else {})
@@ -217,17 +181,21 @@ class DenseCLIPSegmenter(BaseSegmenter):
         grid = pixels.shape[2] // patch, pixels.shape[3] // patch
         total = torch.zeros(len(text), *grid, device=text.device)
         count = torch.zeros(grid, device=text.device)
-        for y, x in self._windows(grid):
-            window = pixels[..., y.start * patch : y.stop * patch, x.start * patch : x.stop * patch]
-            features = self._features(self.clip.visual, window, self.config)[0]  # (h * w, E)
-            total[:, y, x] += (text @ features.T).unflatten(1, (y.stop - y.start, -1))
-            count[y, x] += 1
+        for rows, columns in self._windows(grid):
+            window = _cut(_cut(pixels, 2, rows, patch), 3, columns, patch)
+            variant, sigma = self.config.variant, self.config.sigma
+            features = self._features(self.clip.visual, window, variant, sigma)[0]  # (h * w, E)
+            found = torch.unflatten(text @ features.T, 1, (rows.stop - rows.start, -1))
+            total[:, rows, columns] += found
+            count[rows, columns] += 1
         return total / count
 
     def _pixels(self, image: ImageArray) -> Tensor:
         """Resize an image (H, W, 3) so that patches fill it, and normalize it: (1, 3, H', W')."""
         patch, device = self.clip.config.vision.patch_size, self.clip.logit_scale.device
-        size = output_size_shortest_edge(*image.shape[:2], self.short_side, self.config.max_side)
+        size = output_size_shortest_edge(
+            image.shape[0], image.shape[1], self.short_side, self.config.max_side
+        )
         height, width = (max(1, round(side / patch)) * patch for side in size)
         picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(picture)).to(device).permute(2, 0, 1) / 255
@@ -274,6 +242,11 @@ class DenseCLIPSegmenter(BaseSegmenter):
         return Segmentation(
             labels, vocabulary, np.concatenate(scores, axis=1) if return_scores else None
         )
+
+
+def _cut(pixels: Tensor, axis: int, run: slice, patch: int) -> Tensor:
+    """Cut out the pixels of a run of patches along an axis."""
+    return pixels.narrow(axis, run.start * patch, (run.stop - run.start) * patch)
 
 
 def check_vocabulary(vocabulary: Vocabulary) -> None:
