@@ -29,7 +29,7 @@ TITLES: dict[str, str] = {"maskclip": "MaskCLIP", "sclip": "SCLIP", "naclip": "N
 _LAST_BLOCK: dict[str, str] = {
     "maskclip": "values of the patches alone; no residual connection, no MLP",
     "sclip": "softmax(qq') + softmax(kk') on the values; residual connection and MLP stay",
-    "naclip": "softmax(kk' + Gaussian) on the values of the patches; no residual connection, no MLP",
+    "naclip": "softmax(kk' + Gaussian) on the patches' values; no residual connection, no MLP",
 }
 _STRIP = 1 << 24  # scores of words and pixels that are in memory together
 
