@@ -24,6 +24,7 @@ from benchmarks.quality.plan import find_data, is_world, load_method, shard
 from car.diagnosis import FirstSteps
 from car.segmenter import CaRSegmenter
 from openvocab.cli import run
+from openvocab.computation import choose_device
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
 from openvocab.evaluation.log import read_records
@@ -31,7 +32,6 @@ from openvocab.evaluation.oracle import KnownTruth
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import evaluate_set
 from openvocab.files import write_text
-from openvocab.predict import choose_device
 from openvocab.segmenter import Segmenter
 
 

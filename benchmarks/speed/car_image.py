@@ -40,8 +40,8 @@ from car.visual_prompts import VisualPrompter
 from openvocab.cli import run
 from openvocab.clip.model import CLIP
 from openvocab.clip.weights import open_clip_config
+from openvocab.computation import dtype_of
 from openvocab.errors import InputError
-from openvocab.precision import dtype_of
 
 HEIGHT, WIDTH, NAMES = 375, 500, 20
 

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +29,7 @@ from benchmarks.measuring import (
     report,
 )
 from openvocab.cli import run
+from openvocab.computation import Precision
 from openvocab.semantic import MaskGeometry, semantic_labels
 from openvocab.vocabulary import Vocabulary
 from ovseg.config import InferenceConfig, OVSegConfig, load_published
@@ -101,9 +101,11 @@ def picture() -> np.ndarray:
     return fine[0].clamp(0, 255).permute(1, 2, 0).to(torch.uint8).numpy()
 
 
-def segmenter_of(model: OVSeg, inference: InferenceConfig, names: int) -> OVSegSegmenter:
+def segmenter_of(
+    model: OVSeg, inference: InferenceConfig, names: int, precision: Precision = "fp32"
+) -> OVSegSegmenter:
     """Return a segmenter whose text embeddings are random and already there."""
-    segmenter = OVSegSegmenter(model, inference, cache_dir=False)
+    segmenter = OVSegSegmenter(model, inference, precision=precision, cache_dir=False)
     width = model.config.clip.embed_dim
     generator = torch.Generator().manual_seed(1)
     table = F.normalize(torch.randn(names, width, generator=generator), dim=-1)
@@ -206,8 +208,7 @@ def measure_precision(config: OVSegConfig, valid: int, names: int, repeats: int)
     seconds, labels, products = {}, {}, {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = random_ovseg(config, valid)
-        changed = replace(inference, precision=precision)
-        segmenter = segmenter_of(model, changed, names)
+        segmenter = segmenter_of(model, inference, names, precision)
         product = matrix_product(dtype)
         product()
         products[precision], _ = timed(product, 3)

@@ -13,15 +13,9 @@ import pytest
 from PIL import Image
 
 from openvocab import cli
-from openvocab.errors import InputError
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
-from openvocab.predict import (
-    add_predict_arguments,
-    choose_device,
-    plan_prediction,
-    run_prediction,
-)
+from openvocab.predict import add_predict_arguments, plan_prediction, run_prediction
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Vocabulary
 
@@ -314,13 +308,6 @@ def test_templates_of_the_method_are_used(tmp_path: Path) -> None:
     args = parser.parse_args([str(photo(tmp_path / "a.png")), "--class-names", "cat"])
     args.output = tmp_path / "out"
     assert plan_prediction(args).vocabulary.templates == "car"
-
-
-def test_devices() -> None:
-    assert choose_device("cpu") == "cpu"
-    assert choose_device(None) in ("cpu", "cuda")
-    with pytest.raises(InputError, match="--device cpu"):
-        choose_device("cuda:99")
 
 
 def test_the_import_of_the_command_is_clean() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from openvocab.cli import run
 from openvocab.evaluation.results import Result
 from openvocab.weights.state_dict import read_state_dict, save_state_dict
-from ovseg import demo, evaluate, replace_clip, search_ensemble
+from ovseg import demo, evaluate, predict, replace_clip, search_ensemble
 from ovseg._convert import CLIP_PREFIX
 from ovseg.weights import save_model
 
@@ -88,7 +88,7 @@ def test_demo_ends_with_a_sentence_in_a_real_process(tmp_path):
     assert "--weights" in done.stderr
 
 
-@pytest.mark.parametrize("command", [demo, evaluate, search_ensemble, replace_clip])
+@pytest.mark.parametrize("command", [predict, demo, evaluate, search_ensemble, replace_clip])
 def test_help_is_for_people(command, capsys):
     with pytest.raises(SystemExit) as end:
         command.main(["--help"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -194,8 +193,8 @@ def test_lower_precision_gives_nearly_the_same_labels(tiny, precision):
 
     case = tiny.cases("eval")[0]
     model = load_model(tiny.configs()[0], tiny.state_dict(), source="test")
-    inference = replace(tiny.configs()[1], precision=precision)
-    found = OVSegSegmenter(model, inference).segment(case["image"], tiny.class_names())
+    segmenter = OVSegSegmenter(model, tiny.configs()[1], precision=precision)
+    found = segmenter.segment(case["image"], tiny.class_names())
     assert (found.labels == case["sem_seg"].argmax(0)).mean() > 0.9
     assert model.clip_adapter.clip_model.visual.proj.dtype != torch.float32
     assert model.clip_adapter.clip_model.text_projection.dtype == torch.float32

@@ -69,7 +69,7 @@ def test_written_checkpoints_are_read_back(tiny, tmp_path, suffix):
     save_model(tiny.model(), path, inference)
     yaml_file = tmp_path / "config.yaml"
     yaml_file.write_text(tiny.json("config.json")["cfg_yaml"])
-    read = load_ovseg(path, yaml_file if suffix == ".pth" else None)
+    read = load_ovseg(path, config=yaml_file if suffix == ".pth" else None)
     assert read.model.config == config and read.inference == inference
     for name, tensor in tiny.state_dict().items():
         assert torch.equal(read.model.state_dict()[name], tensor), name
@@ -108,7 +108,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
 def test_unknown_configuration(tiny, tmp_path):
     save_model(tiny.model(), tmp_path / "m.pth")
     with pytest.raises(InputError, match="ovseg_swinB_vitL_demo"):
-        load_ovseg(tmp_path / "m.pth", "no_such_config.yaml")
+        load_ovseg(tmp_path / "m.pth", config="no_such_config.yaml")
 
 
 def test_published_configurations_read_back_what_they_write():

@@ -20,9 +20,10 @@ from car.sam import MaskGenerator, load_sam
 from car.segmenter import CaRSegmenter
 from car.steps import draw_steps
 from openvocab.cli import run
+from openvocab.computation import choose_device
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
-from openvocab.predict import add_predict_arguments, choose_device, run_prediction
+from openvocab.predict import add_predict_arguments, run_prediction
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.vocabulary import Vocabulary
 

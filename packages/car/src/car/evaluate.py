@@ -22,6 +22,7 @@ from car.options import Settings, add_model_arguments, load_segmenter, read_sett
 from car.referring import RESULT_FILE as REFERRING_FILE
 from car.referring import evaluate_referring
 from openvocab.cli import run
+from openvocab.computation import add_computation_arguments
 from openvocab.config import dump_config
 from openvocab.datasets.referring import REFERRING, load_referring
 from openvocab.datasets.samples import Sample
@@ -36,7 +37,6 @@ from openvocab.evaluation.run import (
 )
 from openvocab.files import write_text
 from openvocab.metrics.scores import Ignore, scores, without_background
-from openvocab.predict import add_computation_arguments
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import Vocabulary
 

@@ -9,9 +9,9 @@ from typing import Any
 from car._convert import OriginalConfig, read_original
 from car.config import CaRConfig, NamedConfig, available_configs, named_config
 from car.segmenter import CaRSegmenter, load_car
+from openvocab.computation import choose_device
 from openvocab.config import add_config_flags, config_to_dict, flags_of, load_config
 from openvocab.errors import InputError
-from openvocab.predict import choose_device
 
 _LISTS = ("visual_prompt_type", "stuff_visual_prompt_type", "bg_cls")
 

@@ -22,9 +22,9 @@ from car.model import CaR, Found
 from car.sam import MaskGenerator, match_masks
 from openvocab.clip import load_clip
 from openvocab.clip.model import CLIP
+from openvocab.computation import Precision, dtype_of
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, ImageSource, read_image
-from openvocab.precision import Precision, dtype_of
 from openvocab.segmenter import BaseSegmenter, Names, Segmentation
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 

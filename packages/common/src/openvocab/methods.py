@@ -170,6 +170,21 @@ def available_methods() -> dict[str, Method]:
     return dict(sorted(methods.items(), key=lambda item: (item[1].rank, item[0])))
 
 
+def load(method: str, weights: str | Path | None = None, **options: Any) -> Segmenter:
+    """Load a method, ready to segment.
+
+    Args:
+        method: its key, such as "san"; `available_methods` lists them.
+        weights: what its `Method.weights` describes; None takes the method's default.
+        options: `config`, `device`, `precision` and `compile`, which every method knows, and the
+            method's own.
+
+    Raises:
+        InputError: there is no such method, or what `Method.load` raises.
+    """
+    return find_method(method).load(weights, **options)
+
+
 def colors_of(key: str) -> tuple[str, str]:
     """Return the colors of a method on a light and on a dark background."""
     methods = available_methods()

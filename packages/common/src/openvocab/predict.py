@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
+from openvocab.computation import add_computation_arguments, choose_device, dtype_of
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
 from openvocab.image import (
@@ -31,7 +31,6 @@ from openvocab.image import (
     list_images,
     read_image,
 )
-from openvocab.precision import dtype_of
 from openvocab.segmenter import Segmentation, Segmenter
 from openvocab.vocabulary import Vocabulary, parse_names
 
@@ -102,18 +101,6 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         f"(default: {','.join(DEFAULT_KINDS)})",
     )
     add_computation_arguments(parser)
-
-
-def add_computation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where and in what precision a method runs."""
-    run = parser.add_argument_group("computation")
-    run.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)")
-    run.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        default="fp32",
-        help="of the image towers (default: %(default)s)",
-    )
 
 
 @dataclass(frozen=True)
@@ -207,21 +194,6 @@ def run_prediction(
     prediction = plan_prediction(args)
     ready = segmenter if isinstance(segmenter, Segmenter) else segmenter(args)
     return prediction.run(ready)
-
-
-def choose_device(name: str | None) -> str:
-    """Return the device to run on: the named one, else the first CUDA device, else the CPU.
-
-    Raises:
-        InputError: the device does not exist here.
-    """
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {name!r} is not available here; use --device cpu.") from error
-    return name
 
 
 class _NamesAction(argparse.Action):

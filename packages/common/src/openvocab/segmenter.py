@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from openvocab.computation import Turn, plain_arithmetic
 from openvocab.drawing.overlay import draw_overlay, label_shares, palette
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
 from openvocab.formats.run_length import Mask, encode_labels
 from openvocab.image import ImageArray, ImageSource, images_in, read_image
-from openvocab.precision import Turn, plain_arithmetic
 from openvocab.vocabulary import NOTHING, Augmentation, Vocabulary
 
 NOTHING_8BIT = 255

@@ -25,10 +25,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from openvocab.cli import run
+from openvocab.computation import add_device_argument, choose_device
 from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, list_images, read_image, resize_shortest_edge
-from openvocab.predict import choose_device
 from openvocab.training.segmentation_data import DataConfig, open_training_set
 from openvocab.vocabulary import Vocabulary
 from ovseg.config import RegionConfig
@@ -324,7 +324,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result.add_argument("--output", type=Path, default=Path("pairs"), metavar="DIR")
     result.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    result.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    add_device_argument(result)
     return result
 
 
@@ -371,7 +371,7 @@ def _collect_words(args: argparse.Namespace) -> None:
         nouns = nouns_of_captions(read_captions(args.captions), args.captions_per_image)
     words = nouns_by_path(list_images([args.images])[: args.limit], args.images, nouns)
     device = choose_device(args.device)
-    segmenter = load_ovseg(args.weights, args.config_file, device=device)
+    segmenter = load_ovseg(args.weights, config=args.config_file, device=device)
     clip: MaskCLIP = segmenter.model.clip_adapter
     if args.clip is not None:
         clip = MaskCLIP.load(args.clip).to(device)

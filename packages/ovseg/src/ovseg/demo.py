@@ -1,66 +1,10 @@
-r"""`python -m ovseg.demo`: find things in photos by their names.
-
-    python -m ovseg.demo --weights ovseg.pth --class-names Oculus Ukulele --input photo.jpg
-
-The original's command line works too:
-
-    python -m ovseg.demo --config-file configs/ovseg_swinB_vitL_demo.yaml --class-names Oculus \
-        --input photo.jpg --output results --opts MODEL.WEIGHTS ovseg.pth
-"""
+"""`python -m ovseg.demo`: what the original calls `python -m ovseg.predict`."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
+from ovseg.predict import build_parser, cli, main
 
-from openvocab.cli import run
-from openvocab.predict import add_predict_arguments, choose_device, run_prediction
-from ovseg.options import (
-    DEMO_SETTINGS,
-    add_model_arguments,
-    add_opts,
-    load_from_arguments,
-    read_opts,
-    weights_of,
-)
-from ovseg.segmenter import OVSegSegmenter
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ovseg.demo",
-        description="Find things in images by their names. OVSeg proposes about a hundred regions, "
-        "cuts each out of the image and asks CLIP, which was adapted to masked images, what it "
-        "shows. For each name the best region is coloured; what no chosen region covers stays "
-        "blank. A single name gets 'others' beside it, so that it need not win everywhere.",
-        conflict_handler="resolve",  # --precision is also a setting
-    )
-    add_model_arguments(parser)
-    add_predict_arguments(parser)
-    add_opts(parser, "--opts")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see the module."""
-    args = build_parser().parse_args(argv)
-    options = read_opts(args.opts)
-    weights_of(args, options)  # before images are looked for
-
-    def load(args: argparse.Namespace) -> OVSegSegmenter:
-        defaults = DEMO_SETTINGS if args.config_file is None else {}
-        device = choose_device(args.device)
-        return load_from_arguments(args, options, defaults=defaults, device=device)
-
-    return run_prediction(args, load)
-
-
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
-
+__all__ = ["build_parser", "cli", "main"]
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    cli()

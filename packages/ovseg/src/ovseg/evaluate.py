@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openvocab.cli import run
+from openvocab.computation import add_computation_arguments
 from openvocab.config import flags_of
 from openvocab.errors import InputError
 from openvocab.evaluation.augmentation import add_augmentation_arguments, augment
@@ -32,7 +33,6 @@ from openvocab.evaluation.run import (
 )
 from openvocab.files import write_text
 from openvocab.metrics.scores import seen_unseen
-from openvocab.predict import choose_device
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import Vocabulary, available_vocabularies
 from ovseg.config import InferenceConfig, ensemble_weights
@@ -62,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     add_evaluate_arguments(parser)
     add_augmentation_arguments(parser, sizes=_TTA_SIZES, max_size=_TTA_MAX_SIZE)
+    add_computation_arguments(parser)
     more = parser.add_argument_group("OVSeg")
-    more.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     more.add_argument(
         "--seen",
         metavar="NAMES",
@@ -106,12 +106,7 @@ def _evaluate(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     oracle = GroundTruthProposals(data) if args.proposals == "ground-truth" else None
 
     def load(args: argparse.Namespace) -> Segmenter:
-        segmenter = load_from_arguments(
-            args,
-            options,
-            device=choose_device("cpu" if args.num_gpus == 0 else args.device),
-            proposals=oracle,
-        )
+        segmenter = load_from_arguments(args, options, proposals=oracle)
         explicit = "ensemble_weight" in flags_of(args, InferenceConfig)
         if not explicit and "CLIP_ENSEMBLE_WEIGHT" not in _adapter_options(options):
             segmenter.inference = with_published_weight(segmenter.inference, data.vocabulary)
@@ -183,6 +178,8 @@ def _take_over(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     args.tta_max_size = augmentation.get("MAX_SIZE", args.tta_max_size)
     args.tta_flip = augmentation.get("FLIP", args.tta_flip)
     args.output = Path(options.get("OUTPUT_DIR", args.output))
+    if args.num_gpus == 0:
+        args.device = "cpu"
     if args.num_gpus is not None and args.num_gpus > 1:
         print(
             f"one process uses one GPU; start {args.num_gpus} with --rank 0..{args.num_gpus - 1} "

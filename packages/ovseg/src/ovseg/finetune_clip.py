@@ -24,8 +24,8 @@ from openvocab.cli import run
 from openvocab.clip.model import CLIP, Activation, VisionTransformer
 from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.weights import choices_of, stored_choices
+from openvocab.computation import dtype_of
 from openvocab.errors import InputError
-from openvocab.precision import dtype_of
 from openvocab.training import (
     CosineSchedule,
     RunConfig,

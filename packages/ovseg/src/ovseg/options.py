@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openvocab.computation import computation_options
 from openvocab.config import add_config_flags, flags_of
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import merge_overrides
@@ -66,23 +67,21 @@ def load_from_arguments(
     options: Mapping[str, Any],
     *,
     defaults: Mapping[str, Any] | None = None,
-    device: str,
     proposals: ProposalSource | None = None,
 ) -> OVSegSegmenter:
     """Load the model that the arguments describe.
 
     Args:
-        args: parsed with `add_model_arguments`.
+        args: parsed with `add_model_arguments` and `add_computation_arguments`.
         options: detectron2's keys, from `read_opts`.
         defaults: settings that flags win over.
-        device: where to run.
         proposals: makes masks instead of MaskFormer.
     """
     return load_ovseg(
         weights_of(args, options),
-        args.config_file,
+        config=args.config_file,
         options=options,
         settings={**(defaults or {}), **flags_of(args, InferenceConfig)},
-        device=device,
         proposals=proposals,
+        **computation_options(args),
     )

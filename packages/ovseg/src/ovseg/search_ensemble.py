@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from openvocab.cli import run
+from openvocab.computation import add_computation_arguments
 from openvocab.datasets.samples import Sample
 from openvocab.errors import InputError, import_extra
 from openvocab.evaluation.augmentation import labels_of_scores
@@ -33,7 +34,6 @@ from openvocab.evaluation.run import SampleSet, sample_set
 from openvocab.files import atomic_path, sha256_of, write_text
 from openvocab.image import read_image
 from openvocab.metrics.scores import ConfusionMatrix, scores
-from openvocab.predict import choose_device
 from openvocab.semantic import bilinear_matrix
 from openvocab.vocabulary import Vocabulary
 from ovseg.ensemble import Branches, ensemble
@@ -180,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--ensemble-weights", type=float, nargs="+", default=list(WEIGHTS))
     search.add_argument("--stride", type=int, default=4, help="score every N-th pixel (default: 4)")
     search.add_argument("--output", type=Path, default=Path("output/search"), metavar="DIR")
-    search.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    add_computation_arguments(parser)
     add_opts(parser, "--opts")
     return parser
 
@@ -194,9 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not all(0 <= t <= 1 for t in args.thresholds) or max(args.ensemble_weights) > 1:
         raise InputError("thresholds must be between 0 and 1, and weights at most 1")
     data = sample_set(args)
-    segmenter = load_from_arguments(
-        args, options, defaults={"mode": "eval"}, device=choose_device(args.device)
-    )
+    segmenter = load_from_arguments(args, options, defaults={"mode": "eval"})
     files = _store(segmenter, data, data.samples[: args.limit], args)
     table = np.array(
         [

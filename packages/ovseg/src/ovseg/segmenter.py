@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openvocab.clip.prompts import TextEncoder
+from openvocab.computation import Precision, dtype_of
 from openvocab.image import ImageArray, resize_shortest_edge
-from openvocab.precision import dtype_of
 from openvocab.segmenter import BaseSegmenter, Names, Segmentation
 from openvocab.semantic import (
     MaskGeometry,
@@ -83,6 +83,8 @@ class OVSegSegmenter(BaseSegmenter):
         inference: InferenceConfig | None = None,
         *,
         device: str = "cpu",
+        precision: Precision = "fp32",
+        compile: bool = False,
         weights_sha256: str | None = None,
         variant: str | None = None,
         proposals: ProposalSource | None = None,
@@ -94,19 +96,23 @@ class OVSegSegmenter(BaseSegmenter):
             model: is moved to the device, and all but the text tower to the precision, in place.
             inference: how it is run.
             device: where to run.
+            precision: of the two branches; names are always encoded in fp32.
+            compile: compile the networks with torch.compile, in place.
             weights_sha256: of the checkpoint, for the protocol card.
             variant: name of the configuration, for the protocol card.
             proposals: makes masks instead of MaskFormer; CLIP alone names them then.
             cache_dir: of text embeddings, see `TextEncoder`.
         """
         self.model = model.eval().requires_grad_(False).to(device)
-        self.inference = inference or InferenceConfig()
+        self.inference, self.precision = inference or InferenceConfig(), precision
         self.weights_sha256 = weights_sha256 or "unsaved"
         self.variant = variant or _variant(model)
         self.proposals = proposals
         model.clip_adapter.text_encoder = TextEncoder(model.clip_adapter.clip_model, cache_dir)
         for part in (model.backbone, model.sem_seg_head, model.clip_adapter.clip_model.visual):
-            part.to(dtype_of(self.inference.precision))
+            part.to(dtype_of(precision))
+            if compile:
+                part.compile()
 
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
@@ -214,7 +220,7 @@ class OVSegSegmenter(BaseSegmenter):
             "post_processing": "best proposal of each class, thresholded, then resized"
             if inference.mode == "demo"
             else "soft masks weighted by class, then resized",
-            "precision": inference.precision,
+            "precision": self.precision,
             "device": str(self.model.clip_adapter.pixel_mean.device),
             "mode": inference.mode,
             "clip_ensemble": inference.clip_ensemble,
@@ -243,9 +249,9 @@ class OVSegSegmenter(BaseSegmenter):
         return self.model.clip_adapter.classifier(vocabulary.words, templates)
 
     def with_inference(self, inference: InferenceConfig) -> OVSegSegmenter:
-        """Return a segmenter of the same model, run in another way (but the same precision)."""
+        """Return a segmenter of the same model, run in another way."""
         other = copy(self)
-        other.inference = replace(inference, precision=self.inference.precision)
+        other.inference = inference
         return other
 
     def with_proposals(self, proposals: ProposalSource) -> OVSegSegmenter:

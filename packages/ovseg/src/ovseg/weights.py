@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from openvocab.computation import Precision, choose_device
 from openvocab.config import config_to_dict, load_config
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
@@ -42,12 +43,14 @@ _BY_WIDTH = {1024: "ovseg_swinB_vitL_bs32_120k", 768: "ovseg_R101c_vitB_bs32_120
 
 
 def load_ovseg(
-    weights: str | Path,
-    config: str | Path | None = None,
+    weights: str | Path | None = None,
     *,
+    config: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    compile: bool = False,
     options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    device: str = "cpu",
     proposals: ProposalSource | None = None,
 ) -> OVSegSegmenter:
     """Load OVSeg, ready to segment.
@@ -57,14 +60,18 @@ def load_ovseg(
             "world" for the small OVSeg of the embedded world, which this package carries.
         config: name of a published variant, a YAML file of the original or of ours; None: what the
             checkpoint stores, else the published variant that its CLIP belongs to.
+        device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
+        precision: of the two branches: "fp32", "bf16" or "fp16".
+        compile: compile the networks with torch.compile; needs a C++ compiler on a CPU.
         options: detectron2's keys, nested, over the configuration.
         settings: fields of `InferenceConfig` by name, such as "region.mask_threshold", over both.
-        device: "cpu", "cuda", "cuda:1", ...
         proposals: makes masks instead of MaskFormer.
 
     Raises:
-        InputError: a file is missing, unreadable or does not fit.
+        InputError: no weights are given, a file is missing, unreadable or does not fit, or there is
+            no such device.
     """
+    device = choose_device(device)
     weights = find_checkpoint(weights)
     tensors = read_tensors(weights)
     architecture, inference = read_config(config, tensors, weights, options or {})
@@ -75,18 +82,25 @@ def load_ovseg(
         load_model(architecture, tensors, source=str(weights)),
         inference,
         device=device,
+        precision=precision,
+        compile=compile,
         weights_sha256=sha256_of(weights),
         variant=None if config is None else Path(config).stem,
         proposals=proposals,
     )
 
 
-def find_checkpoint(weights: str | Path) -> Path:
+def find_checkpoint(weights: str | Path | None) -> Path:
     """Return the file behind a path, or behind "world".
 
     Raises:
         InputError: there is none.
     """
+    if weights is None:
+        raise InputError(
+            f"no weights are given; name an OVSeg checkpoint, or {WORLD} for the small OVSeg of "
+            "the embedded world"
+        )
     if str(weights) == WORLD:
         return world_file("ovseg")
     if not Path(weights).is_file():

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from openvocab.cli import run
+from openvocab.computation import add_computation_arguments
 from openvocab.evaluation.augmentation import add_augmentation_arguments, augment
 from openvocab.evaluation.run import add_evaluate_arguments, run_evaluation
-from openvocab.predict import add_computation_arguments
 from openvocab.segmenter import Segmenter
 from san.loading import add_model_arguments, load_from_arguments
 

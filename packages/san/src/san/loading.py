@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from openvocab.computation import computation_options
 from openvocab.formats.detectron2 import merge_overrides, read_yaml
-from openvocab.predict import choose_device
 from san.config import SANConfig, from_detectron2
 from san.segmenter import SANSegmenter, load_san
 
@@ -34,9 +34,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY VALUE",
         help="changes to it, such as MODEL.WEIGHTS san.pth INPUT.MIN_SIZE_TEST 512; comes last",
     )
-    group.add_argument(
-        "--compile", action="store_true", help="compile the network (needs a C++ compiler on CPU)"
-    )
 
 
 def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
@@ -47,13 +44,11 @@ def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
     """
     nested = read_yaml(args.config_file) if args.config_file else {}
     nested = merge_overrides(nested, args.opts)
-    weights = args.weights or nested.get("MODEL", {}).get("WEIGHTS") or "san_vit_b_16"
+    weights = args.weights or nested.get("MODEL", {}).get("WEIGHTS") or None
     return load_san(
         weights,
         config=_architecture(nested),
-        device=choose_device(args.device),
-        precision=args.precision,
-        compile=args.compile,
+        **computation_options(args),
     )
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from openvocab.clip.prompts import TextEncoder
+from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.files import sha256_of
 from openvocab.image import ImageArray, resize_shortest_edge
-from openvocab.precision import Precision, dtype_of
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.semantic import (
     MaskGeometry,
@@ -31,27 +31,29 @@ _BATCH = 4  # images of one size that go through the network together
 
 
 def load_san(
-    weights: str | Path = "san_vit_b_16",
+    weights: str | Path | None = None,
     *,
     config: SANConfig | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> SANSegmenter:
     """Load SAN, ready to segment.
 
     Args:
-        weights: "san_vit_b_16" or "san_vit_large_14" (fetched on first use), a checkpoint of the
-            original or of ours, or `huggingface:<file>`.
+        weights: "san_vit_b_16" or "san_vit_large_14" (fetched on first use), "world" for the small
+            SAN of the embedded world, which this package carries, a checkpoint of the original or
+            of ours, or `huggingface:<file>`; None is "san_vit_b_16".
         config: the architecture of a checkpoint that is neither published nor tells it.
-        device: "cpu", "cuda", "cuda:1", ...
+        device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
         precision: of the two image towers: "fp32", "bf16" or "fp16".
         compile: compile the network with torch.compile; needs a C++ compiler on a CPU.
 
     Raises:
-        InputError: the weights are not here, unreadable, or do not fit.
+        InputError: the weights are not here, unreadable, or do not fit, or there is no such device.
     """
-    path = find_checkpoint(weights)
+    device = choose_device(device)
+    path = find_checkpoint("san_vit_b_16" if weights is None else weights)
     network = load_network(path, config)
     return SANSegmenter(
         network,

@@ -25,9 +25,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from openvocab.computation import dtype_of
 from openvocab.errors import InputError
 from openvocab.files import write_text
-from openvocab.precision import dtype_of
 from openvocab.training.checkpoints import BEST, FINAL, Checkpoints
 from openvocab.training.distributed import World
 from openvocab.training.log import TrainingLog, peak_memory_mb

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from openvocab.computation import Precision, dtype_of
 from openvocab.errors import InputError
-from openvocab.precision import Precision, dtype_of
 from openvocab.training.distributed import World
 from openvocab.training.schedule import Schedule
 

@@ -1,0 +1,87 @@
+"""What a user of the library meets first: the loaders, the packages' names, the versions."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import openvocab
+from openvocab.errors import InputError
+
+PACKAGES = ("openvocab", "san", "ovseg", "car")
+LOADERS = {"san": "load_san", "ovseg": "load_ovseg"}
+WORDS = {
+    "weights": None,
+    "config": None,
+    "device": "auto",
+    "precision": "fp32",
+    "compile": False,
+}
+
+
+def python(code: str) -> str:
+    """Return what a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("package", LOADERS)
+def test_every_loader_takes_the_same_words(package: str) -> None:
+    parameters = inspect.signature(getattr(import_module(package), LOADERS[package])).parameters
+    assert {name: parameters[name].default for name in WORDS} == WORDS
+    assert list(parameters)[: len(WORDS)] == list(WORDS)
+    kinds = [parameter.kind for parameter in parameters.values()]
+    assert kinds[0] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert set(kinds[1:]) == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_a_method_is_loaded_by_its_name() -> None:
+    segmenter = openvocab.load("san", "world", device="cpu", precision="bf16")
+    found = segmenter.segment(np.zeros((64, 64, 3), np.uint8), ["dog", "grass"])
+    assert found.labels.shape == (64, 64)
+    assert segmenter.describe()["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("method", ["san", "ovseg"])
+def test_a_device_that_is_not_there_is_one_sentence(method: str) -> None:
+    with pytest.raises(InputError, match="'cuda:99' is not available here"):
+        openvocab.load(method, "world", device="cuda:99")
+
+
+def test_an_unknown_method_is_one_sentence_that_lists_the_installed_ones() -> None:
+    with pytest.raises(InputError, match=r"'sam'; installed are san, ovseg, car"):
+        openvocab.load("sam")
+
+
+def test_ovseg_has_no_weights_of_its_own() -> None:
+    with pytest.raises(InputError, match=r"name an OVSeg checkpoint, or world"):
+        openvocab.load("ovseg")
+
+
+def test_importing_a_package_does_not_import_torch() -> None:
+    code = (
+        "import sys, openvocab, san, ovseg; "
+        "print([name for name in ('torch', 'cv2', 'scipy') if name in sys.modules])"
+    )
+    assert python(code) == "[]\n"
+
+
+@pytest.mark.parametrize("package", ["openvocab", "san", "ovseg"])
+def test_every_public_name_is_there_and_listed(package: str) -> None:
+    module = import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None and name in dir(module)
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nonsense'"):
+        _ = module.nonsense
+
+
+@pytest.mark.parametrize("package", ["openvocab", "san", "ovseg"])
+def test_all_packages_have_one_version(package: str) -> None:
+    assert import_module(package).__version__ == openvocab.__version__
