@@ -72,7 +72,9 @@ def test_demo_takes_the_originals_command_line(tiny, photo, tmp_path):
     (tmp_path / "demo.yaml").write_text(
         "_BASE_: base.yaml\nMODEL:\n  CLIP_ADAPTER:\n    CLIP_ENSEMBLE_WEIGHT: 0.0\n"
     )
-    command = ["--config-file", str(tmp_path / "demo.yaml"), "--class-names", *tiny.class_names()]
+    (tmp_path / "names.txt").write_text("\n".join(tiny.class_names()))  # some have commas
+    command = ["--config-file", str(tmp_path / "demo.yaml")]
+    command += ["--vocabulary", str(tmp_path / "names.txt")]
     command += ["--input", str(photo), "--output", str(tmp_path / "out")]
     command += ["--opts", "MODEL.WEIGHTS", str(tmp_path / "model.pth")]
     assert demo.main([*command, "MODEL.CLIP_ADAPTER.MASK_THR", "0.35"]) == 0

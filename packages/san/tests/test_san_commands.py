@@ -135,7 +135,7 @@ def test_images_that_cannot_be_read(
         (["PHOTO", "--vocabulary", "ade20k-151"], "did you mean"),
         (["PHOTO", "--class-names", "cat", "--weights", "none.pth"], "no SAN weights"),
         (["PHOTO", "--class-names", "cat", "--config-file", "none.yaml"], "none.yaml"),
-        (["PHOTO", "--class-names", "cat", "--device", "warp"], "not available"),
+        (["PHOTO", "--class-names", "cat", "--device", "warp"], "is unknown"),
     ],
 )
 def test_arguments_that_cannot_be_used(

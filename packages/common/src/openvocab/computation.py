@@ -116,10 +116,11 @@ class Turn:
 class _SharedDefault:
     """torch's default type, which all threads share: float32 as long as somebody needs that."""
 
+    _before: torch.dtype
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._before: torch.dtype | None = None
 
     @contextmanager
     def float32(self) -> Iterator[None]:

@@ -70,7 +70,10 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         help="what to look for; quote names with spaces, or put commas between all names",
     )
     data.add_argument(
-        "--vocabulary", metavar="NAME", help="the names of a data set, such as ade20k-150"
+        "--vocabulary",
+        metavar="NAME",
+        help="the names of a data set, such as ade20k-150, or a file with one name per line, in "
+        "which names may have commas",
     )
     data.add_argument(
         "--augment-vocabulary",
@@ -217,7 +220,7 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     if args.class_names is not None and args.vocabulary is not None:
         raise InputError("give --class-names or --vocabulary, not both.")
     if args.vocabulary is not None:
-        vocabulary = Vocabulary.load(args.vocabulary)
+        vocabulary = _named_vocabulary(args.vocabulary, args.templates)
     elif args.class_names is not None:
         vocabulary = Vocabulary.from_names(args.class_names, templates=args.templates)
     else:
@@ -225,6 +228,12 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     if args.augment_vocabulary is not None:
         vocabulary = vocabulary.augmented(args.augment_vocabulary)
     return vocabulary
+
+
+def _named_vocabulary(name: str, templates: str) -> Vocabulary:
+    if Path(name).is_file():
+        return Vocabulary.from_file(name, templates=templates)
+    return Vocabulary.load(name)
 
 
 def _find_images(patterns: Sequence[str], output: Path) -> dict[Path, Path]:
