@@ -17,10 +17,9 @@ from dense_clip.attention import Variant, dense_features
 from openvocab.clip import load_clip
 from openvocab.clip.model import CLIP, PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.prompts import TextEncoder
+from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, output_size_shortest_edge
-from openvocab.precision import Precision, dtype_of
-from openvocab.predict import choose_device
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.semantic import bilinear_matrix, vocabulary_scores
 from openvocab.vocabulary import WORLD, Vocabulary
@@ -102,7 +101,7 @@ def load_dense_clip(
         InputError: the weights are not here, unreadable, or no CLIP with a ViT.
     """
     config = default_config("naclip", weights) if config is None else config
-    clip = load_clip(weights, device=choose_device(None if device == "auto" else device))
+    clip = load_clip(weights, device=choose_device(device))
     return DenseCLIPSegmenter(clip, config, precision=precision, compile=compile)
 
 
