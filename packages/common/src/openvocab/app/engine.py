@@ -1,0 +1,284 @@
+"""The methods behind the page: each loaded once, and one picture at a time on the device.
+
+Whoever asks waits for the one worker, and no longer than the time limit; a picture that is too
+large for scores of so many names gets its label map without them.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from openvocab.app.analysis import NameEvidence, Scores, evidence_of, margin_of
+from openvocab.app.asked import Asked
+from openvocab.errors import InputError
+from openvocab.image import ImageArray
+from openvocab.methods import Explained, Method
+from openvocab.segmenter import Segmentation, Segmenter
+from openvocab.vocabulary import WORLD, Vocabulary
+
+_Result = TypeVar("_Result")
+SCORE_UNIT = 10_000
+_MOST_SCORES = 100_000_000  # numbers of a score volume (K, H, W): 400 MB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page takes; beyond it there is one sentence.
+
+    Attributes:
+        max_bytes: of an upload.
+        max_pixels: of a picture.
+        max_names: names and synonyms of one request.
+        queue: requests that may wait.
+        seconds: that a request may take on the device, waiting included.
+    """
+
+    max_bytes: int = 32 << 20
+    max_pixels: int = 50_000_000
+    max_names: int = 2000
+    queue: int = 128
+    seconds: float = 300.0
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a method found in a picture, and what it cost.
+
+    Attributes:
+        method: its key.
+        weights: what it was loaded from.
+        result: the label map, without scores.
+        confidence: (H, W) float32, the best score of each pixel; None if that was too much.
+        margin: (H, W) float32, how far it lies above the second best.
+        evidence: for each name, where it scored best and who won there.
+        seconds: that the method took, without waiting.
+        memory: the most bytes that the process (CUDA: the device) held meanwhile; None if not known.
+        notices: what the method warned of.
+    """
+
+    method: str
+    weights: str
+    result: Segmentation
+    confidence: Scores | None
+    margin: Scores | None
+    evidence: tuple[NameEvidence, ...]
+    seconds: float
+    memory: int | None
+    notices: tuple[str, ...] = ()
+
+    def at_least(self, threshold: float) -> Segmentation:
+        """Return the result without the pixels whose best score is below a threshold.
+
+        Raises:
+            InputError: there is a threshold, but there are no scores.
+        """
+        if threshold <= 0:
+            return self.result
+        if self.confidence is None:
+            raise InputError(
+                "this picture has no scores that could be compared with a threshold, since it has "
+                "too many pixels for so many names; shrink it or give fewer names"
+            )
+        below = whole(self.confidence) < round(threshold * SCORE_UNIT)
+        labels = np.where(below, np.int32(-1), self.result.labels)
+        return replace(self.result, labels=labels)
+
+
+@dataclass
+class _Slot:
+    """A method's place in memory."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    segmenter: Segmenter | None = None
+
+
+class Engine:
+    """Runs the methods for the page, one picture at a time.
+
+    Attributes:
+        methods: by key, in the order of the page.
+        weights: what each is loaded from; "world" for the embedded world.
+        limits: what a request may be.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        weights: Mapping[str, str],
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        limits: Limits | None = None,
+    ) -> None:
+        """Prepare everything without loading a model."""
+        self.methods, self.weights = dict(methods), dict(weights)
+        self.device, self.precision = device, precision
+        self.limits = limits or Limits()
+        self._slots = {key: _Slot() for key in self.methods}
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+
+    def warm(self) -> threading.Thread:
+        """Load the methods one after the other in the background; a failure is told when asked."""
+
+        def load_all() -> None:
+            for key in self.methods:
+                try:
+                    self.segmenter(key)
+                except InputError:
+                    continue  # whoever asks for this method reads the sentence
+
+        thread = threading.Thread(target=load_all, name="load", daemon=True)
+        thread.start()
+        return thread
+
+    def segmenter(self, key: str) -> Segmenter:
+        """Return a method's segmenter, loaded on first use.
+
+        Raises:
+            InputError: there is no such method, or its weights cannot be used.
+        """
+        if key not in self.methods:
+            known = ", ".join(self.methods)
+            raise InputError(f"there is no method {key!r} on this page; it shows {known}")
+        slot = self._slots[key]
+        with slot.lock:
+            if slot.segmenter is None:
+                slot.segmenter = self.methods[key].load(
+                    self.weights[key], device=self.device, precision=self.precision
+                )
+        return slot.segmenter
+
+    def is_loaded(self, key: str) -> bool:
+        """Return whether a method is in memory."""
+        return self._slots[key].segmenter is not None
+
+    def vocabulary(self, key: str, asked: Asked) -> Vocabulary:
+        """Return the names as a method encodes them."""
+        return asked.vocabulary(self.methods[key].templates)
+
+    def segment(self, key: str, image: ImageArray, asked: Asked) -> Found:
+        """Segment a picture (H, W, 3) when the device is free.
+
+        Raises:
+            InputError: the method cannot do it, or it took too long.
+        """
+        segmenter, vocabulary = self.segmenter(key), self.vocabulary(key, asked)
+        return self._in_turn(lambda: self._segment(key, segmenter, image, vocabulary))
+
+    def explain(self, key: str, image: ImageArray, asked: Asked) -> Sequence[Explained]:
+        """Show step by step what a method does with a picture (H, W, 3).
+
+        Raises:
+            InputError: the method shows nothing, cannot do it, or it took too long.
+        """
+        segmenter, explain = self.segmenter(key), self.methods[key].explain
+        if explain is None:
+            raise InputError(f"{self.methods[key].title} does not show its steps")
+        vocabulary = self.vocabulary(key, asked)
+        return self._in_turn(lambda: explain(segmenter, image, vocabulary))
+
+    def embeddings(self, key: str, asked: Asked) -> npt.NDArray[np.float32] | None:
+        """Return the text embedding of each name (K, C), or None if the method shows none."""
+        encoder = getattr(self.segmenter(key), "text", None)
+        if encoder is None:
+            return None
+        vocabulary = self.vocabulary(key, asked)
+
+        def encode() -> npt.NDArray[np.float32]:
+            found = encoder.encode_names(vocabulary.names, vocabulary.templates)
+            return np.asarray(found.float().cpu().numpy())
+
+        return self._in_turn(encode)
+
+    def close(self) -> None:
+        """Let the picture in work end, and take no more."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def _in_turn(self, work: Callable[[], _Result]) -> _Result:
+        future: Future[_Result] = self._worker.submit(work)
+        try:
+            return future.result(timeout=self.limits.seconds)
+        except FutureTimeout:
+            future.cancel()
+            raise InputError(
+                f"this took more than {self.limits.seconds:g} seconds and was given up; use a "
+                "smaller picture or fewer names, or try again when fewer people wait"
+            ) from None
+
+    def _segment(
+        self, key: str, segmenter: Segmenter, image: ImageArray, vocabulary: Vocabulary
+    ) -> Found:
+        scored = len(vocabulary.words) * image.shape[0] * image.shape[1] <= _MOST_SCORES
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            _restart_peak(self.device)
+            start = time.perf_counter()
+            result = segmenter.segment(image, vocabulary, return_scores=scored)
+            seconds = time.perf_counter() - start
+        memory = _peak(self.device)
+        notices = dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)
+        scores = result.scores
+        return Found(
+            method=key,
+            weights=shown_weights(self.weights[key]),
+            result=replace(result, scores=None, extra={}),
+            confidence=None if scores is None else scores.max(axis=0),
+            margin=None if scores is None else margin_of(scores),
+            evidence=()
+            if scores is None
+            else tuple(evidence_of(result.labels, scores, vocabulary.names)),
+            seconds=seconds,
+            memory=memory,
+            notices=tuple(notices),
+        )
+
+
+def whole(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Return scores in whole ten-thousandths, rounded down.
+
+    The page compares these with a threshold, in the browser and for its files, so that both agree
+    on every pixel.
+    """
+    return np.clip(np.floor(scores.astype(np.float64) * SCORE_UNIT), 0, 65535).astype(np.uint16)
+
+
+def shown_weights(source: str) -> str:
+    """Name weights without the server's folders."""
+    if source == WORLD:
+        return "the embedded world"
+    return ", ".join(Path(part).name for part in source.split(","))
+
+
+def _restart_peak(device: str) -> None:
+    """Start to count the peak of memory anew, where the system can do that."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
+        except OSError:
+            pass  # the peak then is that of the process's life
+
+
+def _peak(device: str) -> int | None:
+    """Return the most bytes held since `_restart_peak`, or None where that is not told."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text("ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return None

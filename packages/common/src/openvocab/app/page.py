@@ -1,0 +1,230 @@
+"""The page itself: what is on it, and what happens when a visitor asks.
+
+Source of the layout: one column for what is asked, one for what was found.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+
+from openvocab.app.api import add_api
+from openvocab.app.asked import Asked, read_asked
+from openvocab.app.downloads import write_files
+from openvocab.app.engine import Engine, Found
+from openvocab.app.photo import Photo, sentences
+from openvocab.app.viewer import view_of, viewer_file
+from openvocab.errors import InputError
+from openvocab.image import ImageArray
+from openvocab.vocabulary import available_vocabularies
+
+SHOWN_SIDE = 1280  # the page works with pictures of at most this long side; the API with any
+_KEEP_SECONDS, _SWEEP_SECONDS = 900, 60  # how long uploads and results live
+_DISTRACTORS = [
+    ("none", ""),
+    ("the 91 stuff names of COCO", "coco-stuff"),
+    ("all 171 names of COCO", "coco-all"),
+]
+_SET_THRESHOLD = (
+    "value => window.dispatchEvent(new CustomEvent('openvocab-threshold', {detail: value}))"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """The last picture of a visitor and what was found in it; lives as long as the page.
+
+    Attributes:
+        image: (H, W, 3), as the page works with it.
+        asked: the names.
+        found: what each chosen method found.
+    """
+
+    image: ImageArray
+    asked: Asked
+    found: tuple[Found, ...]
+
+
+class Page:
+    """The page of an engine's methods.
+
+    Attributes:
+        engine: runs them.
+        blocks: what gradio shows.
+    """
+
+    def __init__(
+        self, engine: Engine, folder: Path, examples: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Lay out the page.
+
+        Args:
+            engine: of the methods to show.
+            folder: for files to download.
+            examples: picture files and names for them.
+        """
+        self.engine, self.folder = engine, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.titles = {key: method.title for key, method in engine.methods.items()}
+        with gr.Blocks(
+            title="Open-vocabulary segmentation",
+            analytics_enabled=False,
+            delete_cache=(_SWEEP_SECONDS, _KEEP_SECONDS),
+            fill_width=True,
+        ) as self.blocks:
+            gr.Markdown(f"# Open-vocabulary segmentation\n{self._introduction()}")
+            with gr.Row():
+                with gr.Column(scale=1, min_width=320):
+                    self._ask(examples)
+                with gr.Column(scale=2, min_width=320):
+                    self._answer()
+            add_api(engine)
+
+    def _introduction(self) -> str:
+        titles = list(self.titles.values())
+        those = titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
+        return f"Give {those} a picture and any names; each pixel gets the name that fits it best."
+
+    def _ask(self, examples: Sequence[tuple[str, str]]) -> None:
+        """Lay out what a visitor gives."""
+        self.photo = Photo(
+            limits=self.engine.limits,
+            label="Picture",
+            sources=["upload", "clipboard", "webcam"],
+            image_mode="RGB",
+            elem_id="photo",
+            height=300,
+            buttons=[],
+            alt_text="The picture to segment",
+        )
+        self.names = gr.Textbox(
+            label="Names",
+            info="With commas or new lines between them; dog | puppy are synonyms.",
+            lines=3,
+            elem_id="names",
+            placeholder="dog, grass, sky",
+        )
+        self.preset = gr.Dropdown(
+            [("none", ""), *((key, key) for key in available_vocabularies())],
+            value="",
+            label="Vocabulary",
+            info="The names of a data set, asked for as well.",
+            elem_id="preset",
+        )
+        self.methods = gr.CheckboxGroup(
+            [(title, key) for key, title in self.titles.items()],
+            value=[next(iter(self.titles))],
+            label="Methods",
+            elem_id="methods",
+            visible=len(self.titles) > 1,
+        )
+        self.distractors = gr.Radio(
+            _DISTRACTORS,
+            value="",
+            label="Distractor names",
+            info="They compete as well; what they win is none of your names.",
+            elem_id="distractors",
+        )
+        self.asked = [self.photo, self.names, self.preset, self.distractors]
+        if examples:
+            gr.Examples(
+                [list(example) for example in examples],
+                [self.photo, self.names],
+                label="Scenes of the embedded world",
+                api_visibility="private",
+            )
+
+    def _answer(self) -> None:
+        """Lay out what was found."""
+        self.session = gr.State(None, time_to_live=_KEEP_SECONDS)
+        with gr.Tab("Segment"):
+            button = gr.Button("Segment", variant="primary", elem_id="segment")
+            threshold = gr.Slider(
+                0,
+                1,
+                0,
+                step=0.01,
+                label="None of these below the score",
+                info="Pixels whose best score is lower get no name; nothing is computed again.",
+                elem_id="threshold",
+            )
+            viewer = gr.HTML(
+                None,
+                html_template=viewer_file(".html"),
+                css_template=viewer_file(".css"),
+                js_on_load=viewer_file(".js"),
+                apply_default_css=False,
+                elem_id="viewer",
+            )
+            with gr.Accordion("Files", open=False, elem_id="files"):
+                make = gr.Button("Make files", elem_id="make-files")
+                files = gr.File(label="Files", file_count="multiple", interactive=False)
+        threshold.input(None, threshold, js=_SET_THRESHOLD, api_visibility="private")
+        self._on(button, self.segment, [*self.asked, self.methods], [viewer, self.session])
+        self._on(make, self.make_files, [self.session, threshold], files)
+
+    def _on(self, button: gr.Button, function: Callable[..., Any], *ends: Any) -> None:
+        button.click(sentences(function), *ends, api_visibility="private", concurrency_limit=8)
+
+    def read(
+        self,
+        photo: ImageArray | None,
+        names: str,
+        preset: str | None,
+        distractors: str | None,
+    ) -> tuple[ImageArray, Asked]:
+        """Check what a visitor gave, and shrink the picture to what the page works with.
+
+        Raises:
+            InputError: there is no picture, or the names cannot be used.
+        """
+        if photo is None:
+            raise InputError("there is no picture; upload one, paste one, or choose an example")
+        asked = read_asked(names, preset, distractors, max_names=self.engine.limits.max_names)
+        return fit(photo), asked
+
+    def segment(
+        self,
+        photo: ImageArray | None,
+        names: str,
+        preset: str | None,
+        distractors: str | None,
+        methods: list[str],
+    ) -> tuple[dict[str, Any], Session]:
+        """Segment the visitor's picture with the chosen methods."""
+        image, asked = self.read(photo, names, preset, distractors)
+        if not methods:
+            raise InputError("no method is chosen; choose at least one")
+        chosen = [key for key in self.engine.methods if key in methods]
+        found = tuple(self.engine.segment(key, image, asked) for key in chosen)
+        if photo is not None and photo.shape != image.shape:
+            gr.Info(
+                f"The picture of {photo.shape[1]}x{photo.shape[0]} is segmented at "
+                f"{image.shape[1]}x{image.shape[0]}; the API and the commands keep its size."
+            )
+        view = view_of(image, found, [self.titles[key] for key in chosen])
+        return view, Session(image, asked, found)
+
+    def make_files(self, session: Session | None, threshold: float) -> list[str]:
+        """Write what was found as files to download."""
+        if session is None:
+            raise InputError("there is no result yet; press Segment first")
+        folder = tempfile.mkdtemp(dir=self.folder)
+        files = write_files(session.image, session.found, threshold, Path(folder))
+        return [str(file) for file in files]
+
+
+def fit(photo: ImageArray) -> ImageArray:
+    """Shrink a picture whose long side is longer than the page shows."""
+    scale = SHOWN_SIDE / max(photo.shape[:2])
+    if scale >= 1:
+        return photo
+    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
+    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

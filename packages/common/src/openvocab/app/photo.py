@@ -1,0 +1,82 @@
+"""How pictures come in, and how what is wrong with them goes out: as one sentence."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from openvocab.app.engine import Limits
+from openvocab.errors import InputError
+from openvocab.image import ImageArray, read_image
+
+
+class Photo(gr.Image):
+    """A picture that is read by `openvocab.image`, with its limits and its sentences."""
+
+    is_template = True  # the browser shows it as an ordinary image
+
+    def __init__(self, *, limits: Limits, **options: Any) -> None:
+        """Take the limits of uploads besides what `gr.Image` takes."""
+        self.limits = limits
+        super().__init__(**options)
+
+    def preprocess(self, payload: Any) -> ImageArray | None:
+        """Read the upload: (H, W, 3) uint8."""
+        if payload is None:
+            return None
+        try:
+            return read_upload(payload.path, payload.url, self.limits)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+
+def read_upload(path: str | None, url: str | None, limits: Limits) -> ImageArray:
+    """Read a picture that gradio has stored, or that came as a data address.
+
+    Raises:
+        InputError: it is too large, damaged, or no picture.
+    """
+    if path is not None:
+        data = Path(path).read_bytes()
+    else:
+        data = bytes_of_data_url(url or "")
+    if len(data) > limits.max_bytes:
+        raise InputError(
+            f"the picture has {len(data)} bytes, more than the limit of {limits.max_bytes}; save "
+            "it smaller"
+        )
+    return read_image(data, max_pixels=limits.max_pixels)
+
+
+def sentences(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what a visitor can cause into a sentence on the page."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return guarded
+
+
+def bytes_of_data_url(url: str) -> bytes:
+    """Return what a data address holds.
+
+    Raises:
+        InputError: it is another address, or damaged.
+    """
+    head, comma, code = url.partition(",")
+    if not (head.startswith("data:") and head.endswith(";base64") and comma):
+        raise InputError("the picture is neither an upload nor a base64 data address; send it so")
+    try:
+        return base64.b64decode(code, validate=True)
+    except binascii.Error:
+        raise InputError("the picture's base64 code is damaged; send it again") from None

@@ -1,0 +1,154 @@
+"""The server of the page: one process that takes requests until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from openvocab.app.engine import Engine
+from openvocab.errors import InputError
+from openvocab.world.names import world_names
+from openvocab.world.scenes import scene, visible_labels
+
+_EXTRA = 'the page needs {}, which is not installed; install it with pip install ".[app]"'
+_LAST_SECONDS = 20  # for what is in work when the server is told to stop
+_AT_ONCE = 8  # requests that are read and answered at once; the device takes them one by one
+_EXAMPLES = (0, 1, 2, 3, 4, 5)  # scenes of the world's validation set
+_SESSIONS = 40  # visitors whose last result is kept; the oldest are forgotten
+_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+_MONO = ("ui-monospace", "Consolas", "monospace")
+
+
+def serve(
+    engine: Engine, *, host: str, port: int, root_path: str = "", mcp: bool = False
+) -> int:
+    """Serve the page until SIGTERM or Ctrl-C; what is in work is ended first.
+
+    Args:
+        engine: runs the methods.
+        host: address to listen on.
+        port: port to listen on.
+        root_path: of the page behind a proxy.
+        mcp: offer the API to language-model tools as well.
+
+    Raises:
+        InputError: gradio is not installed, or the port is in use.
+    """
+    with tempfile.TemporaryDirectory(prefix="openvocab-") as folder, listen(host, port) as door:
+        application = build_application(engine, Path(folder), root_path=root_path, mcp=mcp)
+        import uvicorn  # comes with gradio
+
+        config = uvicorn.Config(
+            application,
+            log_level="warning",
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+            server_header=False,
+        )
+        engine.warm()
+        shown = f"[{host}]" if ":" in host else host
+        print(f"The page is at http://{shown}:{door.getsockname()[1]} (Ctrl-C stops it).", flush=True)
+        try:
+            uvicorn.Server(config).run(sockets=[door])
+        except KeyboardInterrupt:
+            pass  # uvicorn has stopped in order, and passes the signal on
+        finally:
+            engine.close()
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port to listen on.
+
+    Raises:
+        InputError: the address is not of this machine, or the port is in use.
+    """
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except (OSError, OverflowError) as error:
+        door.close()
+        raise InputError(
+            f"the page cannot listen on {host}, port {port} ({error}); choose another --port or "
+            "--host"
+        ) from error
+    return door
+
+
+def build_application(engine: Engine, folder: Path, *, root_path: str = "", mcp: bool = False) -> Any:
+    """Return the ASGI application of the page.
+
+    Args:
+        engine: runs the methods.
+        folder: for uploads and files to download, emptied as they age.
+        root_path: of the page behind a proxy.
+        mcp: offer the API to language-model tools as well.
+
+    Raises:
+        InputError: gradio is not installed.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")  # read when gradio is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio as gr
+        from fastapi import FastAPI
+        if mcp:
+            import mcp as _  # noqa: F401
+    except ImportError as error:
+        raise InputError(_EXTRA.format(error.name)) from error
+
+    from openvocab.app.page import Page
+
+    page = Page(engine, folder / "files", write_examples(folder / "examples"))
+    page.blocks.queue(
+        max_size=engine.limits.queue, api_open=False, default_concurrency_limit=_AT_ONCE
+    )
+    page.blocks.state_session_capacity = _SESSIONS
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @application.get("/health")
+    def health() -> dict[str, Any]:
+        """Tell that the server answers, and which methods are in memory."""
+        return {"status": "ok", "loaded": [key for key in engine.methods if engine.is_loaded(key)]}
+
+    gr.mount_gradio_app(
+        application,
+        page.blocks,
+        path="/",
+        root_path=root_path or None,
+        blocked_paths=["/"],
+        max_file_size=engine.limits.max_bytes,
+        show_error=True,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=["api", "settings"],
+        theme=gr.themes.Default(font=_FONTS, font_mono=_MONO),
+        mcp_server=mcp,
+    )
+    return application
+
+
+def write_examples(folder: Path) -> list[tuple[str, str]]:
+    """Draw scenes of the embedded world and return the files with the names that they show.
+
+    An installation without the world's pictograms has no examples.
+    """
+    try:
+        scenes = [scene(index, "val") for index in _EXAMPLES]
+    except InputError:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name.name for name in world_names()]
+    examples = []
+    for number, one in enumerate(scenes):
+        path = folder / f"scene {number + 1}.png"
+        Image.fromarray(one.image).save(path)
+        shown = [names[label] for label in sorted(visible_labels(one.label))]
+        examples.append((str(path), ", ".join(shown)))
+    return examples
