@@ -86,8 +86,8 @@ def segment_to_json(
             "name": result.vocabulary.names[label],
             "area": share,
             "score": None
-            if found.confidence is None
-            else float(found.confidence[result.labels == label].mean()),
+            if found.certainty is None
+            else float(found.certainty[result.labels == label].mean()),
             "rle": codes[label],
         }
         for label, share in label_shares(result.labels)

@@ -6,14 +6,12 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from openvocab.app.engine import Found
 from openvocab.drawing.overlay import label_shares
 from openvocab.files import atomic_path, write_text
 from openvocab.formats.run_length import encode_labels
@@ -21,35 +19,24 @@ from openvocab.image import ImageArray
 from openvocab.segmenter import Segmentation
 
 
-def write_files(
-    image: ImageArray, found: Sequence[Found], threshold: float, folder: Path
-) -> list[Path]:
-    """Write the files of each result into a folder.
+def write_files(image: ImageArray, result: Segmentation, folder: Path, stem: str) -> list[Path]:
+    """Write all files of a result into a folder, and return them.
 
     Args:
         image: (H, W, 3) uint8, that was segmented.
-        found: by each method.
-        threshold: pixels whose best score is below it are none of the names.
+        result: of this image.
         folder: where to write.
-
-    Raises:
-        InputError: there is a threshold, but a result has no scores.
+        stem: the beginning of each file's name.
     """
-    written = []
-    for one in found:
-        result = one.at_least(threshold)
-        labels, overlay, plain, coco, cut = (
-            folder / f"{one.method}{ending}"
-            for ending in ("_labels.png", "_overlay.png", ".json", "_coco.json", "_cutouts.zip")
-        )
-        result.save(labels)
-        with atomic_path(overlay) as temporary:
-            Image.fromarray(result.overlay(image)).save(temporary)
-        result.save(plain)
-        write_text(coco, json.dumps(to_coco(result, one.method), ensure_ascii=False))
-        write_cutouts(image, result, cut)
-        written += [labels, overlay, plain, coco, cut]
-    return written
+    endings = ("_labels.png", "_overlay.png", ".json", "_coco.json", "_cutouts.zip")
+    labels, overlay, plain, coco, cutouts = (folder / f"{stem}{ending}" for ending in endings)
+    result.save(labels)
+    with atomic_path(overlay) as temporary:
+        Image.fromarray(result.overlay(image)).save(temporary)
+    result.save(plain)
+    write_text(coco, json.dumps(to_coco(result, stem), ensure_ascii=False))
+    write_cutouts(image, result, cutouts)
+    return [labels, overlay, plain, coco, cutouts]
 
 
 def label_png(result: Segmentation) -> bytes:

@@ -30,7 +30,7 @@ from openvocab.segmenter import Segmentation, Segmenter
 from openvocab.vocabulary import WORLD, Vocabulary
 
 _Result = TypeVar("_Result")
-SCORE_UNIT = 10_000
+SCORE_UNIT = 1000
 _MOST_SCORES = 100_000_000  # numbers of a score volume (K, H, W): 400 MB
 
 
@@ -61,7 +61,7 @@ class Found:
         method: its key.
         weights: what it was loaded from.
         result: the label map, without scores.
-        confidence: (H, W) float32, the best score of each pixel; None if that was too much.
+        certainty: (H, W) float32, see `Segmentation.certainty`; None if scores were too much.
         margin: (H, W) float32, how far it lies above the second best.
         evidence: for each name, where it scored best and who won there.
         seconds: that the method took, without waiting.
@@ -72,7 +72,7 @@ class Found:
     method: str
     weights: str
     result: Segmentation
-    confidence: Scores | None
+    certainty: Scores | None
     margin: Scores | None
     evidence: tuple[NameEvidence, ...]
     seconds: float
@@ -80,19 +80,19 @@ class Found:
     notices: tuple[str, ...] = ()
 
     def at_least(self, threshold: float) -> Segmentation:
-        """Return the result without the pixels whose best score is below a threshold.
+        """Return the result without the pixels whose certainty is below a threshold.
 
         Raises:
             InputError: there is a threshold, but there are no scores.
         """
         if threshold <= 0:
             return self.result
-        if self.confidence is None:
+        if self.certainty is None:
             raise InputError(
                 "this picture has no scores that could be compared with a threshold, since it has "
                 "too many pixels for so many names; shrink it or give fewer names"
             )
-        below = whole(self.confidence) < round(threshold * SCORE_UNIT)
+        below = whole(self.certainty) < round(threshold * SCORE_UNIT)
         labels = np.where(below, np.int32(-1), self.result.labels)
         return replace(self.result, labels=labels)
 
@@ -234,8 +234,8 @@ class Engine:
         return Found(
             method=key,
             weights=shown_weights(self.weights[key]),
-            result=replace(result, scores=None, extra={}),
-            confidence=None if scores is None else scores.max(axis=0),
+            result=replace(result, scores=None, confidence=None, extra={}),
+            certainty=None if scores is None else result.certainty(),
             margin=None if scores is None else margin_of(scores),
             evidence=()
             if scores is None
@@ -247,7 +247,7 @@ class Engine:
 
 
 def whole(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Return scores in whole ten-thousandths, rounded down.
+    """Return scores in whole thousandths, rounded down.
 
     The page compares these with a threshold, in the browser and for its files, so that both agree
     on every pixel.

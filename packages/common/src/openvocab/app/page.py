@@ -5,6 +5,7 @@ Source of the layout: one column for what is asked, one for what was found.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,7 @@ _DISTRACTORS = [
     ("the 91 stuff names of COCO", "coco-stuff"),
     ("all 171 names of COCO", "coco-all"),
 ]
-_SET_THRESHOLD = (
-    "value => window.dispatchEvent(new CustomEvent('openvocab-threshold', {detail: value}))"
-)
+_WITH_THRESHOLDS = "session => [session, JSON.stringify(window.openvocabThresholds ?? {})]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +145,6 @@ class Page:
         self.session = gr.State(None, time_to_live=_KEEP_SECONDS)
         with gr.Tab("Segment"):
             button = gr.Button("Segment", variant="primary", elem_id="segment")
-            threshold = gr.Slider(
-                0,
-                1,
-                0,
-                step=0.01,
-                label="None of these below the score",
-                info="Pixels whose best score is lower get no name; nothing is computed again.",
-                elem_id="threshold",
-            )
             viewer = gr.HTML(
                 None,
                 html_template=viewer_file(".html"),
@@ -166,12 +156,14 @@ class Page:
             with gr.Accordion("Files", open=False, elem_id="files"):
                 make = gr.Button("Make files", elem_id="make-files")
                 files = gr.File(label="Files", file_count="multiple", interactive=False)
-        threshold.input(None, threshold, js=_SET_THRESHOLD, api_visibility="private")
         self._on(button, self.segment, [*self.asked, self.methods], [viewer, self.session])
-        self._on(make, self.make_files, [self.session, threshold], files)
+        thresholds = gr.Textbox("{}", visible=False)  # the browser puts those of the viewer here
+        self._on(make, self.make_files, [self.session, thresholds], files, js=_WITH_THRESHOLDS)
 
-    def _on(self, button: gr.Button, function: Callable[..., Any], *ends: Any) -> None:
-        button.click(sentences(function), *ends, api_visibility="private", concurrency_limit=8)
+    def _on(
+        self, button: gr.Button, function: Callable[..., Any], *ends: Any, js: str | None = None
+    ) -> None:
+        button.click(sentences(function), *ends, js=js, api_visibility="private")
 
     def read(
         self,
@@ -212,12 +204,16 @@ class Page:
         view = view_of(image, found, [self.titles[key] for key in chosen])
         return view, Session(image, asked, found)
 
-    def make_files(self, session: Session | None, threshold: float) -> list[str]:
-        """Write what was found as files to download."""
+    def make_files(self, session: Session | None, thresholds: str) -> list[str]:
+        """Write what was found as files to download, with the viewer's thresholds by method."""
         if session is None:
             raise InputError("there is no result yet; press Segment first")
-        folder = tempfile.mkdtemp(dir=self.folder)
-        files = write_files(session.image, session.found, threshold, Path(folder))
+        chosen = json.loads(thresholds)
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        files = []
+        for found in session.found:
+            result = found.at_least(float(chosen.get(found.method, 0)))
+            files += write_files(session.image, result, folder, found.method)
         return [str(file) for file in files]
 
 

@@ -1,8 +1,10 @@
 // The overlay of one or several results. gradio gives `element`, `props` and `watch`.
-// props.value: {width, height, image, names, colors, panels: [{title, note, labels, confidence}]}.
-const NOTHING = 65535, UNIT = 10000
+// props.value: {width, height, image, names, colors, panels: [{method, title, note, labels, scores}]}.
+const NOTHING = 65535, UNIT = 1000
 const off = new Set()
-const look = { opacity: 0.55, edges: true, threshold: 0 }
+const look = { opacity: 0.55, edges: true }
+// Read by the page when files are made: the threshold of each method.
+const thresholds = (window.openvocabThresholds = {})
 let view = null, turn = 0
 
 const find = (what) => element.querySelector(what)
@@ -31,7 +33,7 @@ const pixels = async (address, width, height) => {
 
 // The label of a pixel behind the threshold; what is switched off stays won, but is not drawn.
 const labelAt = (panel, at) =>
-  panel.confidence && panel.confidence[at] < Math.round(look.threshold * UNIT) ? NOTHING : panel.labels[at]
+  panel.scores && panel.scores[at] < panel.threshold ? NOTHING : panel.labels[at]
 
 const percent = (share) => (share > 0 && share < 0.0005 ? "<0.1 %" : `${(100 * share).toFixed(1)} %`)
 
@@ -77,7 +79,7 @@ const say = (panel, x, y) => {
   const at = panel.at[1] * view.width + panel.at[0]
   const label = labelAt(panel, at)
   const name = label === NOTHING ? "none of these" : view.names[label]
-  const score = panel.confidence ? `, score ${(panel.confidence[at] / UNIT).toFixed(2)}` : ""
+  const score = panel.scores ? `, score ${(panel.scores[at] / UNIT).toFixed(2)}` : ""
   panel.said.textContent = `${name}${score} (column ${panel.at[0]}, row ${panel.at[1]})`
 }
 
@@ -109,7 +111,24 @@ const addPanel = (panel) => {
   }
   stage.append(panel.canvas)
   figure.append(caption, stage, panel.said)
+  panel.threshold = 0 // in whole units
+  if (panel.scores) figure.append(thresholdOf(panel))
   find(".panels").append(figure)
+}
+
+const thresholdOf = (panel) => {
+  const line = make("label", "None of these below score ", "threshold")
+  const bar = make("input"), value = make("output", "0.00")
+  const most = Math.ceil(panel.scores.reduce((a, b) => Math.max(a, b), 0) / UNIT)
+  Object.assign(bar, { type: "range", min: 0, max: most, step: 0.01, value: 0 })
+  bar.oninput = () => {
+    panel.threshold = Math.round(bar.value * UNIT)
+    thresholds[panel.method] = Number(bar.value)
+    value.textContent = Number(bar.value).toFixed(2)
+    redraw()
+  }
+  line.append(bar, value)
+  return line
 }
 
 const addNames = () => {
@@ -168,7 +187,7 @@ const show = async () => {
   if (!value || !value.panels) return
   const panels = await Promise.all(value.panels.map(async (panel) => ({
     ...panel, labels: await unpack(panel.labels),
-    confidence: panel.confidence ? await unpack(panel.confidence) : null,
+    scores: panel.scores ? await unpack(panel.scores) : null,
   })))
   const image = await pixels(value.image, value.width, value.height)
   if (mine !== turn) return // a newer result has come meanwhile
@@ -179,17 +198,14 @@ const show = async () => {
   find(".edges").checked = look.edges
   find(".opacity").oninput = (event) => { look.opacity = event.target.value / 100; redraw() }
   find(".edges").onchange = (event) => { look.edges = event.target.checked; redraw() }
+  for (const method in thresholds) delete thresholds[method]
   find(".panels").replaceChildren()
   view.panels.forEach(addPanel)
-  const threshold = look.threshold
-  look.threshold = 0
   for (const panel of view.panels) panel.all = count(panel)
-  look.threshold = threshold
   addNames()
   redraw()
   element.dataset.shown = String(turn)
 }
 
-window.addEventListener("openvocab-threshold", (event) => { look.threshold = event.detail; redraw() })
 watch("value", show)
 show()

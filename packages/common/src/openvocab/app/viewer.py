@@ -60,7 +60,8 @@ def view_of(image: ImageArray, found: Sequence[Found], titles: Sequence[str]) ->
                 "title": title,
                 "note": _note(one),
                 "labels": _packed(np.where(one.result.labels < 0, NOTHING_16BIT, one.result.labels)),
-                "confidence": None if one.confidence is None else _packed(whole(one.confidence)),
+                "method": one.method,
+                "scores": None if one.certainty is None else _packed(whole(one.certainty)),
             }
             for one, title in zip(found, titles, strict=True)
         ],
