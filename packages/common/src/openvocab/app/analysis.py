@@ -74,7 +74,7 @@ def evidence_of(labels: Labels, scores: Scores, names: Sequence[str]) -> list[Na
 def margin_of(scores: Scores) -> Scores:
     """Return how far the best score lies above the second best, (H, W); one name is its own."""
     if len(scores) == 1:
-        return scores[0].copy()
+        return np.array(scores[0])
     top = np.partition(scores, len(scores) - 2, axis=0)[-2:]
     return np.asarray(top[1] - top[0], dtype=np.float32)
 

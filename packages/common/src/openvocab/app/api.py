@@ -10,7 +10,7 @@ import gradio as gr
 from openvocab.app.asked import read_asked
 from openvocab.app.downloads import label_png
 from openvocab.app.engine import Engine, shown_weights
-from openvocab.app.photo import Photo, sentences
+from openvocab.app.photo import photo, sentences
 from openvocab.drawing.overlay import label_shares
 from openvocab.errors import InputError
 from openvocab.formats.run_length import encode_labels
@@ -53,7 +53,7 @@ def add_api(engine: Engine) -> None:
 
     with gr.Group(visible=False):
         inputs = [
-            Photo(limits=engine.limits, label="image"),
+            photo(engine.limits, label="image"),
             gr.Textbox(label="names"),
             gr.Textbox(next(iter(engine.methods)), label="method"),
             gr.Number(0, label="threshold"),
@@ -101,6 +101,5 @@ def segment_to_json(
         "segments": segments,
         "seconds": round(found.seconds, 4),
         "notices": list(found.notices),
-        "label_png": "data:image/png;base64,"
-        + base64.b64encode(label_png(result)).decode("ascii"),
+        "label_png": "data:image/png;base64," + base64.b64encode(label_png(result)).decode("ascii"),
     }

@@ -51,7 +51,7 @@ def to_coco(result: Segmentation, file_name: str) -> dict[str, Any]:
     """Return a result in COCO's format: one annotation for each name, as a run-length mask."""
     height, width = result.labels.shape
     codes = encode_labels(result.labels)
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for label, _ in label_shares(result.labels):
         rows, columns = np.nonzero(result.labels == label)
         left, top = int(columns.min()), int(rows.min())
@@ -84,7 +84,8 @@ def write_cutouts(image: ImageArray, result: Segmentation, path: Path) -> None:
             alpha = np.where(inside[box], np.uint8(255), np.uint8(0))
             stream = io.BytesIO()
             Image.fromarray(np.dstack([image[box], alpha])).save(stream, "PNG")
-            archive.writestr(f"{label}_{_safe(result.vocabulary.names[label])}.png", stream.getvalue())
+            name = f"{label}_{_safe(result.vocabulary.names[label])}.png"
+            archive.writestr(name, stream.getvalue())
 
 
 def _safe(name: str) -> str:

@@ -20,7 +20,7 @@ from openvocab.app.api import add_api
 from openvocab.app.asked import Asked, read_asked
 from openvocab.app.downloads import write_files
 from openvocab.app.engine import Engine, Found
-from openvocab.app.photo import Photo, sentences
+from openvocab.app.photo import photo, sentences
 from openvocab.app.viewer import view_of, viewer_file
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
@@ -93,8 +93,8 @@ class Page:
 
     def _ask(self, examples: Sequence[tuple[str, str]]) -> None:
         """Lay out what a visitor gives."""
-        self.photo = Photo(
-            limits=self.engine.limits,
+        self.photo = photo(
+            self.engine.limits,
             label="Picture",
             sources=["upload", "clipboard", "webcam"],
             image_mode="RGB",
@@ -163,7 +163,8 @@ class Page:
     def _on(
         self, button: gr.Button, function: Callable[..., Any], *ends: Any, js: str | None = None
     ) -> None:
-        button.click(sentences(function), *ends, js=js, api_visibility="private")
+        inputs, outputs = ends
+        button.click(sentences(function), inputs, outputs, js=js, api_visibility="private")
 
     def read(
         self,

@@ -16,24 +16,26 @@ from openvocab.errors import InputError
 from openvocab.image import ImageArray, read_image
 
 
-class Photo(gr.Image):
-    """A picture that is read by `openvocab.image`, with its limits and its sentences."""
+def photo(limits: Limits, **options: Any) -> gr.Image:
+    """Return an input for a picture that is read by `openvocab.image`, with its sentences.
 
-    is_template = True  # the browser shows it as an ordinary image
+    Args:
+        limits: of uploads.
+        options: of `gr.Image`.
+    """
+    component = gr.Image(**options)
 
-    def __init__(self, *, limits: Limits, **options: Any) -> None:
-        """Take the limits of uploads besides what `gr.Image` takes."""
-        self.limits = limits
-        super().__init__(**options)
-
-    def preprocess(self, payload: Any) -> ImageArray | None:
-        """Read the upload: (H, W, 3) uint8."""
+    def preprocess(payload: Any) -> ImageArray | None:
         if payload is None:
             return None
         try:
-            return read_upload(payload.path, payload.url, self.limits)
+            return read_upload(payload.path, payload.url, limits)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
+
+    # In a subclass it would make gradio write a .pyi file beside this one.
+    component.preprocess = preprocess  # type: ignore[method-assign]
+    return component
 
 
 def read_upload(path: str | None, url: str | None, limits: Limits) -> ImageArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,7 @@ _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "Consolas", "monospace")
 
 
-def serve(
-    engine: Engine, *, host: str, port: int, root_path: str = "", mcp: bool = False
-) -> int:
+def serve(engine: Engine, *, host: str, port: int, root_path: str = "", mcp: bool = False) -> int:
     """Serve the page until SIGTERM or Ctrl-C; what is in work is ended first.
 
     Args:
@@ -52,7 +51,9 @@ def serve(
         )
         engine.warm()
         shown = f"[{host}]" if ":" in host else host
-        print(f"The page is at http://{shown}:{door.getsockname()[1]} (Ctrl-C stops it).", flush=True)
+        print(
+            f"The page is at http://{shown}:{door.getsockname()[1]} (Ctrl-C stops it).", flush=True
+        )
         try:
             uvicorn.Server(config).run(sockets=[door])
         except KeyboardInterrupt:
@@ -81,7 +82,9 @@ def listen(host: str, port: int) -> socket.socket:
     return door
 
 
-def build_application(engine: Engine, folder: Path, *, root_path: str = "", mcp: bool = False) -> Any:
+def build_application(
+    engine: Engine, folder: Path, *, root_path: str = "", mcp: bool = False
+) -> Any:
     """Return the ASGI application of the page.
 
     Args:
@@ -98,10 +101,11 @@ def build_application(engine: Engine, folder: Path, *, root_path: str = "", mcp:
     try:
         import gradio as gr
         from fastapi import FastAPI
-        if mcp:
-            import mcp as _  # noqa: F401
+
     except ImportError as error:
         raise InputError(_EXTRA.format(error.name)) from error
+    if mcp and find_spec("mcp") is None:
+        raise InputError(_EXTRA.format("mcp"))
 
     from openvocab.app.page import Page
 
@@ -122,7 +126,6 @@ def build_application(engine: Engine, folder: Path, *, root_path: str = "", mcp:
         page.blocks,
         path="/",
         root_path=root_path or None,
-        blocked_paths=["/"],
         max_file_size=engine.limits.max_bytes,
         show_error=True,
         ssr_mode=False,

@@ -59,7 +59,9 @@ def view_of(image: ImageArray, found: Sequence[Found], titles: Sequence[str]) ->
             {
                 "title": title,
                 "note": _note(one),
-                "labels": _packed(np.where(one.result.labels < 0, NOTHING_16BIT, one.result.labels)),
+                "labels": _packed(
+                    np.where(one.result.labels < 0, NOTHING_16BIT, one.result.labels)
+                ),
                 "method": one.method,
                 "scores": None if one.certainty is None else _packed(whole(one.certainty)),
             }
