@@ -12,9 +12,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 from openvocab.app.engine import Engine, Limits
 from openvocab.app.server import serve
+from openvocab.computation import add_computation_arguments, choose_device, computation_options
 from openvocab.errors import InputError
 from openvocab.methods import Method, available_methods, find_method
-from openvocab.predict import add_computation_arguments, choose_device
 from openvocab.vocabulary import WORLD
 
 PORT = 7860
@@ -44,8 +44,7 @@ def main(argv: Sequence[str] | None = None, only: str | None = None) -> int:
     engine = Engine(
         methods,
         weights,
-        device=choose_device(args.device),
-        precision=args.precision,
+        computation_options(args) | {"device": choose_device(args.device)},
         limits=Limits(max_pixels=args.max_pixels),
     )
     return serve(engine, host=args.host, port=args.port, root_path=args.root_path, mcp=args.mcp)

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -118,14 +118,19 @@ class Engine:
         self,
         methods: Mapping[str, Method],
         weights: Mapping[str, str],
-        *,
-        device: str = "cpu",
-        precision: str = "fp32",
+        options: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """Prepare everything without loading a model."""
+        """Prepare everything without loading a model.
+
+        Args:
+            methods: by key.
+            weights: what each is loaded from, by key.
+            options: with which each is loaded, such as its device.
+            limits: of a request.
+        """
         self.methods, self.weights = dict(methods), dict(weights)
-        self.device, self.precision = device, precision
+        self.options = {"device": "cpu"} | dict(options or {})
         self.limits = limits or Limits()
         self._slots = {key: _Slot() for key in self.methods}
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
@@ -222,11 +227,11 @@ class Engine:
         scored = len(vocabulary.words) * image.shape[0] * image.shape[1] <= _MOST_SCORES
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            _restart_peak(self.device)
+            _restart_peak(self.options["device"])
             start = time.perf_counter()
             result = segmenter.segment(image, vocabulary, return_scores=scored)
             seconds = time.perf_counter() - start
-        memory = _peak(self.device)
+        memory = _peak(self.options["device"])
         notices = dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)
         scores = result.scores
         return Found(
@@ -253,16 +258,14 @@ def whole(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return np.clip(np.floor(scores.astype(np.float64) * SCORE_UNIT), 0, 65535).astype(np.uint16)
 
 
-def _load_now(engine: Engine, key: str) -> Segmenter:  # TODO gone when all load with one word
+def _load_now(engine: Engine, key: str) -> Segmenter:
     if key == "car" and engine.weights[key] == WORLD:
         from importlib import import_module
 
         config = import_module("car.config").named_config(WORLD).car
-        return engine.methods[key].load(config, device=engine.device, precision=engine.precision)
-    options = {"device": engine.device} | (
-        {} if key == "ovseg" else {"precision": engine.precision}
-    )
-    return engine.methods[key].load(engine.weights[key], **options)
+        options = {k: v for k, v in engine.options.items() if k != "compile"}
+        return engine.methods[key].load(config, **options)
+    return engine.methods[key].load(engine.weights[key], **engine.options)
 
 
 def shown_weights(source: str) -> str:

@@ -34,7 +34,7 @@ def photo(limits: Limits, **options: Any) -> gr.Image:
             raise gr.Error(str(error), print_exception=False) from None
 
     # In a subclass it would make gradio write a .pyi file beside this one.
-    component.preprocess = preprocess  # type: ignore[method-assign]
+    component.preprocess = preprocess
     return component
 
 

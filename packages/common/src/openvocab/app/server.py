@@ -116,11 +116,11 @@ def build_application(
     page.blocks.state_session_capacity = _SESSIONS
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @application.get("/health")
     def health() -> dict[str, Any]:
         """Tell that the server answers, and which methods are in memory."""
         return {"status": "ok", "loaded": [key for key in engine.methods if engine.is_loaded(key)]}
 
+    application.add_api_route("/health", health)
     gr.mount_gradio_app(
         application,
         page.blocks,
