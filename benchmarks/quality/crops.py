@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openvocab.clip.model import PIXEL_MEAN, PIXEL_STD
+from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.prompts import TextEncoder
 from openvocab.world import crop, world_names, world_vocabulary
 from openvocab.world.crops import Ground

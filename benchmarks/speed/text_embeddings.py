@@ -20,8 +20,10 @@ from torch import Tensor
 
 from benchmarks.measuring import add_measuring_arguments, report
 from openvocab.cli import run
-from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
-from openvocab.clip.prompts import TextEncoder, load_templates
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP
+from openvocab.clip.prompts import TextEncoder
+from openvocab.clip.template_sets import load_templates
 from openvocab.clip.tokenizer import tokenize
 from openvocab.vocabulary import Vocabulary
 

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.measuring import best_time, matrix_product, matrix_throughput
 from openvocab.cli import run
-from openvocab.clip.model import VisionConfig
+from openvocab.clip.config import VisionConfig
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.files import write_text
 from openvocab.training import EndlessShuffle, StepBatches

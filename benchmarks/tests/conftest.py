@@ -12,7 +12,8 @@ from PIL import Image
 
 from car.config import CaRConfig
 from car.segmenter import CaRSegmenter
-from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP
 from openvocab.weights.state_dict import save_state_dict
 from ovseg import InferenceConfig, OVSeg, OVSegConfig, OVSegSegmenter, RegionConfig, save_model
 from ovseg.config import SwinConfig

@@ -9,7 +9,8 @@ import pytest
 from benchmarks import measuring
 from benchmarks.speed import car_image
 
-from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP
 from openvocab.errors import InputError
 
 FOLDER = Path(__file__).parents[1]

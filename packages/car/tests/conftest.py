@@ -14,7 +14,8 @@ import torch
 from car.config import CaRConfig
 from car.segmenter import CaRSegmenter
 from openvocab.clip import load_clip
-from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP
 from openvocab.weights.state_dict import save_state_dict
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ import yaml
 
 from car._convert import clip_source, read_original
 from car.config import CaRConfig, available_configs, named_config
-from openvocab.clip.prompts import load_templates
+from openvocab.clip.template_sets import load_templates
 from openvocab.config import dump_config, load_config
 from openvocab.datasets.catalog import CATALOG
 from openvocab.datasets.referring import REFERRING

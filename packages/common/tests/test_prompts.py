@@ -14,16 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
-from openvocab.clip.prompts import (
-    TextEncoder,
-    available_templates,
-    length_batches,
-    load_templates,
-    resolve_templates,
-    templates_sha256,
-    text_fingerprint,
-)
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP
+from openvocab.clip.prompts import TextEncoder, length_batches, templates_sha256, text_fingerprint
+from openvocab.clip.template_sets import available_templates, load_templates, resolve_templates
 from openvocab.clip.text_cache import default_cache_dir
 from openvocab.clip.tokenizer import tokenize
 from openvocab.errors import InputError
@@ -399,7 +393,8 @@ def test_the_environment_chooses_the_folder(
 
 SHARING = """
 import sys, torch
-from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
 
 torch.manual_seed(0)

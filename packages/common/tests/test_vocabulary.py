@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openvocab.clip.prompts import load_templates
+from openvocab.clip.template_sets import load_templates
 from openvocab.errors import InputError
 from openvocab.vocabulary import Background, Vocabulary, available_vocabularies, parse_names
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from openvocab.clip import load_clip
-from openvocab.clip.model import CLIP, CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP
 from openvocab.clip.tokenizer import tokenize
 from openvocab.clip.weights import choices_of, config_from_state_dict
 from openvocab.errors import InputError

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dense_clip.attention import Variant, dense_features
 from openvocab.clip import load_clip
-from openvocab.clip.model import CLIP, PIXEL_MEAN, PIXEL_STD
+from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
+from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.errors import InputError

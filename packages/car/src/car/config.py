@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from car.visual_prompts import checked_types
-from openvocab.clip.prompts import load_templates, resolve_templates
+from openvocab.clip.template_sets import load_templates, resolve_templates
 from openvocab.config import load_config, near_matches
 from openvocab.errors import InputError
 

@@ -19,14 +19,8 @@ from torch import Tensor
 
 from car.affinity import balance, box_mask, refine, salient_boxes
 from car.mean_gradient import MeanFeature
-from openvocab.clip.model import (
-    CLIP,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    Block,
-    VisionTransformer,
-    resize_patch_positions,
-)
+from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
+from openvocab.clip.model import CLIP, Block, VisionTransformer, resize_patch_positions
 from openvocab.image import ImageArray
 
 MULTIPLE = 16  # of the input's sides, whatever the patch size

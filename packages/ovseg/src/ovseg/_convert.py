@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openvocab.clip._torchscript import is_torchscript
-from openvocab.clip.model import Activation, CLIPConfig
+from openvocab.clip.config import Activation, CLIPConfig
 from openvocab.clip.weights import build_clip, config_from_state_dict, load_clip, stored_choices
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import read_checkpoint

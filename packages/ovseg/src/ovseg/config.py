@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from openvocab.clip.model import CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.weights import load_clip
 from openvocab.errors import InputError
 from openvocab.vocabulary import WORLD

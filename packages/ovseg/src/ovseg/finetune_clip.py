@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvocab.cli import run
-from openvocab.clip.model import CLIP, Activation, VisionTransformer
+from openvocab.clip.config import Activation
+from openvocab.clip.model import CLIP, VisionTransformer
 from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.weights import choices_of, stored_choices
 from openvocab.computation import dtype_of

@@ -20,17 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openvocab.clip.model import (
-    CLIP,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    Activation,
-    CLIPConfig,
-    VisionConfig,
-    VisionTransformer,
-    normal_parameter,
-)
-from openvocab.clip.prompts import Templates, TextEncoder
+from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD, Activation, CLIPConfig, VisionConfig
+from openvocab.clip.model import CLIP, VisionTransformer, normal_parameter
+from openvocab.clip.prompts import TextEncoder
+from openvocab.clip.template_sets import Templates
 from openvocab.errors import InputError
 from openvocab.image import ImageSource, read_image
 from openvocab.weights.state_dict import load_strict, unfilled

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
-from openvocab.clip.model import PIXEL_MEAN, PIXEL_STD
+from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.image import ImageArray, read_image

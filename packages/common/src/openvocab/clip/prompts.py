@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -21,53 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from openvocab.clip.model import CLIP
+from openvocab.clip.template_sets import Templates, resolve_templates
 from openvocab.clip.text_cache import EmbeddingStore, default_cache_dir
 from openvocab.clip.tokenizer import tokenize
 from openvocab.errors import InputError
-
-Templates = str | Sequence[str]
 
 _FORMAT = 1  # of the cache; raise it when the same key should give other values
 _TOKENS_PER_BATCH = 4096
 _PADDING_PER_BATCH = 32
 _NAMES_AT_ONCE = 128
 _TEXT_ALONE = ("{}",)
-
-
-def available_templates() -> tuple[str, ...]:
-    """Return the names of the template sets, sorted."""
-    files = resources.files("openvocab.clip").joinpath("templates").iterdir()
-    return tuple(sorted(Path(f.name).stem for f in files if f.name.endswith(".json")))
-
-
-@cache
-def load_templates(name: str) -> tuple[str, ...]:
-    """Return a template set: "vild" 14, "imagenet" 80, "car" 15, "single" 1 or "origami" 1.
-
-    Raises:
-        InputError: if there is no set of this name.
-    """
-    known = available_templates()
-    if name not in known:
-        raise InputError(f"template set {name!r} is not known; use one of {', '.join(known)}")
-    file = resources.files("openvocab.clip").joinpath("templates", f"{name}.json")
-    return tuple(json.loads(file.read_text(encoding="utf-8")))
-
-
-def resolve_templates(templates: Templates) -> tuple[str, ...]:
-    """Return the strings of a template set, given by its name or as they are.
-
-    Raises:
-        InputError: if the set is unknown or empty, or a template has not exactly one "{}".
-    """
-    if isinstance(templates, str):
-        return load_templates(templates)
-    if not templates:
-        raise InputError("there are no prompt templates; give at least one, such as '{}'")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise InputError(f"template {template!r} must have one '{{}}' where the name goes")
-    return tuple(templates)
 
 
 def templates_sha256(templates: Templates) -> str:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from openvocab.clip._torchscript import is_torchscript, read_torchscript
-from openvocab.clip.model import (
-    CLIP,
+from openvocab.clip.config import (
     PIXEL_MEAN,
     PIXEL_STD,
     Activation,
@@ -25,6 +24,7 @@ from openvocab.clip.model import (
     TextConfig,
     VisionConfig,
 )
+from openvocab.clip.model import CLIP
 from openvocab.errors import InputError
 from openvocab.vocabulary import WORLD
 from openvocab.weights.shipped import world_file

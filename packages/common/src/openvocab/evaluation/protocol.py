@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import openvocab
-from openvocab.clip.prompts import load_templates
+from openvocab.clip.template_sets import load_templates
 from openvocab.errors import InputError
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary

@@ -27,17 +27,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Dataset
 
 from openvocab.cli import run
-from openvocab.clip.model import (
-    CLIP,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    CLIPConfig,
-    TextConfig,
-    VisionConfig,
-    VisionTransformer,
-    resize_positions,
-)
-from openvocab.clip.prompts import load_templates
+from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD, CLIPConfig, TextConfig, VisionConfig
+from openvocab.clip.model import CLIP, VisionTransformer, resize_positions
+from openvocab.clip.template_sets import load_templates
 from openvocab.clip.tokenizer import CONTEXT_LENGTH, tokenize
 from openvocab.clip.weights import choices_of, load_clip
 from openvocab.config import dump_config
