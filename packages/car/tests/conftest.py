@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from car.config import CaRConfig
+from car.recurrence import CaR, NameMasks, PreparedImage, Recurrence, Step
 from car.segmenter import CaRSegmenter
 from openvocab.clip import load_clip
 from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
@@ -52,6 +55,36 @@ def golden(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def meta(golden: Path) -> dict[str, Any]:
     return json.loads((golden / "meta.json").read_text())["cases"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recurrence that was run, with all of its steps."""
+
+    recurrence: Recurrence
+    found: NameMasks
+    steps: tuple[Step, ...]
+
+    @property
+    def crf_probability(self) -> torch.Tensor | None:
+        """What the CRF was given, if there was anything."""
+        kept = self.recurrence.kept
+        return self.recurrence.crf_input() if kept.proposals.any() else None
+
+
+def run_recurrence(
+    car: CaR, image: PreparedImage, names: Sequence[str], config: CaRConfig | None = None
+) -> Run:
+    """Run a recurrence and keep its steps."""
+    steps: list[Step] = []
+    recurrence = Recurrence(car, image, names, config, lambda _, step: steps.append(step))
+    return Run(recurrence, recurrence.run(), tuple(steps))
+
+
+@pytest.fixture(scope="session")
+def recur():
+    """Return what runs a recurrence and keeps its steps."""
+    return run_recurrence
 
 
 def read_clip(path: Path) -> CLIP:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from car import demo, evaluate
 from car.config import named_config
-from car.evaluate import summarise
+from car.evaluate import summarize
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.evaluation.protocol import ProtocolCard
@@ -195,7 +195,7 @@ def test_ignoring_the_background_flatters() -> None:
     # Of 100 pixels of class 1, 40 are taken for background; class 2 is never found.
     matrix = np.array([[50, 0, 0, 0], [40, 60, 0, 0], [10, 0, 0, 0]])
     result = Result(ProtocolCard(), ("background", "a", "b"), matrix)
-    summary = summarise(result, named_config("ade150"))
+    summary = summarize(result, named_config("ade150"))
     assert summary["mIoU"] == pytest.approx((50 + 60 + 0) / 3)
     assert summary["mIoU_ignore_background"] == pytest.approx(100)  # class 2 left the mean
     assert summary["original_reports"] == "mIoU_ignore_background"

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from car.mask_proposals import MaskProposalGenerator
 from car.mean_gradient import MeanFeature
-from car.saliency import Saliency
 from openvocab.clip.model import CLIP, Block
 
 
@@ -85,27 +85,27 @@ def of_names(
 @torch.no_grad()
 def test_probabilities_are_differentiated_too(tiny_clips, together: bool, rivals: int) -> None:
     clip = tiny_clips[0]
-    saliency, width = Saliency(clip), clip.visual.config.width
+    proposer, width = MaskProposalGenerator(clip), clip.visual.config.width
     generator = torch.Generator().manual_seed(rivals)
     tokens = torch.randn(1, 21, width, generator=generator)
     texts = F.normalize(torch.randn(5 + rivals, 32, generator=generator), dim=-1)
     names, background = texts[:5], texts[5:]
-    feature = saliency.mean_feature(tokens)
+    feature = proposer.mean_feature(tokens)
     expected = of_names(clip, feature, names, background, together)
-    found = saliency.gradients(feature, names, background, together=together)
+    found = proposer.gradients(feature, names, background, together=together)
     torch.testing.assert_close(found[0], expected[0])
     atol = 1e-5 * float(expected[1].abs().max())
     torch.testing.assert_close(found[1], expected[1], rtol=0, atol=atol)
-    some = saliency.gradients(feature, names, background, together=together, chosen=[3, 1])
+    some = proposer.gradients(feature, names, background, together=together, chosen=[3, 1])
     torch.testing.assert_close(some[1], found[1][[3, 1]], rtol=0, atol=1e-9 + atol)
 
 
 @torch.no_grad()
 def test_a_name_without_rivals_has_no_gradient(tiny_clips) -> None:
     """Its probability is 1 whatever the image: exactly, or its map would be noise made large."""
-    saliency = Saliency(tiny_clips[0])
-    feature = saliency.mean_feature(torch.randn(1, 21, tiny_clips[0].visual.config.width))
+    proposer = MaskProposalGenerator(tiny_clips[0])
+    feature = proposer.mean_feature(torch.randn(1, 21, tiny_clips[0].visual.config.width))
     text = F.normalize(torch.randn(1, 32), dim=-1)
     for together in (True, False):
-        found = saliency.gradients(feature, text, text[:0], together=together)
+        found = proposer.gradients(feature, text, text[:0], together=together)
         assert found[0] == 1 and not found[1].any()

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from car.config import CaRConfig
-from car.model import CaR
-from car.saliency import Saliency
+from car.mask_proposals import MaskProposalGenerator
+from car.recurrence import CaR, Recurrence
 
 SIDE, PATCHES, WIDTH = 160, 100, 64  # of the image, its grid, the proposer's tokens
 FLOAT = 4  # bytes
@@ -77,12 +77,12 @@ def test_the_counter_counts() -> None:
 
 
 def test_a_mask_is_not_made_before_it_is_looked_at(tiny_clips, picture) -> None:
-    saliency = Saliency(tiny_clips[0])
+    proposer = MaskProposalGenerator(tiny_clips[0])
     texts = unit_vectors(8)
-    image = saliency.encode(picture)
+    image = proposer.encode(picture)
     tracemalloc.start()  # NumPy reports its arrays
     try:
-        masks = saliency.maps(image, texts, texts[:0], 0.4).proposals
+        masks = proposer.propose(image, texts, texts[:0], 0.4).proposals
         assert masks.any()
         assert max(mask.max() for mask in masks) > 0.5
         peak = tracemalloc.get_traced_memory()[1]
@@ -94,23 +94,23 @@ def test_a_mask_is_not_made_before_it_is_looked_at(tiny_clips, picture) -> None:
 
 def test_the_gradients_of_a_name_are_not_kept(tiny_clips, picture, monkeypatch) -> None:
     monkeypatch.setattr("car.mean_gradient.BUDGET", 1)  # one name at a time
-    saliency = Saliency(tiny_clips[0])
-    image, texts = saliency.encode(picture), unit_vectors(24)
-    each = growth(lambda k: saliency.maps(image, texts[:k], texts[:0], 0.4), 8, 24)
+    proposer = MaskProposalGenerator(tiny_clips[0])
+    image, texts = proposer.encode(picture), unit_vectors(24)
+    each = growth(lambda k: proposer.propose(image, texts[:k], texts[:0], 0.4), 8, 24)
     gradients = PATCHES * WIDTH * FLOAT
     assert 0 < each < gradients / 2
 
 
 def test_gradients_take_what_the_budget_allows(tiny_clips, picture, monkeypatch) -> None:
-    saliency = Saliency(tiny_clips[0])
+    proposer = MaskProposalGenerator(tiny_clips[0])
     texts = unit_vectors(32)
 
     def numbers(budget: int) -> float:
         monkeypatch.setattr("car.mean_gradient.BUDGET", budget)
-        feature = saliency.encode(picture).feature
-        return peak_bytes(lambda: saliency.gradients(feature, texts, texts[:0])) / FLOAT
+        feature = proposer.encode(picture).feature
+        return peak_bytes(lambda: proposer.gradients(feature, texts, texts[:0])) / FLOAT
 
-    least, one = numbers(1), saliency.last.mlp.c_fc.out_features * WIDTH  # weights of a name
+    least, one = numbers(1), proposer.last.mlp.c_fc.out_features * WIDTH  # weights of a name
     for names in (2, 4, 8):
         assert least < numbers(names * one) < least + 3 * names * one
     assert numbers(1 << 30) > least + 25 * one  # all at once are more
@@ -124,5 +124,5 @@ def test_a_name_costs_its_evidence_and_its_marginal_where_names_compete(
     config = CaRConfig(mode=mode, confidence_threshold=0.0, mask_threshold=0.4)
     car = CaR(*tiny_clips, config, cache_dir=False)
     names = [f"name {number}" for number in range(32)]
-    each = growth(lambda k: car.find(car.scene(picture), names[:k]), 16, 32)
+    each = growth(lambda k: Recurrence(car, car.prepare(picture), names[:k]).run(), 16, 32)
     assert each < most * SIDE**2 * FLOAT

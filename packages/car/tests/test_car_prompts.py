@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from car.classifier import MaskClassifier, preprocess
 from car.ellipse import draw_ellipse
+from car.mask_classifier import MaskClassifier, preprocess
 from car.visual_prompts import PROMPT_TYPES, VisualPrompter
 from openvocab.errors import InputError
 
@@ -71,8 +71,8 @@ def test_classifier_equals_the_recording(golden, recorded_clips) -> None:
         images = [file[f"image{i}"] for i in range(4)]
         prepared = torch.stack([preprocess(image, file["pre"].shape[-1]) for image in images])
         np.testing.assert_array_equal(prepared, file["pre"])
-        classifier = MaskClassifier(recorded_clips[1], batch=3)
-        features = classifier.encode(images)
+        classifier = MaskClassifier(recorded_clips[1])
+        features = classifier.encode(images, batch=3)
         texts = F.normalize(torch.from_numpy(file["text_features_unnormalised"]), dim=-1)
         np.testing.assert_allclose(classifier.per_template(features, texts), file["P"], atol=1e-5)
         scores = classifier.scores(features, texts)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from car.classifier import MaskClassifier
+from car.affinity import salient_boxes
 from car.config import CaRConfig
 from car.diagnosis import FirstSteps
 from car.labels import merge_descriptions, paint
+from car.mask_classifier import MaskClassifier
 from car.mean_gradient import MeanFeature
-from car.model import CaR, select
+from car.recurrence import CaR, Recurrence, select
 from car.segmenter import CaRSegmenter
 from openvocab.errors import InputError
 from openvocab.vocabulary import Vocabulary
@@ -21,24 +22,25 @@ NEAR = 1e-4
 
 
 @pytest.fixture(scope="module")
-def run(recorded_clips, case_config, meta, golden):
+def run(recorded_clips, case_config, meta, golden, recur):
     """Run a recorded case and keep every step."""
 
     def run(name: str, **changes):
         with np.load(golden / f"case_{name}.npz") as file:
             image = file["image"]
         car = CaR(*recorded_clips, case_config(name, **changes), cache_dir=False)
-        return car.find(car.scene(image), meta[name]["names"], keep_steps=True)
+        return recur(car, car.prepare(image), meta[name]["names"])
 
     return run
 
 
 def test_every_step_equals_the_recording(golden, case_config, run, case_name: str) -> None:
-    found = run(case_name)
+    done = run(case_name)
+    found = done.found
     config = case_config(case_name)
     with np.load(golden / f"case_{case_name}.npz") as file:
-        assert len(found.steps) == int(file["n_steps"])
-        for index, step in enumerate(found.steps):
+        assert len(done.steps) == int(file["n_steps"])
+        for index, step in enumerate(done.steps):
 
             def recorded(key: str, index: int = index) -> np.ndarray:
                 return file[f"s{index}.{key}"]
@@ -78,26 +80,30 @@ def test_every_step_equals_the_recording(golden, case_config, run, case_name: st
         if "merged" in file:
             merged = merge_descriptions(found.masks, found.scores)
             assert (merged == file["merged"][0].astype(bool)).mean() >= 0.999
-        if found.crf_probability is not None:
-            inputs = found.crf_probability.reshape(-1, *found.crf_probability.shape[-3:])
+        if (given := done.crf_probability) is not None:
+            inputs = given.reshape(-1, *given.shape[-3:])
             for number, probability in enumerate(inputs):
                 np.testing.assert_allclose(probability, file[f"crf{number}.prob"], atol=NEAR)
 
 
 def test_sane_mode_gives_the_last_name_its_own_mask(
-    recorded_clips, case_config, meta, golden
+    recorded_clips, case_config, meta, golden, recur, monkeypatch
 ) -> None:
     """The recording's last maps are empty, and the original takes those of all names before."""
     with np.load(golden / "case_blurgray.npz") as file:
         image, names = file["image"], meta["blurgray"]["names"]
     config = case_config("blurgray")
-    car = CaR(*recorded_clips, config, cache_dir=False)  # its boxes make the last map empty
-    scene = car.scene(image)
-    original = car.find(scene, names, keep_steps=True)
-    sane = car.find(scene, names, replace(config, faithful=False), keep_steps=True)
+    monkeypatch.setattr(  # the original's boxes make the last map empty
+        "car.mask_proposals.salient_boxes",
+        lambda score_map, threshold, **_: salient_boxes(score_map, threshold, faithful=True),
+    )
+    car = CaR(*recorded_clips, config, cache_dir=False)
+    scene = car.prepare(image)
+    original = recur(car, scene, names)
+    sane = recur(car, scene, names, replace(config, faithful=False))
     first, last = sane.steps[0], sane.steps[-1]
     assert not last.maps.proposals.any()
-    assert not original.masks.any()  # the survivor got the mask of name 0, which wins nothing
+    assert not original.found.masks.any()  # the survivor got the mask of name 0, which wins nothing
     assert len(original.crf_probability) == 1 + len(names)
     own = first.maps.proposals[last.names[0]]
     assert len(sane.crf_probability) == 2
@@ -121,10 +127,10 @@ def test_faithful_characters_that_do_not_exist_are_explained(tiny_clips) -> None
         mode="refer", semantic_templates=None, faithful=True, confidence_threshold=0.0
     )
     car = CaR(*tiny_clips, config, cache_dir=False)
-    scene = car.scene(np.full((32, 32, 3), 128, np.uint8))
+    scene = car.prepare(np.full((32, 32, 3), 128, np.uint8))
     names = [f"thing {number}" for number in range(30)]
     with pytest.raises(InputError, match="the original crashes here"):
-        car.find(scene, names)
+        Recurrence(car, scene, names).run()
 
 
 def test_names_leave_until_none_does(run) -> None:
@@ -149,7 +155,9 @@ class Count:
         module.register_forward_hook(lambda _, args, __: self.images.append(len(args[0])))
 
 
-def test_nothing_is_computed_twice(recorded_clips, case_config, meta, golden, monkeypatch) -> None:
+def test_nothing_is_computed_twice(
+    recorded_clips, case_config, meta, golden, recur, monkeypatch
+) -> None:
     proposer, judge = recorded_clips
     with np.load(golden / "case_multi3.npz") as file:
         image = file["image"]
@@ -174,10 +182,10 @@ def test_nothing_is_computed_twice(recorded_clips, case_config, meta, golden, mo
 
     monkeypatch.setattr(MeanFeature, "mean_gradients", counted_gradients)
     built: list[int] = []
-    balance = __import__("car.saliency", fromlist=["balance"]).balance
-    monkeypatch.setattr("car.saliency.balance", lambda m: built.append(1) or balance(m))
+    balance = __import__("car.mask_proposals", fromlist=["balance"]).balance
+    monkeypatch.setattr("car.mask_proposals.balance", lambda m: built.append(1) or balance(m))
     names = meta["multi3"]["names"]
-    found = car.find(car.scene(image), names, keep_steps=True)
+    found = recur(car, car.prepare(image), names)
     sizes = [len(step.names) for step in found.steps]
     assert sizes == [6, 3, 2]
     assert [count.images for count in trunk] == [[1]] * len(trunk)  # once for the image
@@ -194,7 +202,7 @@ def test_nothing_is_computed_twice(recorded_clips, case_config, meta, golden, mo
     queries = len(names) + 3  # raw, then in the template those that stayed
     assert sum(texts) == templates + background + queries
     texts.clear()
-    car.find(car.scene(image), names)
+    Recurrence(car, car.prepare(image), names).run()
     assert not texts  # all of them are remembered
 
 
@@ -205,22 +213,24 @@ def test_referring_runs_the_trunk_once_for_all_sentences(
         image, names = file["image"], file["names"].tolist()
     car = CaR(*recorded_clips, case_config("refer"), cache_dir=False)
     trunk = Count(recorded_clips[0].visual.blocks[0].mlp)
-    car.find(car.scene(image), names)
+    Recurrence(car, car.prepare(image), names).run()
     assert trunk.images == [1]
 
 
 def test_equal_pictures_are_encoded_once(tiny_clips, photo) -> None:
-    classifier, seen = MaskClassifier(tiny_clips[1], batch=2), Count(tiny_clips[1].visual.conv1)
+    classifier, seen = MaskClassifier(tiny_clips[1]), Count(tiny_clips[1].visual.conv1)
     dark, bright = photo // 2, photo.copy()
-    found = classifier.encode(iter([photo, dark, bright, dark, photo[::-1]]))
+    found = classifier.encode(iter([photo, dark, bright, dark, photo[::-1]]), batch=2)
     assert sum(seen.images) == 3
-    apart = torch.cat([classifier.encode([one]) for one in (photo, dark, photo, dark, photo[::-1])])
+    apart = torch.cat(
+        [classifier.encode([one], batch=2) for one in (photo, dark, photo, dark, photo[::-1])]
+    )
     torch.testing.assert_close(found, apart)
     known: dict[bytes, torch.Tensor] = {}
-    classifier.encode([photo, dark], known)
+    classifier.encode([photo, dark], known, batch=2)
     seen.images.clear()
     torch.testing.assert_close(
-        classifier.encode([dark, photo[::-1], photo], known), apart[[1, 4, 0]]
+        classifier.encode([dark, photo[::-1], photo], known, batch=2), apart[[1, 4, 0]]
     )
     assert seen.images == [1]
 
@@ -246,7 +256,9 @@ def test_one_step_is_known_from_the_first_of_a_recurrence(
     assert told.describe() == alone.describe()
     again = told.segment(image[:, ::-1], vocabulary)  # never seen: computed
     np.testing.assert_array_equal(again.labels, alone.segment(image[:, ::-1], vocabulary).labels)
-    monkeypatch.setattr(told.car.saliency, "encode", None)  # seen: not looked at again
+    monkeypatch.setattr(
+        told.car.mask_proposal_generator, "encode", None
+    )  # seen: not looked at again
     found = told.segment(image, vocabulary, return_scores=True)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)

@@ -8,7 +8,6 @@ import torch
 
 from car.config import CaRConfig
 from car.segmenter import CaRSegmenter, shrink
-from car.steps import draw_steps
 from openvocab.errors import InputError
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import Background, Vocabulary
@@ -61,15 +60,18 @@ def test_duplicate_names_are_one_name(tiny, photo) -> None:
 
 
 def test_one_name(tiny, photo) -> None:
-    found, passes, _ = tiny().segment_with_steps(photo, ["red ball"], keep_steps=True)
+    segmenter, steps = tiny(), []
+    segmenter.on_step = lambda _, step: steps.append(step)
+    found = segmenter.segment(photo, ["red ball"])
     assert set(np.unique(found.labels)) <= {-1, 0}
-    assert [step.scores.tolist() for step in passes[0].found.steps] == [[1.0], [1.0]]
+    assert [step.scores.tolist() for step in steps] == [[1.0], [1.0]]
 
 
 def test_names_that_all_lose_leave_the_best(tiny, photo) -> None:
-    segmenter = tiny(confidence_threshold=1.0)
-    found, passes, _ = segmenter.segment_with_steps(photo, NAMES, keep_steps=True)
-    first = passes[0].found.steps[0]
+    segmenter, steps = tiny(confidence_threshold=1.0), []
+    segmenter.on_step = lambda _, step: steps.append(step)
+    found = segmenter.segment(photo, NAMES)
+    first = steps[0]
     assert first.kept == (int(first.scores.argmax()),)
     assert len(set(np.unique(found.labels)) - {-1}) <= 1
 
@@ -131,16 +133,10 @@ def test_policies_that_it_does_not_have_are_refused(tiny, photo, policy) -> None
         tiny().segment(photo, Vocabulary(tuple(NAMES), "car", policy))
 
 
-def test_background_words_replace_the_configured_ones(tiny, photo, monkeypatch) -> None:
+def test_background_words_replace_the_configured_ones(tiny, photo) -> None:
     segmenter = tiny()
     seen = []
-    find = segmenter.car.find
-
-    def spy(scene, names, config, **options):
-        seen.append((tuple(names), config.bg_cls))
-        return find(scene, names, config, **options)
-
-    monkeypatch.setattr(segmenter.car, "find", spy)
+    segmenter.on_start = lambda run: seen.append((run.names, run.config.bg_cls))
     policy = Background.names(("sky", "grass"))
     segmenter.segment(photo, Vocabulary(tuple(NAMES), "car", policy))
     assert seen == [(tuple(NAMES), ("sky", "grass"))]
@@ -150,11 +146,16 @@ def test_things_and_stuff_are_two_passes_and_things_are_on_top(tiny, photo) -> N
     things = (True, False, False)
     vocabulary = Vocabulary(tuple(NAMES), "car", things=things)
     settings = {"stuff_visual_prompt_type": ("blur", "gray"), "stuff_bg_factor": 3.0}
-    found, passes, _ = tiny(**settings).segment_with_steps(photo, vocabulary)
-    assert [one.words for one in passes] == [("blue box", "wall"), ("red ball",)]
-    top = passes[1].found.masks[0]
+    segmenter, passes = tiny(**settings), []
+    segmenter.on_start = passes.append
+    found = segmenter.segment(photo, vocabulary)
+    assert [one.names for one in passes] == [("blue box", "wall"), ("red ball",)]
+    top = passes[1].result.masks[0]
     assert (found.labels[top] == 0).all()
-    assert len(tiny().segment_with_steps(photo, vocabulary)[1]) == 1  # not asked for
+    single, passes = tiny(), []
+    single.on_start = passes.append
+    single.segment(photo, vocabulary)
+    assert len(passes) == 1  # not asked for
 
 
 def test_the_pass_for_stuff_has_things_as_background() -> None:
@@ -189,11 +190,11 @@ def test_shrinking_keeps_thin_images_and_bounds_their_area() -> None:
 
 def test_the_same_clip_may_take_both_roles(tiny_clips, photo) -> None:
     segmenter = CaRSegmenter(tiny_clips[1], config=CaRConfig(), cache_dir=False)
-    assert segmenter.car.proposer_text is segmenter.car.classifier_text
+    assert segmenter.car.mask_proposal_generator.text is segmenter.car.mask_classifier.text
     assert segmenter.segment(photo, NAMES).labels.shape == photo.shape[:2]
 
 
-def test_bf16_towers_give_nearly_the_same_maps(tiny_clips, photo) -> None:
+def test_bf16_towers_give_nearly_the_same_maps(tiny_clips, photo, recur) -> None:
     import copy
 
     config = CaRConfig(confidence_threshold=0.0, mask_threshold=0.4)
@@ -201,7 +202,7 @@ def test_bf16_towers_give_nearly_the_same_maps(tiny_clips, photo) -> None:
     full = CaRSegmenter(*tiny_clips, config, cache_dir=False)
     assert half.weights_sha256 == full.weights_sha256
     maps = [
-        one.car.find(one.car.scene(photo), NAMES, keep_steps=True).steps[0].maps.activation
+        recur(one.car, one.car.prepare(photo), NAMES).steps[0].maps.activation
         for one in (half, full)
     ]
     assert maps[0].dtype == maps[1].dtype
@@ -218,28 +219,6 @@ def test_the_description_fills_a_protocol_card(tiny) -> None:
     assert card.settings["faithful"] is True
     assert card.resize_rule.startswith("native size")
     assert tiny(bg_factor=2.0).describe() != segmenter.describe()
-
-
-def test_steps_are_drawn(tiny, photo) -> None:
-    vocabulary = Vocabulary(tuple(NAMES), "car", things=(True, False, False))
-    segmenter = tiny(stuff_visual_prompt_type=("gray",), confidence_threshold=0.4)
-    _, passes, seen = segmenter.segment_with_steps(photo, vocabulary, keep_steps=True)
-    picture = draw_steps(seen, passes)
-    assert picture.dtype == np.uint8 and picture.shape[2] == 3
-    assert picture.shape[0] > 400
-    kept_color = (picture == (21, 128, 61)).all(axis=-1)
-    assert kept_color.any()
-    _, none, _ = segmenter.segment_with_steps(photo, vocabulary)
-    assert none[0].found.steps == ()
-
-
-def test_the_steps_of_a_narrow_image_can_be_read(tiny) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (600, 20, 3), dtype=np.uint8)
-    _, passes, seen = tiny().segment_with_steps(image, NAMES, keep_steps=True)
-    picture = draw_steps(seen, passes)
-    assert picture.shape[1] > 400  # the title alone
-    green = (picture == (21, 128, 61)).all(axis=-1).any(axis=0).nonzero()[0]
-    assert np.ptp(green) > 75  # "0.333 kept" in full
 
 
 def test_sam_masks_replace_those_they_fit(tiny, photo) -> None:

@@ -1,7 +1,6 @@
 """CaR, CLIP as RNN (Sun et al., CVPR 2024): segmentation by recurrence, without any training."""
 
 from car.config import CaRConfig, named_config
-from car.model import CaR, Found, Step
 from car.segmenter import CaRSegmenter, load_car
 
-__all__ = ["CaR", "CaRConfig", "CaRSegmenter", "Found", "Step", "load_car", "named_config"]
+__all__ = ["CaRConfig", "CaRSegmenter", "load_car", "named_config"]

@@ -58,12 +58,12 @@ def salient_boxes(
     Returns:
         (B, 4) left, top, right, bottom, the latter two exclusive; one empty box if there is none.
     """
-    grey = (score_map * 255).astype(np.uint8)
-    highest = int(grey.max())
-    binary = grey > int(threshold * highest)
+    levels = (score_map * 255).astype(np.uint8)
+    highest = int(levels.max())
+    binary = levels > int(threshold * highest)
     while not binary.any() and threshold > 0:
         threshold -= THRESHOLD_STEP
-        binary = grey > int(threshold * highest)
+        binary = levels > int(threshold * highest)
     contours: Any = cv2.findContours(
         binary.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE
     )[0]

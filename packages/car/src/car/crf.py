@@ -6,7 +6,7 @@ Potentials", section 3; SPEC car 7.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ from car.lattice import PermutohedralLattice
 # What the original subtracts from blue, green and red.
 MEAN_BGR = (104.008, 116.669, 122.675)
 _COLUMNS, _PIXELS = 16, 1 << 16  # that are worked on at once
+_FIELDS = 8  # CRFs of single names that are inferred together
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class CRFConfig:
         iterations: of mean field.
         smooth_deviation: in pixels, of the term that only looks at positions.
         smooth_weight: its weight.
-        bilateral_deviation: in pixels, of the term that looks at positions and colours.
-        colour_deviation: of that term, in grey levels.
+        bilateral_deviation: in pixels, of the term that looks at positions and colors.
+        color_deviation: of that term, in grey levels.
         bilateral_weight: its weight.
         smallest_probability: probabilities are clipped here before their logarithm is taken.
     """
@@ -40,7 +41,7 @@ class CRFConfig:
     smooth_deviation: float = 1.0
     smooth_weight: float = 3.0
     bilateral_deviation: float = 67.0
-    colour_deviation: float = 3.0
+    color_deviation: float = 3.0
     bilateral_weight: float = 4.0
     smallest_probability: float = 1e-5
 
@@ -61,10 +62,10 @@ class DenseCRF:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config = config or CRFConfig()
-        self.size = image.shape[:2]
-        colour = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, 3).float().to(device)
+        self.size, self.device = image.shape[:2], device
+        color = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, 3).float().to(device)
         place = _positions(self.size, device) / config.bilateral_deviation
-        bilateral = _kernel(torch.cat([place, colour / config.colour_deviation], dim=1))
+        bilateral = _kernel(torch.cat([place, color / config.color_deviation], dim=1))
         smooth = _smooth_kernel(self.size, config.smooth_deviation, device)
         self._terms = [
             (config.smooth_weight, *smooth),
@@ -101,7 +102,7 @@ class DenseCRF:
     def _exchange_messages(self, q: Tensor) -> None:
         """Replace (N, B * L) probabilities by the Potts messages of both terms.
 
-        Each kernel is normalised symmetrically. No label's messages need another label, so a few
+        Each kernel is normalized symmetrically. No label's messages need another label, so a few
         columns at a time are replaced, and there is never a second copy of all of them.
         """
         for values in torch.split(q, _COLUMNS, dim=1):
@@ -119,8 +120,8 @@ def crf_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Source: SPEC car 7.
     """
-    centred = image[..., ::-1].astype(np.float32) - np.array(MEAN_BGR, dtype=np.float32)
-    wrapped: NDArray[np.uint8] = np.trunc(centred).astype(np.int64).astype(np.uint8)
+    centered = image[..., ::-1].astype(np.float32) - np.array(MEAN_BGR, dtype=np.float32)
+    wrapped: NDArray[np.uint8] = np.trunc(centered).astype(np.int64).astype(np.uint8)
     return wrapped
 
 
@@ -141,6 +142,49 @@ def with_background(
     return probability
 
 
+def crf_input(
+    proposals: Sequence[NDArray[np.float32]],
+    bg_factor: float,
+    *,
+    together: bool,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return what the CRF is given: one field (K + 1, H, W), or one for each name (K, 2, H, W).
+
+    Args:
+        proposals: K soft masks (H, W) in 0..1.
+        bg_factor: see `with_background`.
+        together: whether the names compete with each other, or each only with the background.
+        device: of the result.
+    """
+    if together:
+        return with_background(proposals, bg_factor, device)
+    return torch.stack([with_background([mask], bg_factor, device) for mask in proposals])
+
+
+def masks_along_edges(
+    crf: DenseCRF,
+    proposals: Sequence[NDArray[np.float32]],
+    bg_factor: float,
+    *,
+    together: bool,
+) -> Iterator[tuple[NDArray[np.bool_], Tensor]]:
+    """Run the CRF, and yield the mask (H, W) and the marginal (H, W) of each of K names.
+
+    Names that do not compete with each other need not be in memory at once.
+    """
+    if together:
+        q = crf.marginals(crf_input(proposals, bg_factor, together=True, device=crf.device))
+        labels = q.argmax(dim=0).cpu().numpy()
+        for label in range(1, len(q)):
+            yield labels == label, q[label]
+        return
+    for start in range(0, len(proposals), _FIELDS):
+        some = proposals[start : start + _FIELDS]
+        for q in crf.marginals(crf_input(some, bg_factor, together=False, device=crf.device)):
+            yield q.argmax(dim=0).cpu().numpy() == 1, q[1]
+
+
 def _positions(size: tuple[int, int], device: torch.device | str) -> Tensor:
     """Return the positions (H * W, 2) of all pixels, x first, as float32."""
     y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
@@ -148,7 +192,7 @@ def _positions(size: tuple[int, int], device: torch.device | str) -> Tensor:
 
 
 def _kernel(features: Tensor) -> tuple[PermutohedralLattice, Tensor]:
-    """Return the lattice of (N, F) features, and what normalises its filter symmetrically."""
+    """Return the lattice of (N, F) features, and what normalizes its filter symmetrically."""
     lattice = PermutohedralLattice(features)
     ones = torch.ones(len(features), 1, device=features.device)
     return lattice, (lattice.filter(ones) + 1e-20).rsqrt()

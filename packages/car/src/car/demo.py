@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from car.options import Settings, add_model_arguments, load_segmenter, read_settings
+from car.recurrence import Recurrence, Step
 from car.sam import MaskGenerator, load_sam
 from car.segmenter import CaRSegmenter
 from car.steps import draw_steps
@@ -72,11 +74,13 @@ class DemoSegmenter(BaseSegmenter):
     def _segment(
         self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
     ) -> Segmentation:
-        found, passes, seen = self.segmenter.segment_with_steps(
-            image, vocabulary, return_scores=return_scores, keep_steps=self.show_steps
-        )
-        if self.show_steps:
-            found.extra["pictures"] = {"steps": draw_steps(seen, passes)}
+        if not self.show_steps:
+            return self.segmenter.segment_arrays([image], vocabulary, return_scores)[0]
+        taken: dict[Recurrence, list[Step]] = defaultdict(list)
+        self.segmenter.on_step = lambda recurrence, step: taken[recurrence].append(step)
+        found = self.segmenter.segment_arrays([image], vocabulary, return_scores)[0]
+        seen = next(iter(taken)).image.pixels
+        found.extra["pictures"] = {"steps": draw_steps(seen, list(taken.items()))}
         return found
 
     def describe(self) -> dict[str, Any]:

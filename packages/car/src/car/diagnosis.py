@@ -6,16 +6,14 @@ Its own masks with true names need no function: they are the regions of its labe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
-from car.config import CaRConfig
-from car.model import Found, Scene, Survivors
-from car.segmenter import CaRSegmenter, queries
+from car.recurrence import KeptNames, Recurrence, Step
+from car.segmenter import CaRSegmenter, words_to_find
 from car.visual_prompts import VisualPrompter
 from openvocab.evaluation.oracle import Labels, classes_of
 from openvocab.image import ImageArray
@@ -40,7 +38,7 @@ def label_true_masks(
     Returns:
         (H, W): every true mask as what it was taken for.
     """
-    words, ids = queries(vocabulary)
+    words, ids = words_to_find(vocabulary)
     nothing = vocabulary.background_label
     labels = np.full(truth.shape, nothing, dtype=np.int32)
     classes = [int(i) for i in classes_of(truth) if i != nothing]
@@ -67,38 +65,28 @@ class FirstSteps:
     """
 
     def __init__(self, segmenter: CaRSegmenter) -> None:
-        self._segmenter, self._find = segmenter, segmenter.car.find
-        self._left: dict[tuple[Any, ...], Survivors] = {}
-        segmenter.car.find = self._note  # type: ignore[method-assign]
+        self._segmenter = segmenter
+        self._kept: dict[tuple[Any, ...], KeptNames] = {}
+        segmenter.on_step = self._note
 
     def one_step(self) -> CaRSegmenter:
         """Return a CaR without recurrence, which looks at images again only if it has to."""
         segmenter = self._segmenter
         other = segmenter.with_config(replace(segmenter.config, max_steps=1))
-        find = other.car.find
-
-        def recall(
-            scene: Scene, names: Sequence[str], config: CaRConfig | None = None, **options: Any
-        ) -> Found:
-            left = self._left.get(_key(scene, names, config))
-            if left is None or options.get("keep_steps"):
-                return find(scene, names, config, **options)
-            marginals = bool(options.get("return_marginals"))
-            return other.car.end(scene, left, len(names), config or other.config, marginals)
-
-        other.car.find = recall  # type: ignore[method-assign]
+        other.on_step, other.on_start = None, self._recall
         return other
 
-    def _note(
-        self, scene: Scene, names: Sequence[str], config: CaRConfig | None = None, **options: Any
-    ) -> Found:
-        found = self._find(scene, names, config, **options)
-        if found.first is not None:
-            self._left[_key(scene, names, config)] = found.first
-        return found
+    def _note(self, recurrence: Recurrence, step: Step) -> None:
+        if recurrence.kept is not None:
+            self._kept.setdefault(_key(recurrence), recurrence.kept)
+
+    def _recall(self, recurrence: Recurrence) -> None:
+        kept = self._kept.get(_key(recurrence))
+        if kept is not None:
+            recurrence.skip_to(kept)
 
 
-def _key(scene: Scene, names: Sequence[str], config: CaRConfig | None) -> tuple[Any, ...]:
+def _key(recurrence: Recurrence) -> tuple[Any, ...]:
     """Return all that decides what the first step leaves."""
-    apart = None if config is None else replace(config, max_steps=1)
-    return sha256(scene.image.tobytes()).digest(), scene.image.shape, tuple(names), str(apart)
+    pixels, apart = recurrence.image.pixels, replace(recurrence.config, max_steps=1)
+    return sha256(pixels.tobytes()).digest(), pixels.shape, recurrence.names, str(apart)

@@ -119,12 +119,12 @@ def _evaluate_semantic(args: argparse.Namespace, settings: Settings) -> None:
     run_evaluation(args, load, data)
     result = args.output / RESULT_FILE
     if result.is_file():
-        summary = summarise(Result.load(result), named)
+        summary = summarize(Result.load(result), named)
         write_text(args.output / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
         print(_sentence(summary))
 
 
-def summarise(result: Result, named: NamedConfig | None) -> dict[str, Any]:
+def summarize(result: Result, named: NamedConfig | None) -> dict[str, Any]:
     """Return both mean IoUs of the original, and the published number apart from them.
 
     `mIoU_ignore_background` drops the background's row and column, so that a pixel of a class that

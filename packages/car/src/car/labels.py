@@ -17,7 +17,7 @@ def paint(
     labels: NDArray[np.int32],
     masks: NDArray[np.bool_],
     scores: NDArray[np.float32],
-    ids: Sequence[int],
+    ids: Sequence[int] | NDArray[np.int32],
 ) -> None:
     """Paint masks over labels (H, W) in place; where they overlap the highest score wins.
 
@@ -30,6 +30,23 @@ def paint(
     for index in np.argsort(scores, kind="stable"):
         if scores[index] > 0:
             labels[masks[index]] = ids[index]
+
+
+def raise_scores(
+    scores: NDArray[np.float32],
+    marginals: NDArray[np.float32],
+    ids: Sequence[int] | NDArray[np.int32],
+) -> None:
+    """Raise the scores of labels (K, H, W), in place, to the marginals (N, H, W) of their words.
+
+    Args:
+        scores: of all labels.
+        marginals: of the words that were looked for.
+        ids: (N,) the label of each word; those of none are left out.
+    """
+    for index, marginal in zip(ids, marginals, strict=True):
+        if index >= 0:
+            np.maximum(scores[index], marginal, out=scores[index])
 
 
 def merge_descriptions(masks: NDArray[np.bool_], scores: NDArray[np.float32]) -> NDArray[np.bool_]:

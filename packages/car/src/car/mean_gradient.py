@@ -44,7 +44,7 @@ class Normed:
 
     @classmethod
     def of(cls, tokens: Tensor, eps: float) -> Normed:
-        """Normalise (n, D) tokens."""
+        """Normalize (n, D) tokens."""
         variance, mean = torch.var_mean(tokens, dim=-1, keepdim=True, correction=0)
         spread = (variance + eps).sqrt()
         return cls((tokens - mean) / spread, spread)
@@ -189,7 +189,7 @@ def attention_gradients(attention: Attention, activation: Tensor, outputs: Tenso
     rows = max(1, BUDGET // len(activation[0]))
     for head, (query, key, value) in enumerate(zip(queries, keys, values, strict=True)):
         to_query, to_key, to_value = sums[:, head].zero_()
-        # What each token's value, and its part in the normalisation, get back: (T, K, d), (T, K).
+        # What each token's value, and its part in the normalization, get back: (T, K, d), (T, K).
         returned = outputs.new_zeros(len(key), names, width)
         shared = outputs.new_zeros(len(key), names)
         for some in (slice(start, start + rows) for start in range(0, count, rows)):

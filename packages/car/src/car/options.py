@@ -76,7 +76,7 @@ def read_settings(args: argparse.Namespace, default: str | None = None) -> Setti
 
 def load_segmenter(args: argparse.Namespace, config: CaRConfig) -> CaRSegmenter:
     """Load the CLIPs; the device and precision are the arguments'."""
-    return load_car(config, device=choose_device(args.device), precision=args.precision)
+    return load_car(config=config, device=choose_device(args.device), precision=args.precision)
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,49 +17,74 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.config import CaRConfig
-from car.labels import merge_descriptions, paint
-from car.model import CaR, Found
+from car.config import CaRConfig, available_configs, named_config
+from car.labels import merge_descriptions, paint, raise_scores
+from car.recurrence import CaR, OnStep, PreparedImage, Recurrence
 from car.sam import MaskGenerator, match_masks
 from openvocab.clip import load_clip
 from openvocab.clip.model import CLIP
-from openvocab.computation import Precision, dtype_of
+from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, ImageSource, read_image
-from openvocab.segmenter import BaseSegmenter, Names, Segmentation
+from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 
 _SHORTEST = 32  # thin images are not shrunk below this, if the long side can be afforded
 
 
-@dataclass(frozen=True)
-class Pass:
-    """The words of one pass, and what was found of them."""
-
-    words: tuple[str, ...]
-    found: Found
-
-
 def load_car(
-    config: CaRConfig | None = None,
+    weights: str | Path | None = None,
     *,
-    device: str = "cpu",
+    config: CaRConfig | str | None = None,
+    device: str = "auto",
     precision: Precision = "fp32",
+    compile: bool = False,
 ) -> CaRSegmenter:
-    """Load the CLIPs that a configuration names, ready to segment.
+    """Load the CLIPs, ready to segment.
+
+    Args:
+        weights: the name of a configuration, such as "world" or "voc21", which brings its settings
+            along; or what `load_clip` takes, once for both tasks, or twice with a comma between:
+            first the CLIP that proposes masks, then the CLIP that classifies them. None: the CLIPs
+            that `config` names.
+        config: the settings, or the name of a configuration; None: those that `weights` names,
+            else the defaults.
+        device: "auto" for cuda, then mps, then cpu, whichever is there; or "cpu", "cuda:1", ...
+        precision: of the image towers: "fp32", "bf16" or "fp16".
+        compile: compile the image towers with torch.compile; needs a C++ compiler on a CPU.
 
     Raises:
-        InputError: the weights are not here or unreadable.
+        InputError: the weights are not here or unreadable, or the device does not exist.
     """
-    config = config or CaRConfig()
+    config = _choose_config(weights, config)
+    device = choose_device(device)
     clip = load_clip(config.clip, device=device)
     same = config.classifier_clip == config.clip
     judge = clip if same else load_clip(config.classifier_clip, device=device)
-    return CaRSegmenter(clip, judge, config, precision=precision)
+    return CaRSegmenter(clip, judge, config, precision=precision, compile=compile)
+
+
+def _choose_config(weights: str | Path | None, config: CaRConfig | str | None) -> CaRConfig:
+    """Return the settings, with the CLIPs that `load_car` shall load."""
+    named = named_config(str(weights)).car if str(weights) in available_configs() else None
+    settings = named_config(config).car if isinstance(config, str) else config
+    settings = settings or named or CaRConfig()
+    if named is not None:
+        return replace(settings, clip=named.clip, classifier_clip=named.classifier_clip)
+    if weights is None:
+        return settings
+    proposer, _, classifier = str(weights).partition(",")
+    return replace(settings, clip=proposer, classifier_clip=classifier or proposer)
 
 
 class CaRSegmenter(BaseSegmenter):
-    """Segments images with any names, without any training."""
+    """Segments images with any names, without any training.
+
+    Attributes:
+        mask_generator: makes the masks, such as those of SAM, that replace those which they fit.
+        on_start: called with each recurrence before its first step.
+        on_step: called with the recurrence and the step after each step.
+    """
 
     templates = "car"
 
@@ -69,16 +95,18 @@ class CaRSegmenter(BaseSegmenter):
         config: CaRConfig | None = None,
         *,
         precision: Precision = "fp32",
+        compile: bool = False,
         cache_dir: str | Path | Literal[False] | None = None,
     ) -> None:
-        """Wrap two CLIPs; set `mask_generator` to have masks replaced by those of SAM.
+        """Wrap two CLIPs.
 
         Args:
             clip: proposes masks.
             classifier_clip: scores prompted images; None takes the same.
-            config: how.
+            config: the settings.
             precision: of the image towers, which are converted in place; names, gradients and the
                 CRF stay in fp32.
+            compile: see `load_car`.
             cache_dir: of text embeddings, see `TextEncoder`.
         """
         self.config, self.precision = config or CaRConfig(), precision
@@ -89,7 +117,12 @@ class CaRSegmenter(BaseSegmenter):
             if one is not None:
                 one.visual.to(dtype_of(precision))
         self.car = CaR(clip, classifier_clip, self.config, cache_dir=cache_dir)
+        if compile:
+            for block in (*self.car.mask_proposal_generator.trunk, *self.car.mask_classifier.trunk):
+                block.compile()
         self.mask_generator: MaskGenerator | None = None
+        self.on_start: Callable[[Recurrence], None] | None = None
+        self.on_step: OnStep | None = None
 
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
@@ -100,54 +133,37 @@ class CaRSegmenter(BaseSegmenter):
         Background words of the vocabulary replace the configured ones. Scores are the (K, H, W)
         probabilities of the CRF.
         """
-        return [
-            self.segment_with_steps(image, vocabulary, return_scores=return_scores)[0]
-            for image in images
-        ]
+        return [self._segment(image, vocabulary, return_scores) for image in images]
 
-    def segment_with_steps(
-        self,
-        image: ImageSource,
-        vocabulary: Names,
-        *,
-        return_scores: bool = False,
-        keep_steps: bool = False,
-    ) -> tuple[Segmentation, list[Pass], ImageArray]:
-        """Segment, and also return the passes and the image as they saw it; see `segment`."""
-        vocabulary = self.vocabulary(vocabulary)
-        pixels = read_image(image)
-        small = shrink(pixels, self.config.max_side)
-        scene = self.car.scene(small)
-        words, ids = queries(vocabulary)
-        labels = np.full(small.shape[:2], vocabulary.background_label, dtype=np.int32)
-        scores = (
-            np.zeros((len(vocabulary), *small.shape[:2]), np.float32) if return_scores else None
-        )
-        passes = []
+    def _segment(
+        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
+    ) -> Segmentation:
+        """Look for the names in one pass, or for stuff in one and things in another."""
+        small = shrink(image, self.config.max_side)
+        prepared, size = self.car.prepare(small), small.shape[:2]
+        words, ids = words_to_find(vocabulary)
+        labels = np.full(size, vocabulary.background_label, dtype=np.int32)
+        scores = np.zeros((len(vocabulary), *size), np.float32) if return_scores else None
         for config, chosen in self._plan(vocabulary, words, ids):
-            asked = tuple(words[place] for place in chosen)
-            found = self.car.find(
-                scene, asked, config, return_marginals=return_scores, keep_steps=keep_steps
-            )
-            passes.append(Pass(asked, found))
-            asked_ids = [int(ids[place]) for place in chosen]
-            paint(labels, self._snap(small, found.masks), found.scores, asked_ids)
+            recurrence = self._start(prepared, [words[place] for place in chosen], config)
+            found = recurrence.run(return_marginals=return_scores)
+            paint(labels, self._snap(small, found.masks), found.scores, ids[chosen])
             if scores is not None and found.marginals is not None:
-                for index, marginal in zip(asked_ids, found.marginals, strict=True):
-                    if index >= 0:
-                        np.maximum(scores[index], marginal, out=scores[index])
+                raise_scores(scores, found.marginals, ids[chosen])
         if scores is not None and vocabulary.background_label >= 0:
             scores[vocabulary.background_label] = 1 - scores.max(axis=0)
-        result = Segmentation(_enlarge(labels, pixels), vocabulary, _enlarge_scores(scores, pixels))
-        return result, passes, small
+        return Segmentation(_enlarge(labels, image), vocabulary, _enlarge_scores(scores, image))
+
+    def _start(self, image: PreparedImage, names: Sequence[str], config: CaRConfig) -> Recurrence:
+        recurrence = Recurrence(self.car, image, names, config, self.on_step)
+        if self.on_start is not None:
+            self.on_start(recurrence)
+        return recurrence
 
     def with_config(self, config: CaRConfig) -> CaRSegmenter:
         """Return a segmenter of the same CLIPs that is set up in another way."""
-        clips = self.car.proposer_text.clip, self.car.classifier_text.clip
-        other = CaRSegmenter(*clips, config, precision=self.precision)
-        other.car.proposer_text = self.car.proposer_text
-        other.car.classifier_text = self.car.classifier_text
-        other.mask_generator = self.mask_generator
+        other = copy(self)
+        other.config, other.car = config, self.car.with_config(config)
         return other
 
     def find_object(self, image: ImageSource, sentences: Sequence[str]) -> NDArray[np.bool_]:
@@ -160,7 +176,8 @@ class CaRSegmenter(BaseSegmenter):
         asked = tuple(dict.fromkeys(sentence for sentence in sentences if sentence.strip()))
         if not asked:
             raise InputError("there is no sentence that describes the object; give at least one")
-        found = self.car.find(self.car.scene(shrink(pixels, self.config.max_side)), asked)
+        prepared = self.car.prepare(shrink(pixels, self.config.max_side))
+        found = self._start(prepared, asked, self.config).run()
         merged = merge_descriptions(found.masks, found.scores)
         return _enlarge(merged.astype(np.int32), pixels) > 0
 
@@ -243,7 +260,7 @@ def shrink(image: ImageArray, max_side: int | None) -> ImageArray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def queries(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]:
+def words_to_find(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]:
     """Return the words to look for, each once, and their labels.
 
     "background" is not looked for: it is what nothing else wins.

@@ -19,19 +19,19 @@ def anatomy(segmenter: CaRSegmenter) -> Anatomy:
 
     Source: CaR paper section 3.
     """
-    car = segmenter.car
-    texts = [(car.proposer_text, "encode_names"), (car.classifier_text, "names_per_template")]
+    generator, classifier = segmenter.car.mask_proposal_generator, segmenter.car.mask_classifier
+    texts = [(generator.text, "encode_names"), (classifier.text, "names_per_template")]
     stages = (
         Stage(
             "text", "names to embeddings", "frozen", tuple(texts),
             "two tables, one for each CLIP",
         ),
         Stage(
-            "proposer", "CLIP with attention maps", "frozen", ((car.saliency, "encode"),),
+            "proposer", "CLIP with attention maps", "frozen", ((generator, "encode"),),
             "tokens, and the mean attention between patches",
         ),
         Stage(
-            "maps", "gradients to masks", "frozen", ((car.saliency, "maps"),),
+            "maps", "gradients to masks", "frozen", ((generator, "propose"),),
             "one soft mask for each name",
         ),
         Stage(
@@ -39,7 +39,7 @@ def anatomy(segmenter: CaRSegmenter) -> Anatomy:
             "one picture for each name",
         ),
         Stage(
-            "classifier", "second CLIP, once a name", "frozen", ((car.classifier, "encode"),),
+            "classifier", "second CLIP, once a name", "frozen", ((classifier, "encode"),),
             "names that do not convince leave; repeat from the masks",
         ),
         Stage(
@@ -47,7 +47,7 @@ def anatomy(segmenter: CaRSegmenter) -> Anatomy:
             "label map",
         ),
     )  # fmt: skip
-    clips = {"proposes masks": car.proposer_text.clip, "judges them": car.classifier_text.clip}
+    clips = {"proposes masks": generator.clip, "judges them": classifier.clip}
     distinct = {id(clip): (role, clip) for role, clip in clips.items()}
     parts = [part for role, clip in distinct.values() for part in _parts(clip, role)]
     ways = (("image", "prompts"), ("image", "crf"), ("maps", "crf"), ("classifier", "maps"))

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from car.model import Step
-from car.segmenter import Pass
+from car.recurrence import Recurrence, Step
 from openvocab.drawing.fonts import drawable, font_for, shorten
 from openvocab.image import ImageArray
 
@@ -26,21 +25,23 @@ _COLUMNS = 4  # panels in a row
 _MOST = 24  # names that are drawn of one step
 
 
-def draw_steps(image: ImageArray, passes: Sequence[Pass]) -> ImageArray:
+def draw_steps(
+    image: ImageArray, passes: Sequence[tuple[Recurrence, Sequence[Step]]]
+) -> ImageArray:
     """Draw all steps of all passes over an image.
 
     Args:
         image: (H, W, 3) as the passes saw it.
-        passes: found with `keep_steps`.
+        passes: each recurrence with its steps.
 
     Returns:
         (H', W', 3) uint8.
     """
     blocks: list[ImageArray] = []
-    for number, one in enumerate(passes, start=1):
+    for number, (recurrence, steps) in enumerate(passes, start=1):
         before = f"pass {number}, " if len(passes) > 1 else ""
-        for index, step in enumerate(one.found.steps, start=1):
-            blocks.append(_draw_step(image, one.words, step, f"{before}step {index}"))
+        for index, step in enumerate(steps, start=1):
+            blocks.append(_draw_step(image, recurrence.names, step, f"{before}step {index}"))
     width = max(block.shape[1] for block in blocks)
     return np.concatenate([_widen(block, width) for block in blocks])
 

@@ -5,7 +5,7 @@ Source: CaR paper section 3.3 ("visual prompts"); SPEC car 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -53,8 +53,8 @@ class VisualPrompter:
             outside = np.asarray(cv2.GaussianBlur(outside, BLUR_KERNEL, 0), dtype=np.uint8)
         if "gray" in self.types:
             # The original's weights for blue meet red and the other way round.
-            grey = np.asarray(cv2.cvtColor(outside, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
-            outside = np.repeat(grey[..., None], 3, axis=2)
+            gray = np.asarray(cv2.cvtColor(outside, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
+            outside = np.repeat(gray[..., None], 3, axis=2)
         return np.zeros_like(outside) if "black" in self.types else outside
 
     def __call__(self, mask: NDArray[np.float32], threshold: float) -> ImageArray:
@@ -95,6 +95,30 @@ class VisualPrompter:
             filled: Any = binary_fill_holes(inside).astype(np.uint8)
             contours, _ = cv2.findContours(filled, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
             cv2.drawContours(canvas, contours, -1, RED, 1)
+
+
+class PromptedImages:
+    """K prompted images (H, W, 3), each of which is painted whenever it is looked at.
+
+    Args:
+        prompter: of the image.
+        masks: K soft masks (H, W) in 0..1.
+        threshold: pixels above it are inside.
+    """
+
+    def __init__(
+        self, prompter: VisualPrompter, masks: Sequence[NDArray[np.float32]], threshold: float
+    ) -> None:
+        self.prompter, self.masks, self.threshold = prompter, masks, threshold
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, place: int) -> ImageArray:
+        return self.prompter(self.masks[place], self.threshold)
+
+    def __iter__(self) -> Iterator[ImageArray]:
+        return (self[place] for place in range(len(self)))
 
 
 def checked_types(types: Sequence[str]) -> tuple[PromptType, ...]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from car.affinity import box_mask, refine, salient_boxes
-from car.saliency import ImageFeatures, Saliency, prepare, rounded_positions
+from car.mask_proposals import ImageFeatures, MaskProposalGenerator, prepare, rounded_positions
 
 
 def test_positions_equal_the_recording(golden, recorded_clips) -> None:
@@ -51,28 +51,28 @@ def test_boxes_reach_the_border_unless_faithful() -> None:
 def test_gradients_equal_the_recording(golden, recorded_clips, index: int) -> None:
     with np.load(golden / "unit_gradcam.npz") as file:
         data = {k.partition(".")[2]: file[k] for k in file.files if k.startswith(f"{index}.")}
-    saliency = Saliency(recorded_clips[0], faithful=True)
+    proposer = MaskProposalGenerator(recorded_clips[0])
     tokens = torch.from_numpy(data["tokens"]).transpose(0, 1)
-    feature = saliency.mean_feature(tokens)
+    feature = proposer.mean_feature(tokens)
     count, *grid = data["cam"].shape
     activation = feature.activation[0, 1:].T
     np.testing.assert_allclose(activation.reshape(1, -1, *grid), data["act"], atol=1e-5)
     image = ImageFeatures((1, 1), tuple(grid), feature, torch.eye(grid[0] * grid[1]))
     text = F.normalize(torch.from_numpy(data["text"]), dim=-1)
     names, background = text[:count], text[count:]
-    probability, gradients = saliency.gradients(feature, names, background)
+    probability, gradients = proposer.gradients(feature, names, background)
     np.testing.assert_allclose(probability, data["prob"][0, :count], atol=1e-5)
     recorded = np.stack([data[f"grad{name}"][0].mean(axis=(1, 2)) for name in range(count)])
     assert np.abs(recorded).max() > 1e-6
     np.testing.assert_allclose(gradients, recorded, atol=1e-5 * np.abs(recorded).max())
-    maps = saliency.maps(image, names, background, 0.4)
+    maps = proposer.propose(image, names, background, 0.4, faithful=True)
     np.testing.assert_allclose(maps.activation, data["cam"], atol=1e-5)
 
 
 def test_first_step_equals_the_recording(golden, recorded_clips, case_name: str) -> None:
-    saliency = Saliency(recorded_clips[0], faithful=True)
+    proposer = MaskProposalGenerator(recorded_clips[0])
     with np.load(golden / f"case_{case_name}.npz") as file:
-        image = saliency.encode(file["image"])
+        image = proposer.encode(file["image"])
         np.testing.assert_array_equal(prepare(file["image"]), file["s0.vit_input"])
         tokens = file["s0.tokens_before_last_block"][:, 0]
         np.testing.assert_allclose(image.feature.tokens[0], tokens, atol=3e-5, rtol=1e-5)
@@ -91,11 +91,11 @@ def test_refining_from_right_to_left_equals_the_matrix_product() -> None:
 
 
 def test_pieces_do_not_change_maps(photo, tiny_clips, monkeypatch) -> None:
-    saliency = Saliency(tiny_clips[0])
+    proposer = MaskProposalGenerator(tiny_clips[0])
     names = F.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(3)), dim=-1)
-    whole = saliency.maps(saliency.encode(photo), names, names[:0], 0.4)
-    monkeypatch.setattr("car.saliency.BUDGET", 500)
-    pieces = saliency.maps(saliency.encode(photo), names, names[:0], 0.4)
+    whole = proposer.propose(proposer.encode(photo), names, names[:0], 0.4)
+    monkeypatch.setattr("car.mask_proposals.BUDGET", 500)
+    pieces = proposer.propose(proposer.encode(photo), names, names[:0], 0.4)
     np.testing.assert_allclose(np.stack(pieces.proposals), whole.proposals, atol=1e-4)
     assert max(mask.max() for mask in whole.proposals) > 0.5
 
@@ -103,9 +103,9 @@ def test_pieces_do_not_change_maps(photo, tiny_clips, monkeypatch) -> None:
 def test_76_patches_are_as_good_as_any(tiny_clips) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (4 * 16, 19 * 16, 3), dtype=np.uint8)
-    saliency = Saliency(tiny_clips[0])
-    features = saliency.encode(image)
+    proposer = MaskProposalGenerator(tiny_clips[0])
+    features = proposer.encode(image)
     assert features.grid == (4, 19)
     names = F.normalize(torch.randn(2, 32), dim=-1)
-    masks = saliency.maps(features, names, names, 0.4).proposals
+    masks = proposer.propose(features, names, names, 0.4).proposals
     assert [mask.shape for mask in masks] == [(64, 304)] * 2

@@ -1,4 +1,6 @@
-"""Where in an image CLIP sees a name: class activation from the last block, spread by attention.
+"""The mask proposal generator: where in an image does CLIP see a name?
+
+Class activation maps from the last block, spread along CLIP's own attention.
 
 Source: Lin et al. 2023 (CLIP-ES), section 3; CaR paper section 3.2; SPEC car 2 and 3.
 """
@@ -21,6 +23,7 @@ from car.affinity import balance, box_mask, refine, salient_boxes
 from car.mean_gradient import MeanFeature
 from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.model import CLIP, Block, VisionTransformer, resize_patch_positions
+from openvocab.clip.prompts import TextEncoder
 from openvocab.image import ImageArray
 
 MULTIPLE = 16  # of the input's sides, whatever the patch size
@@ -48,7 +51,7 @@ class ImageFeatures:
     affinity: Tensor
 
 
-class Proposals(Sequence[NDArray[np.float32]]):
+class MaskProposals(Sequence[NDArray[np.float32]]):
     """K soft masks (H, W), each of which is enlarged whenever it is looked at.
 
     All of them at full size would be the most that CaR holds, and nothing needs them at once.
@@ -67,17 +70,17 @@ class Proposals(Sequence[NDArray[np.float32]]):
     @overload
     def __getitem__(self, place: int) -> NDArray[np.float32]: ...
     @overload
-    def __getitem__(self, place: slice) -> Proposals: ...
-    def __getitem__(self, place: int | slice) -> NDArray[np.float32] | Proposals:
+    def __getitem__(self, place: slice) -> MaskProposals: ...
+    def __getitem__(self, place: int | slice) -> NDArray[np.float32] | MaskProposals:
         if isinstance(place, slice):
-            return Proposals(self.coarse[place], self.size)
+            return MaskProposals(self.coarse[place], self.size)
         height, width = self.size
         coarse = self.coarse[place]
         return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
 
-    def keep(self, places: Sequence[int]) -> Proposals:
+    def keep(self, places: Sequence[int]) -> MaskProposals:
         """Return the masks at some places."""
-        return Proposals(self.coarse[list(places)], self.size)
+        return MaskProposals(self.coarse[list(places)], self.size)
 
     def any(self) -> bool:
         """Whether a pixel of any mask is above 0."""
@@ -98,21 +101,22 @@ class SaliencyMaps:
     activation: Tensor
     foreground_only: NDArray[np.bool_]
     refined: Tensor
-    proposals: Proposals
+    proposals: MaskProposals
 
 
-class Saliency:
-    """The mask proposer: a CLIP whose last block is differentiated.
+class MaskProposalGenerator:
+    """A CLIP whose last block is differentiated, to see where it sees each name.
 
     That block and what follows it always run in fp32, where gradients do not underflow.
 
     Args:
         clip: any CLIP; the image tower may be in lower precision.
-        faithful: see `salient_boxes`.
+        text: encodes names with the same CLIP; None for one with the user's cache.
     """
 
-    def __init__(self, clip: CLIP, *, faithful: bool = False) -> None:
-        self.visual, self.faithful = clip.visual, faithful
+    def __init__(self, clip: CLIP, text: TextEncoder | None = None) -> None:
+        self.clip, self.visual = clip, clip.visual
+        self.text = TextEncoder(clip) if text is None else text
         self.scale = float(clip.logit_scale.float().exp())
         *self.trunk, last = clip.visual.blocks
         self.last: Block = last
@@ -145,7 +149,7 @@ class Saliency:
         """Run the last block and what follows on (1, T, D) tokens."""
         return MeanFeature(self.last, self.ln_post, tokens, self.last.ln_1(tokens))
 
-    def maps(
+    def propose(
         self,
         image: ImageFeatures,
         names: Tensor,
@@ -153,6 +157,7 @@ class Saliency:
         threshold: float,
         *,
         together: bool = True,
+        faithful: bool = False,
     ) -> SaliencyMaps:
         """Compute the mask proposals of K names.
 
@@ -163,6 +168,7 @@ class Saliency:
             threshold: of the salient boxes.
             together: names compete with each other (semantic mode), or each only with the
                 background (referring mode).
+            faithful: see `salient_boxes`.
         """
         count = len(names)
         activation = self._activations(image, names, background, together, range(count))
@@ -170,7 +176,7 @@ class Saliency:
         if empty and len(background):
             alone = self._activations(image, names, background[:0], together, empty)
             activation[empty] = alone
-        return self._propose(image, activation, empty, threshold)
+        return _spread(image, activation, empty, threshold, faithful)
 
     def gradients(
         self,
@@ -181,13 +187,13 @@ class Saliency:
         together: bool = True,
         chosen: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Differentiate the probabilities of names by the last block's normalised input.
+        """Differentiate the probabilities of names by the last block's normalized input.
 
         Args:
             feature: of the image.
             names: (K, E).
             background: (C, E).
-            together: see `maps`.
+            together: see `propose`.
             chosen: the C' names that are wanted; None for all.
 
         Returns:
@@ -234,31 +240,32 @@ class Saliency:
         # Twice: where the maximum is near EPSILON the first pass does not reach 1.
         return _unit_range(_unit_range(maps)).view(-1, *image.grid)
 
-    def _propose(
-        self, image: ImageFeatures, activation: Tensor, empty: list[int], threshold: float
-    ) -> SaliencyMaps:
-        maps = activation.cpu().numpy()
-        sources = [
-            box_mask(salient_boxes(one, threshold, faithful=self.faithful), image.grid)
-            for one in maps
-        ]
-        allowed = torch.from_numpy(np.stack(sources)).to(activation.device)
-        refined = refine(image.affinity, activation.flatten(1), allowed.flatten(1))  # (K, n)
-        scaled = _unit_range(refined).view_as(activation).cpu().numpy()
-        foreground_only = np.zeros(len(maps), dtype=bool)
-        foreground_only[empty] = True
-        refined, proposals = refined.view_as(activation), Proposals(scaled, image.size)
-        return SaliencyMaps(activation, foreground_only, refined, proposals)
+
+def _spread(
+    image: ImageFeatures, activation: Tensor, empty: list[int], threshold: float, faithful: bool
+) -> SaliencyMaps:
+    """Spread class activation (K, h, w) along attention, and scale the result to masks."""
+    maps = activation.cpu().numpy()
+    sources = [
+        box_mask(salient_boxes(one, threshold, faithful=faithful), image.grid) for one in maps
+    ]
+    allowed = torch.from_numpy(np.stack(sources)).to(activation.device)
+    refined = refine(image.affinity, activation.flatten(1), allowed.flatten(1))  # (K, n)
+    scaled = _unit_range(refined).view_as(activation).cpu().numpy()
+    foreground_only = np.zeros(len(maps), dtype=bool)
+    foreground_only[empty] = True
+    refined, proposals = refined.view_as(activation), MaskProposals(scaled, image.size)
+    return SaliencyMaps(activation, foreground_only, refined, proposals)
 
 
 def prepare(image: ImageArray) -> Tensor:
-    """Resize an image up to multiples of 16 and normalise it: (1, 3, h, w)."""
+    """Resize an image up to multiples of 16 and normalize it: (1, 3, h, w)."""
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in image.shape[:2])
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    return normalise(np.asarray(resized))[None]
+    return normalize(np.asarray(resized))[None]
 
 
-def normalise(image: ImageArray) -> Tensor:
+def normalize(image: ImageArray) -> Tensor:
     """Turn (H, W, 3) uint8 into CLIP's (3, H, W) float32."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     mean, std = torch.tensor(PIXEL_MEAN).view(3, 1, 1), torch.tensor(PIXEL_STD).view(3, 1, 1)

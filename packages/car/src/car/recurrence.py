@@ -1,0 +1,343 @@
+"""CaR's recurrence: CLIP proposes a mask for each name, CLIP doubts it, and doubtful names leave.
+
+    names = all
+    repeat:
+        masks  = where CLIP sees each of the names                   (mask_proposals.py)
+        images = the photo with each mask pointed out                (visual_prompts.py)
+        scores = does image i show name i, rather than the others    (mask_classifier.py)
+        names  = those that score above the acceptance threshold     (`select`)
+    until none has left
+    masks = the last ones, made to follow the edges of the image     (crf.py)
+
+Source: Sun et al., "CLIP as RNN: Segment Countless Visual Concepts without Training Endeavor"
+(CVPR 2024), algorithm 1; SPEC car 6 and 7.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from car.config import CaRConfig
+from car.crf import DenseCRF, crf_image, crf_input, masks_along_edges
+from car.mask_classifier import MaskClassifier, NameScorer
+from car.mask_proposals import ImageFeatures, MaskProposalGenerator, MaskProposals, SaliencyMaps
+from car.visual_prompts import PromptedImages, VisualPrompter
+from openvocab.clip.model import CLIP
+from openvocab.clip.prompts import TextEncoder
+from openvocab.errors import InputError
+from openvocab.image import ImageArray
+
+BACKGROUND_TEMPLATES = ("a clean origami {}.",)
+_PLAIN = ("{}",)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the recurrence, over the K names that are still in it.
+
+    Attributes:
+        names: (K,) places of the names in the original list.
+        queries: (K,) texts that were looked for.
+        maps: the saliency and the mask proposals.
+        prompted: (K,) images that the mask classifier saw.
+        score_matrix: (K, K) of prompted images and names, rows sum to 1.
+        kept: places in `names` of those that stay.
+    """
+
+    names: tuple[int, ...]
+    queries: tuple[str, ...]
+    maps: SaliencyMaps
+    prompted: PromptedImages
+    score_matrix: NDArray[np.float32]
+    kept: tuple[int, ...]
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """(K,) how well each prompted image shows its own name."""
+        return np.diagonal(self.score_matrix)
+
+
+@dataclass(frozen=True)
+class KeptNames:
+    """What a step leaves: K names with their masks.
+
+    Attributes:
+        names: (K,) places of the names in the original list.
+        scores: (K,) of the step.
+        proposals: K masks, or more where the original carries those of dropped names along.
+    """
+
+    names: tuple[int, ...]
+    scores: NDArray[np.float32]
+    proposals: MaskProposals
+
+
+@dataclass(frozen=True)
+class NameMasks:
+    """What the recurrence ends with, for all N names.
+
+    Attributes:
+        masks: (N, H, W) bool.
+        scores: (N,) of the last step, 0 for names that were dropped.
+        marginals: (N, H, W) float32 of the CRF, 0 for names that were dropped; if asked for.
+    """
+
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    marginals: NDArray[np.float32] | None = None
+
+
+class PreparedImage:
+    """An image with what all steps and passes share; each part is computed once, when needed.
+
+    Attributes:
+        pixels: the image (H, W, 3) uint8 RGB.
+        embeddings: embeddings (E,) of prompted images, by content.
+    """
+
+    def __init__(
+        self, pixels: ImageArray, generator: MaskProposalGenerator, device: torch.device
+    ) -> None:
+        self.pixels, self._generator, self._device = pixels, generator, device
+        self.embeddings: dict[bytes, Tensor] = {}
+
+    @cached_property
+    def features(self) -> ImageFeatures:
+        """The image behind the trunk of the mask proposal generator."""
+        return self._generator.encode(self.pixels)
+
+    @cached_property
+    def crf(self) -> DenseCRF:
+        """The CRF over the image."""
+        return DenseCRF(crf_image(self.pixels), device=self._device)
+
+
+class CaR:
+    """The two networks of CaR and how they are used.
+
+    Args:
+        clip: proposes masks; any CLIP.
+        classifier_clip: scores prompted images; None takes the same.
+        config: the settings.
+        cache_dir: of text embeddings, see `TextEncoder`.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        classifier_clip: CLIP | None = None,
+        config: CaRConfig | None = None,
+        *,
+        cache_dir: str | Path | Literal[False] | None = None,
+    ) -> None:
+        self.config = config or CaRConfig()
+        text = TextEncoder(clip, cache_dir)
+        self.mask_proposal_generator = MaskProposalGenerator(clip, text)
+        if classifier_clip is None or classifier_clip is clip:
+            self.mask_classifier = MaskClassifier(clip, text)
+        else:
+            own_text = TextEncoder(classifier_clip, cache_dir)
+            self.mask_classifier = MaskClassifier(classifier_clip, own_text)
+        self.device = clip.visual.conv1.weight.device
+
+    def with_config(self, config: CaRConfig) -> CaR:
+        """Return the same networks with other settings."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def prepare(self, image: ImageArray) -> PreparedImage:
+        """Prepare an image (H, W, 3) uint8 RGB for any number of recurrences."""
+        return PreparedImage(image, self.mask_proposal_generator, self.device)
+
+    @torch.no_grad()
+    def judge(self, pictures: Iterable[ImageArray], names: Sequence[str]) -> NDArray[np.float32]:
+        """Score N prompted images (H, W, 3) against K names as a step does: (N, K)."""
+        scorer = self.mask_classifier.scorer(names, self.config)
+        return scorer.scores(self.mask_classifier.encode(pictures))
+
+
+class Recurrence:
+    """The names that are left of an image's vocabulary, from all of them to those that stay.
+
+    Args:
+        car: the networks.
+        image: where names are looked for.
+        names: N names or, in referring mode, descriptions of one object; no name twice.
+        config: the settings; None for the networks' own.
+        on_step: called with the recurrence and the step after each step.
+
+    Attributes:
+        kept: what the last step left; None before the first.
+        done: whether no further step is needed.
+        result: what `finish` returned last.
+
+    Raises:
+        InputError: there is no name, or a name is there twice.
+    """
+
+    @torch.no_grad()
+    @torch.inference_mode(False)
+    def __init__(
+        self,
+        car: CaR,
+        image: PreparedImage,
+        names: Sequence[str],
+        config: CaRConfig | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"the names are {list(names)}; give at least one, and none twice")
+        self.car, self.image, self.names = car, image, tuple(names)
+        self.config, self.on_step = config or car.config, on_step
+        self.kept: KeptNames | None = None
+        self.done = False
+        self.result: NameMasks | None = None
+        self._steps, self._convincing = 0, 0
+        self._prompter = VisualPrompter(image.pixels, self.config.visual_prompt_type)
+        self._scorer: NameScorer = car.mask_classifier.scorer(names, self.config)
+        encode = car.mask_proposal_generator.text.encode_names
+        self._background = encode(self.config.bg_cls, BACKGROUND_TEMPLATES)
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """What is looked for next: all names as they are, later those that are left in a sentence.
+
+        Source: SPEC car 6.4.
+        """
+        if self.kept is None:
+            return self.names
+        return tuple(
+            self.config.cam_text_template.format(self.names[place]) for place in self.kept.names
+        )
+
+    def run(self, *, return_marginals: bool = False) -> NameMasks:
+        """Repeat steps until none is needed, and finish."""
+        while not self.done:
+            self.step()
+        return self.finish(return_marginals=return_marginals)
+
+    @torch.no_grad()
+    @torch.inference_mode(False)  # saliency needs gradients, whatever the caller has switched off
+    def step(self) -> Step:
+        """Propose masks, show them to the mask classifier, and keep the names that convince it."""
+        config, classifier = self.config, self.car.mask_classifier
+        alive = tuple(range(len(self.names))) if self.kept is None else self.kept.names
+        queries = self.queries
+        maps = self._propose(queries)
+        prompted = PromptedImages(self._prompter, maps.proposals, config.mask_threshold)
+        if len(alive) == 1:  # a softmax over one name
+            matrix = np.ones((1, 1), dtype=np.float32)
+        else:
+            seen = classifier.encode(prompted, self.image.embeddings, batch=config.classifier_batch)
+            matrix = self._scorer.scores(seen)
+        kept = select(np.diagonal(matrix), config.confidence_threshold)
+        step = Step(alive, queries, maps, prompted, matrix, kept)
+        self._drop_names(step)
+        if self.on_step is not None:
+            self.on_step(self, step)
+        return step
+
+    def skip_to(self, kept: KeptNames) -> None:
+        """Go on with what an equal recurrence was left with; no further step is taken."""
+        self.kept, self.done = kept, True
+
+    @torch.no_grad()
+    @torch.inference_mode(False)
+    def finish(self, *, return_marginals: bool = False) -> NameMasks:
+        """Run the CRF on what the last step left, and give its masks to the names.
+
+        In faithful mode the original's order is kept: masks that win no pixel may vanish, so that
+        those behind them move up to other names.
+
+        Args:
+            return_marginals: also return what the CRF says, which takes much memory.
+        """
+        kept, count, size = self._last(), len(self.names), self.image.pixels.shape[:2]
+        marginals = np.zeros((count, *size), dtype=np.float32) if return_marginals else None
+        self.result = found = NameMasks(
+            np.zeros((count, *size), dtype=bool), np.zeros(count, dtype=np.float32), marginals
+        )
+        if not kept.proposals.any():
+            if not self.config.faithful:
+                found.scores[list(kept.names)] = kept.scores
+            return found
+        masks, soft = [], []
+        for mask, marginal in masks_along_edges(
+            self.image.crf, kept.proposals, self.config.bg_factor, together=self._together
+        ):
+            masks.append(mask)
+            if return_marginals:
+                soft.append(marginal.cpu().numpy())
+        places = self._visible(masks) if self.config.faithful else list(range(len(masks)))
+        for name, place, score in zip(kept.names, places, kept.scores, strict=False):
+            found.masks[name], found.scores[name] = masks[place], score
+            if marginals is not None:
+                marginals[name] = soft[place]
+        return found
+
+    def crf_input(self) -> Tensor:
+        """What the CRF is given, see `crf.crf_input`."""
+        proposals, device = self._last().proposals, self.image.crf.device
+        return crf_input(proposals, self.config.bg_factor, together=self._together, device=device)
+
+    def _propose(self, queries: Sequence[str]) -> SaliencyMaps:
+        generator, config = self.car.mask_proposal_generator, self.config
+        return generator.propose(
+            self.image.features,
+            generator.text.encode_names(queries, config.text_template or _PLAIN),
+            self._background,
+            config.clipes_threshold,
+            together=self._together,
+            faithful=config.faithful,
+        )
+
+    def _drop_names(self, step: Step) -> None:
+        """Keep what a step leaves, and notice when no name has left."""
+        kept, proposals = list(step.kept), step.maps.proposals
+        if self.kept is not None and not proposals.any():
+            proposals = self.kept.proposals  # those of the step before are better than none
+        # The original carries the masks of dropped names along, which then get other names.
+        if not self.config.faithful and len(kept) != len(proposals):
+            proposals = proposals.keep(kept)
+        scores = step.scores[kept]
+        self.kept = KeptNames(tuple(step.names[place] for place in kept), scores, proposals)
+        self._scorer = self._scorer.keep(kept)
+        self._steps += 1
+        convincing = int((scores > 0).sum())
+        self.done = convincing == self._convincing or self._steps == self.config.max_steps
+        self._convincing = convincing
+
+    def _last(self) -> KeptNames:
+        if self.kept is None:
+            raise ValueError("no step was taken; call step() or run() first")
+        return self.kept
+
+    @property
+    def _together(self) -> bool:
+        """Whether names compete with each other, or are looked for one by one."""
+        return self.config.mode == "semantic"
+
+    def _visible(self, masks: Sequence[NDArray[np.bool_]]) -> list[int]:
+        """Return the places of the masks that the original does not lose."""
+        visible = [place for place, mask in enumerate(masks) if mask.any()]
+        return list(range(max(visible, default=-1) + 1)) if self._together else visible
+
+
+OnStep: TypeAlias = Callable[[Recurrence, Step], None]
+
+
+def select(scores: NDArray[np.float32], threshold: float) -> tuple[int, ...]:
+    """Return the places of scores (K,) above a threshold, or of the first highest if none is."""
+    kept = np.flatnonzero(scores > threshold)
+    return tuple(kept.tolist()) if len(kept) else (int(scores.argmax()),)
