@@ -131,7 +131,7 @@ def _measure_crops(segmenter: CaRSegmenter, folder: Path, args: argparse.Namespa
     before = read_json(folder / CROPS_FILE) or {}
     if args.resume and before.get("weights_sha256") == segmenter.weights_sha256:
         return
-    found = crop_accuracy(segmenter.car.classifier_text)
+    found = crop_accuracy(segmenter.car.mask_classifier.text)
     found["weights_sha256"] = segmenter.weights_sha256
     write_text(folder / CROPS_FILE, json.dumps(found) + "\n")
 

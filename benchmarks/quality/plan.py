@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.layout import run_folder
@@ -124,12 +124,9 @@ def load_method(
         if data is not None:
             segmenter.inference = with_published_weight(segmenter.inference, data.vocabulary)
         return segmenter
-    if weights in available_configs():
-        return load_car(named_config(weights).car, device=device)
-    proposer, _, judge = weights.partition(",")
-    settings = CaRConfig() if data is None else _published_settings(data)
-    clips = {"clip": proposer, "classifier_clip": judge or proposer}
-    return load_car(replace(settings, **clips), device=device)
+    if data is None or weights in available_configs():
+        return load_car(weights, device=device)
+    return load_car(weights, config=_published_settings(data), device=device)
 
 
 def _published_settings(data: SampleSet) -> CaRConfig:

@@ -35,6 +35,7 @@ from benchmarks.measuring import (
 )
 from car.config import CaRConfig
 from car.crf import DenseCRF, crf_image, with_background
+from car.recurrence import Recurrence
 from car.segmenter import CaRSegmenter
 from car.visual_prompts import VisualPrompter
 from openvocab.cli import run
@@ -63,7 +64,7 @@ def random_segmenter(precision: str, proposer: str, classifier: str) -> CaRSegme
         cache_dir=False,
     )
     car = segmenter.car
-    for encoder in (car.proposer_text, car.classifier_text):
+    for encoder in (car.mask_proposal_generator.text, car.mask_classifier.text):
         table = random_table(encoder.clip.config.embed_dim)
         encoder.encode_names = lambda names, templates, t=table: t(len(names))
         encoder.names_per_template = lambda names, templates, t=table: t(15, len(names))
@@ -95,17 +96,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Time the stages of one step, and the plain product, in turn."""
     segmenter = random_segmenter(args.precision, args.proposer, args.classifier)
     car, image = segmenter.car, picture(args.height, args.width)
-    names = car.proposer_text.encode_names(range(args.names), ())
-    background = car.proposer_text.encode_names(range(23), ())
-    features = car.saliency.encode(image)
-    maps = car.saliency.maps(features, names, background, 0.4).proposals
+    generator = car.mask_proposal_generator
+    names = generator.text.encode_names(range(args.names), ())
+    background = generator.text.encode_names(range(23), ())
+    features = generator.encode(image)
+    maps = generator.propose(features, names, background, 0.4).proposals
     prompted = [VisualPrompter(image, ("circle", "blur"))(mask, 0.5) for mask in maps]
     probability = with_background(maps, 1.0)
 
     def maps_of_a_new_image() -> object:
         """Compute also what is kept for later steps."""
-        new = car.saliency.mean_feature(features.feature.tokens)
-        return car.saliency.maps(replace(features, feature=new), names, background, 0.4)
+        new = generator.mean_feature(features.feature.tokens)
+        return generator.propose(replace(features, feature=new), names, background, 0.4)
 
     def prompt() -> None:
         prompter = VisualPrompter(image, ("circle", "blur"))
@@ -113,10 +115,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             prompter(mask, 0.5)
 
     stages: dict[str, Callable[[], object]] = {
-        "trunk": lambda: car.saliency.encode(image),
+        "trunk": lambda: generator.encode(image),
         "gradients_and_maps": maps_of_a_new_image,
         "prompts": prompt,
-        "classifier": lambda: car.classifier.encode(prompted),
+        "classifier": lambda: car.mask_classifier.encode(prompted),
         "crf": lambda: DenseCRF(crf_image(image)).marginals(probability),
         "crf_6_labels": lambda: DenseCRF(crf_image(image)).marginals(probability[:6]),
     }
@@ -144,15 +146,17 @@ def segment_large(args: argparse.Namespace) -> dict[str, Any]:
     segmenter = random_segmenter(args.precision, args.proposer, args.classifier)
     start = time.perf_counter()
     asked = [f"name {index}" for index in range(names)]
+    recurrences: list[Recurrence] = []
+    segmenter.on_start = recurrences.append
     with warnings.catch_warnings(record=True) as reductions:
         warnings.simplefilter("always")
-        found, (one,), _ = segmenter.segment_with_steps(picture(height, width), asked)
+        found = segmenter.segment(picture(height, width), asked)
     seconds = time.perf_counter() - start
     return {
         **{"names": names, "height": height, "width": width, "seconds": seconds},
         **{"proposer": args.proposer, "classifier": args.classifier},
         "warnings": [str(one.message) for one in reductions],
-        "names_in_crf": int((one.found.scores > 0).sum()),
+        "names_in_crf": int((recurrences[0].result.scores > 0).sum()),
         "names_found": len(found.areas()),
     }
 
