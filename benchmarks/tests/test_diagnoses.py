@@ -82,10 +82,10 @@ def test_san_looks_where_the_mask_is(segmenters) -> None:
 def test_car_can_stop_after_one_step(segmenters, image) -> None:
     segmenter = segmenters["car"]
     one = segmenter.with_config(replace(segmenter.config, max_steps=1))
-    for car, enough in ((one, lambda steps: steps == 1), (segmenter, lambda steps: steps > 1)):
+    for told, enough in ((one, lambda steps: steps == 1), (segmenter, lambda steps: steps > 1)):
         steps = []
-        car.on_step = lambda _, step, steps=steps: steps.append(step)
-        car.segment(image, NAMES)
-        car.on_step = None
+        told.on_step = lambda _, step, steps=steps: steps.append(step)
+        told.segment(image, NAMES)
+        told.on_step = None
         assert enough(len(steps))
     assert one.describe()["max_steps"] == 1 and segmenter.describe()["max_steps"] is None

@@ -9,7 +9,7 @@ from typing import Any
 from car._convert import OriginalConfig, read_original
 from car.config import CaRConfig, NamedConfig, available_configs, named_config
 from car.segmenter import CaRSegmenter, load_car
-from openvocab.computation import choose_device
+from openvocab.computation import computation_options
 from openvocab.config import add_config_flags, config_to_dict, flags_of, load_config
 from openvocab.errors import InputError
 
@@ -75,8 +75,8 @@ def read_settings(args: argparse.Namespace, default: str | None = None) -> Setti
 
 
 def load_segmenter(args: argparse.Namespace, config: CaRConfig) -> CaRSegmenter:
-    """Load the CLIPs; the device and precision are the arguments'."""
-    return load_car(config=config, device=choose_device(args.device), precision=args.precision)
+    """Load the CLIPs; the arguments say where and how to compute."""
+    return load_car(config=config, **computation_options(args))
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
