@@ -1,4 +1,4 @@
-"""Compares OVSeg, SAN and CaR: one command, one folder of JSON, one report.
+"""Compares the installed methods (OVSeg, SAN, CaR and others): one command, one report.
 
     python benchmarks/run_all.py
     python benchmarks/run_all.py --weights san=FILE ovseg=FILE car=FILE,FILE \
@@ -32,7 +32,7 @@ from benchmarks.layout import read_json
 from benchmarks.measuring import in_fresh_process, start_server
 from benchmarks.quality.comparison import collect, seen_classes
 from benchmarks.quality.plan import Missing, Plan, check_weights, evaluate_all, find_data
-from benchmarks.reporting.report import METHODS, build_report
+from benchmarks.reporting.report import build_report
 from benchmarks.structure import latency
 from benchmarks.structure import measure as structure
 from openvocab.cli import run
@@ -41,6 +41,7 @@ from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result, diff_cards
 from openvocab.files import write_text
+from openvocab.methods import available_methods, broken_methods, find_method
 from openvocab.metrics.scores import CONVENTIONS
 from openvocab.training.distributed import join_world
 from openvocab.vocabulary import WORLD
@@ -61,7 +62,7 @@ class Request:
         data_root: where known sets lie.
     """
 
-    models: tuple[str, ...] = METHODS
+    models: tuple[str, ...]
     weights: Mapping[str, str] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
     data_root: Path | None = None
@@ -82,12 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--models", nargs="+", choices=METHODS, metavar="METHOD", help="default: all"
-    )
+        "--models", nargs="+", metavar="METHOD",
+        help=f"installed: {', '.join(available_methods())}; default: all",
+    )  # fmt: skip
     parser.add_argument(
         "--weights", nargs="+", metavar="METHOD=FILE",
-        help="checkpoints; CaR takes one CLIP or two, or the name of a configuration; "
-        "default: world, where the data are the world",
+        help="where the data are the world, the default is world; "
+        + "; ".join(f"{key}: {m.weights}" for key, m in available_methods().items()),
     )  # fmt: skip
     parser.add_argument(
         "--datasets", nargs="+", metavar="NAME",
@@ -136,11 +138,9 @@ def read_request(args: argparse.Namespace) -> Request:
         raise InputError(f"--limit is {args.limit}; give at least 1 image, or leave it out for all")
     content = _read_config(args.config) if args.config else {}
     weights = content.get("weights", {}) | dict(_split(entry) for entry in args.weights or ())
-    models = tuple(args.models or content.get("models", METHODS))
-    for what, names in (("weights", weights), ("models", models)):
-        for method in names:
-            if method not in METHODS:
-                raise InputError(f"{what} has {method!r}; {near_matches(method, METHODS)}")
+    models = tuple(args.models or content.get("models", tuple(available_methods())))
+    for key in (*weights, *models):
+        find_method(key)
     root = args.data_root or (Path(content["data_root"]) if "data_root" in content else None)
     return Request(
         models,
@@ -181,7 +181,10 @@ def _split(entry: str) -> tuple[str, str]:
 
 def preflight(request: Request) -> tuple[Request, dict[str, SampleSet], list[Missing]]:
     """Find everything before anything runs; return what can be done, and what is missing."""
-    missing: list[Missing] = []
+    missing = [
+        Missing(f"method {one.key} of {one.distribution}", f"it cannot be used: {one.reason}")
+        for one in broken_methods()
+    ]
     for method in request.models:
         if method not in request.weights:
             sentence = f"no weights were given; add --weights {method}=FILE, or leave it out"
@@ -201,42 +204,68 @@ def preflight(request: Request) -> tuple[Request, dict[str, SampleSet], list[Mis
     return replace(request, weights=usable), data, missing
 
 
-def measure_structure(models: Sequence[str], results: Path, *, full: bool, resume: bool) -> None:
-    """Measure how the published architectures are built, and how long they take if asked for."""
-    for method in models:
-        words = [method, "--curves", str(LONG)] if full else [method]
-        path = results / f"structure-{method}.json"
-        _measure("measure", path, words, structure.FORMAT, resume, "curves" if full else None)
+def measure_structure(
+    models: Sequence[str], results: Path, *, full: bool, resume: bool
+) -> list[Missing]:
+    """Measure how the published architectures are built, and how long they take if asked for.
+
+    Returns:
+        Which could not be measured, and why.
+    """
+    methods = available_methods()
+    missing: list[Missing] = []
+    for key in (key for key in models if methods[key].architecture is not None):
+        words = [key, "--curves", str(LONG)] if full else [key]
+        path = results / f"structure-{key}.json"
+        missing += _measure(
+            "measure", path, words, structure.FORMAT, resume, "curves" if full else None
+        )
+    return missing
 
 
-def measure_latency(weights: Mapping[str, str], results: Path, *, resume: bool) -> None:
-    """Measure the curves of latency of those methods that are small: the world's."""
-    for method in (m for m, source in weights.items() if source == WORLD):
-        words = [method, "--weights", WORLD, "--seconds", str(SHORT)]
-        path = results / f"latency-{method}.json"
-        _measure("latency", path, words, latency.FORMAT, resume)
+def measure_latency(weights: Mapping[str, str], results: Path, *, resume: bool) -> list[Missing]:
+    """Measure the curves of latency of those methods that are small: the world's.
+
+    Returns:
+        Which could not be measured, and why.
+    """
+    missing: list[Missing] = []
+    for key in (key for key, source in weights.items() if source == WORLD):
+        words = [key, "--weights", WORLD, "--seconds", str(SHORT)]
+        path = results / f"latency-{key}.json"
+        missing += _measure("latency", path, words, latency.FORMAT, resume)
+    return missing
 
 
 def _measure(
     what: str, path: Path, words: list[str], form: str, resume: bool, needed: str | None = None
-) -> None:
+) -> list[Missing]:
     """Run a measuring script in a process of its own, unless this code and torch did it before."""
     found = read_json(path) or {}
     current = (form, openvocab.__version__, torch.__version__)
     before = (found.get("format"), found.get("code_version"), found.get("torch"))
     if resume and before == current and (needed is None or needed in found):
         print(f"{what} of {words[0]}: done before", flush=True)
-        return
+        return []
     print(f"{what} of {words[0]} ...", flush=True)
     start = time.monotonic()
-    found = in_fresh_process(f"benchmarks.structure.{what}", words)
+    try:
+        found = in_fresh_process(f"benchmarks.structure.{what}", words)
+    except RuntimeError as error:
+        titles = {"measure": "structure", "latency": "latency"}
+        return [Missing.after(f"{titles[what]} of {words[0]}", error)]
     found["code_version"] = openvocab.__version__
     write_text(path, json.dumps(found, indent=1) + "\n")
     print(f"{what} of {words[0]}: {time.monotonic() - start:.0f} s", flush=True)
+    return []
 
 
 def compare_all(args: argparse.Namespace) -> int:
-    """Score, measure, and report; of several processes the first does what is not scoring."""
+    """Score, measure, and report; of several processes the first does what is not scoring.
+
+    Returns:
+        0, or 1 if a method failed with an error that nobody foresaw; the others still ran.
+    """
     start = time.monotonic()
     asked = read_request(args)
     start_server()
@@ -260,11 +289,11 @@ def compare_all(args: argparse.Namespace) -> int:
         if world.is_main:
             page = _conclude(plan, request, missing, args)
             say(f"written to {page} after {time.monotonic() - start:.0f} s")
-    return 0
+    return int(any(entry.failed for entry in missing))
 
 
 def _conclude(
-    plan: Plan, request: Request, missing: Sequence[Missing], args: argparse.Namespace
+    plan: Plan, request: Request, missing: list[Missing], args: argparse.Namespace
 ) -> Path:
     """Compare what was scored, measure structure and latency, and make the report.
 
@@ -275,9 +304,10 @@ def _conclude(
     for name in plan.data:
         collect(plan, name)
     if args.structure:
-        measure_latency(plan.weights, results, resume=args.resume)
-        full = args.full_structure
-        measure_structure(request.models, results, full=full, resume=args.resume)
+        missing += measure_latency(plan.weights, results, resume=args.resume)
+        missing += measure_structure(
+            request.models, results, full=args.full_structure, resume=args.resume
+        )
     if not _anything(results):
         raise InputError("nothing could be run; see what is missing above")
     entries = [asdict(entry) for entry in missing]

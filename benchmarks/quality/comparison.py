@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from benchmarks.layout import COSTS_FILE, CROPS_FILE, FORMAT, REFUSED_FILE, read_json, result_file
+from benchmarks.forms import (
+    Announced,
+    Comparison,
+    Costs,
+    DiagnosisEntry,
+    Pair,
+    Paired,
+    PartScores,
+    Seen,
+)
+from benchmarks.layout import COSTS_FILE, CROPS_FILE, DIAGNOSES_FILE, FORMAT, read_json, result_file
 from benchmarks.quality.controls import control_of
-from benchmarks.quality.diagnoses import ONE_STEP, PARTS
 from benchmarks.quality.plan import Plan, is_world
 from benchmarks.reporting.gallery import gallery
-from openvocab.compare import compare
+from openvocab.compare import Evaluation, compare_evaluations
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
-from openvocab.evaluation.log import ImageRecord, read_records
-from openvocab.evaluation.results import Result
-from openvocab.evaluation.run import PREDICTIONS_FILE, RESULT_FILE
+from openvocab.evaluation.run import RESULT_FILE
 from openvocab.files import write_text
 from openvocab.metrics.bootstrap import PairedDifference, paired_difference
-from openvocab.metrics.scores import CONVENTIONS, IntArray, scores, seen_unseen
+from openvocab.metrics.scores import CONVENTIONS, Convention, IntArray, scores, seen_unseen
 from openvocab.vocabulary import Vocabulary, available_vocabularies
 from openvocab.world import seen_labels
 
@@ -30,36 +37,63 @@ _SEEN = "coco-stuff-171"  # what SAN and OVSeg are trained on
 
 
 def collect(plan: Plan, name: str) -> None:
-    """Write what the report needs to know about a data set beyond the single results."""
+    """Write what the report needs to know about a data set beyond the single results.
+
+    Every evaluation is read once, and what was read is handed on.
+    """
     data = plan.data[name]
-    done = [m for m in plan.weights if (plan.folder(name, m) / RESULT_FILE).is_file()]
-    if not done:
+    found = {key: one for key in plan.weights if (one := _read(plan, name, key)) is not None}
+    if not found:
         return
-    results = {m: Result.load(plan.folder(name, m) / RESULT_FILE) for m in done}
     seen = seen_classes(plan.seen, data)
     ids = None if seen is None else seen["ids"]
-    found = {m: part_scores(result.matrix, ids) for m, result in results.items()}
-    for method, result in results.items():
-        result.save(result_file(plan.output, name, method))
-    predictions = {m: plan.folder(name, m) / PREDICTIONS_FILE for m in done}
-    value = {
+    parts = {key: part_scores(one.result.matrix, ids) for key, one in found.items()}
+    for key, one in found.items():
+        one.result.save(result_file(plan.output, name, key))
+    if seen is not None:
+        seen["methods"] = _by_convention(found, seen["ids"])
+    value: Comparison = {
         "format": FORMAT,
         "data_set": data.name,
         "title": _title(name, data),
         "asked": name,
-        "results": {m: result_file(plan.output, name, m).name for m in done},
-        "times": {m: read_json(plan.folder(name, m) / COSTS_FILE) for m in done},
-        "scores": found,
-        "control": {m: control_of(r.matrix, found[m]["all"]) for m, r in results.items()},
-        "paired": [_pair(plan, name, a, b) for a, b in combinations(done, 2)],
-        "seen": None if seen is None else {**seen, "methods": _by_convention(results, ids)},
-        "diagnoses": {m: _diagnoses(plan, name, m, ids) for m in done},
-        "one_step": _one_step(plan, name),
-        "crops": read_json(plan.folder(name, "car") / CROPS_FILE) if is_world(data) else None,
-        "gallery": gallery(data, {m: p for m, p in predictions.items() if p.is_file()}, plan.limit),
+        "results": {key: result_file(plan.output, name, key).name for key in found},
+        "times": {key: _costs(one) for key, one in found.items()},
+        "scores": parts,
+        "control": {
+            key: control_of(one.result.matrix, parts[key]["all"]) for key, one in found.items()
+        },
+        "paired": [_pair(a, b, found[a], found[b]) for a, b in combinations(found, 2)],
+        "seen": seen,
+        "diagnoses": {key: _diagnoses(plan, name, key, one, ids) for key, one in found.items()},
+        "crops": {
+            key: crops
+            for key, one in found.items()
+            if is_world(data) and (crops := read_json(one.folder / CROPS_FILE)) is not None
+        },
+        "gallery": gallery(data, {key: one.records for key, one in found.items()}, plan.limit),
     }
     path = result_file(plan.output, name, "comparison")
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _read(plan: Plan, name: str, *parts: str) -> Evaluation | None:
+    """Read an evaluation of a method, or of one of its diagnoses, if it was finished.
+
+    Images beyond the limit, which an earlier run may have left, are not looked at.
+    """
+    key, *rest = parts
+    folder = plan.folder(name, key).joinpath(*rest)
+    if not (folder / RESULT_FILE).is_file():
+        return None
+    found = Evaluation.read(folder)
+    wanted = {sample.id for sample in plan.data[name].samples[: plan.limit]}
+    return replace(found, records={i: r for i, r in found.records.items() if i in wanted})
+
+
+def _costs(evaluation: Evaluation) -> Costs | None:
+    costs: Costs | None = read_json(evaluation.folder / COSTS_FILE)
+    return costs
 
 
 def _title(name: str, data: SampleSet) -> str:
@@ -68,20 +102,22 @@ def _title(name: str, data: SampleSet) -> str:
     return data.name if data.split in ("", "val") else f"{data.name}, {data.split}"
 
 
-def part_scores(matrix: IntArray, seen: Sequence[int] | None) -> dict[str, float | None]:
+def part_scores(matrix: IntArray, seen: Sequence[int] | None) -> PartScores:
     """Return mIoU of all classes, the seen, the unseen, and the harmonic mean of the two.
 
     Args:
         matrix: a confusion matrix.
         seen: class ids; None leaves the parts out.
     """
-    found = {"all": _number(scores(matrix).miou)}
-    return found if seen is None else {**found, **_parts(matrix, seen, "detectron2")}
+    if seen is None:
+        return {"all": _number(scores(matrix).miou)}
+    return _parts(matrix, seen, "detectron2")
 
 
-def _parts(matrix: IntArray, seen: Sequence[int], convention: Any) -> dict[str, float | None]:
+def _parts(matrix: IntArray, seen: Sequence[int], convention: Convention) -> PartScores:
     found = seen_unseen(matrix, seen, convention)
     return {
+        "all": _number(scores(matrix, convention).miou),
         "seen": _number(found.seen_miou),
         "unseen": _number(found.unseen_miou),
         "harmonic": _number(found.harmonic_miou),
@@ -93,7 +129,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def seen_classes(asked: str | None, data: SampleSet) -> dict[str, Any] | None:
+def seen_classes(asked: str | None, data: SampleSet) -> Seen | None:
     """Return which classes training saw, and by which list; None if it is all or nothing.
 
     Raises:
@@ -117,15 +153,17 @@ def _seen_names(asked: str) -> set[str]:
     return {name.strip() for name in Vocabulary.load(asked).names}
 
 
-def _by_convention(results: Mapping[str, Result], ids: Sequence[int]) -> dict[str, Any]:
+def _by_convention(
+    found: Mapping[str, Evaluation], ids: Sequence[int]
+) -> dict[str, dict[str, PartScores]]:
     return {
-        method: {c: _parts(result.matrix, ids, c) for c in CONVENTIONS[:2]}
-        for method, result in results.items()
+        key: {c: _parts(one.result.matrix, ids, c) for c in CONVENTIONS[:2]}
+        for key, one in found.items()
     }
 
 
-def _pair(plan: Plan, name: str, first: str, second: str) -> dict[str, Any]:
-    found = compare(plan.folder(name, first), plan.folder(name, second))
+def _pair(first: str, second: str, left: Evaluation, right: Evaluation) -> Pair:
+    found = compare_evaluations(left, right)
     return {
         "first": first,
         "second": second,
@@ -134,7 +172,7 @@ def _pair(plan: Plan, name: str, first: str, second: str) -> dict[str, Any]:
     }
 
 
-def _interval(paired: PairedDifference) -> dict[str, float | None]:
+def _interval(paired: PairedDifference) -> Paired:
     return {
         "difference": _number(paired.interval.estimate),
         "low": _number(paired.interval.low),
@@ -143,36 +181,31 @@ def _interval(paired: PairedDifference) -> dict[str, float | None]:
     }
 
 
-def _diagnoses(plan: Plan, name: str, method: str, seen: Sequence[int] | None) -> dict[str, Any]:
+def _diagnoses(
+    plan: Plan, name: str, key: str, itself: Evaluation, seen: Sequence[int] | None
+) -> dict[str, DiagnosisEntry]:
     """Return the scores of a method's diagnoses by name, or the reason why there are none."""
     if not plan.diagnosed(name):
         return {}
-    folder = plan.folder(name, method)
-    refused = read_json(folder / REFUSED_FILE) or {}
-    found: dict[str, Any] = {}
-    for part in PARTS:
-        path = folder / part / RESULT_FILE
-        if part in refused:
-            found[part] = {"reason": refused[part]}
-        elif path.is_file():
-            result = Result.load(path)
-            result.save(result_file(plan.output, name, method, part))
-            found[part] = {**part_scores(result.matrix, seen), "images": result.card.n_images}
-    return found
+    announced: dict[str, Announced] = read_json(itself.folder / DIAGNOSES_FILE) or {}
+    entries: dict[str, DiagnosisEntry] = {}
+    for part, said in announced.items():
+        entry: DiagnosisEntry = {"title": said["title"], "note": said["note"]}
+        if said["reason"]:
+            entries[part] = {**entry, "reason": said["reason"]}
+        elif (found := _read(plan, name, key, part)) is not None:
+            result = found.result
+            result.save(result_file(plan.output, name, key, part))
+            scored = part_scores(result.matrix, seen)
+            entries[part] = {**entry, **scored, "images": result.card.n_images}
+            if said["paired"]:
+                entries[part]["paired"] = _difference(itself, found)
+    return entries
 
 
-def _one_step(plan: Plan, name: str) -> dict[str, float | None] | None:
-    """Return how much better CaR is than after one step, on the images that both have seen."""
-    folder = plan.folder(name, "car")
-    there = (folder / ONE_STEP / RESULT_FILE).is_file()
-    if "car" not in plan.weights or not plan.diagnosed(name) or not there:
-        return None
-    itself, one = ({r.id: r.pairs for r in _records(f)} for f in (folder, folder / ONE_STEP))
-    both = sorted(itself.keys() & one.keys())
-    first, second = [itself[i] for i in both], [one[i] for i in both]
-    paired = paired_difference(first, second, len(plan.data[name].vocabulary))
+def _difference(itself: Evaluation, other: Evaluation) -> Paired:
+    """Return how much better a method is than its diagnosis, on the images that both have seen."""
+    both = sorted(itself.records.keys() & other.records.keys())
+    first, second = ([one.records[i].pairs for i in both] for one in (itself, other))
+    paired = paired_difference(first, second, len(itself.result.names))
     return {**_interval(paired), "images": len(both)}
-
-
-def _records(folder: Path) -> Iterator[ImageRecord]:
-    return read_records(folder, Result.load(folder / RESULT_FILE).card)

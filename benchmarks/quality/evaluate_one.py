@@ -16,23 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.layout import COSTS_FILE, CROPS_FILE, REFUSED_FILE, read_json, run_folder
+from benchmarks.forms import Announced, Costs
+from benchmarks.layout import COSTS_FILE, CROPS_FILE, DIAGNOSES_FILE, read_json, run_folder
 from benchmarks.measuring import peak_memory_gib
-from benchmarks.quality.crops import crop_accuracy
-from benchmarks.quality.diagnoses import LENGTHY, Codes, diagnoses_of
 from benchmarks.quality.plan import find_data, is_world, load_method, shard
-from car.diagnosis import FirstSteps
-from car.segmenter import CaRSegmenter
 from openvocab.cli import run
+from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import choose_device
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
+from openvocab.evaluation.diagnosis import Diagnosis, Found
 from openvocab.evaluation.log import read_records
 from openvocab.evaluation.oracle import KnownTruth
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import evaluate_set
 from openvocab.files import write_text
+from openvocab.methods import find_method
 from openvocab.segmenter import Segmenter
+from openvocab.world.crop_accuracy import crop_accuracy
 
 
 class Timed:
@@ -61,24 +62,25 @@ def evaluate_method(args: argparse.Namespace) -> None:
         InputError: the weights or the data are not there, or the method cannot do it.
     """
     before = peak_memory_gib()
+    method = find_method(args.method)
     folder = run_folder(args.output, args.data, args.method)
     data = find_data(args.data, args.data_root)
-    device = choose_device(args.device)
-    segmenter = load_method(args.method, args.weights, data, device)
-    diagnosed = args.diagnoses and isinstance(segmenter, CaRSegmenter)
-    first_steps = FirstSteps(segmenter) if diagnosed else None
+    segmenter = load_method(args.method, args.weights, data, choose_device(args.device))
+    asked = args.diagnoses and method.diagnoses is not None
+    diagnoses = method.diagnoses(segmenter) if asked and method.diagnoses else ()
     timed = Timed(segmenter)
     result = _evaluate(timed, data, folder, args, save_predictions=True)
     if timed.seconds:
         write_text(folder / COSTS_FILE, json.dumps(costs(timed.seconds, before)) + "\n")
-    if args.diagnoses:
+    if diagnoses:
         found = {r.id: r.segments or {} for r in read_records(folder, result.card)}
-        diagnose(segmenter, data, found, folder, args, first_steps)
-    if isinstance(segmenter, CaRSegmenter) and is_world(data) and shard()[0] == 0:
-        _measure_crops(segmenter, folder, args)
+        diagnose(diagnoses, data, found, folder, args)
+    if method.naming_clip is not None and is_world(data) and shard()[0] == 0:
+        weights_sha256 = str(segmenter.describe().get("weights_sha256"))
+        _measure_crops(method.naming_clip(segmenter), weights_sha256, folder, args)
 
 
-def costs(seconds: Sequence[float], before: float) -> dict[str, Any]:
+def costs(seconds: Sequence[float], before: float) -> Costs:
     """Return seconds for an image, without the first one, which pays for the names, and memory.
 
     Args:
@@ -94,28 +96,35 @@ def costs(seconds: Sequence[float], before: float) -> dict[str, Any]:
 
 
 def diagnose(
-    segmenter: Segmenter,
+    diagnoses: Sequence[Diagnosis],
     data: SampleSet,
-    found: Codes,
+    found: Found,
     folder: Path,
     args: argparse.Namespace,
-    first_steps: FirstSteps | None = None,
 ) -> None:
-    """Evaluate the method with parts of the truth, and write why some of them cannot be told."""
+    """Carry out a method's diagnoses, and write which there are and why some cannot be done."""
     known = KnownTruth(data)
-    refused = {}
-    for part, told in diagnoses_of(args.method, segmenter, known, found, first_steps).items():
-        print(f"{args.method}, {part}", file=sys.stderr, flush=True)
-        limit = args.again if part in LENGTHY else None
+    announced: dict[str, Announced] = {}
+    for one in diagnoses:
+        print(f"{args.method}, {one.key}", file=sys.stderr, flush=True)
+        limit, reason = args.again if one.runs_again else None, ""
         try:
-            _evaluate(told, known, folder / part, args, limit=limit or args.limit)
+            told = one.segmenter(known, found)
+            _evaluate(told, known, folder / one.key, args, limit=limit or args.limit)
         except InputError as error:
-            refused[part] = str(error)
-    write_text(folder / REFUSED_FILE, json.dumps(refused) + "\n")
+            reason = str(error)
+        announced[one.key] = {
+            "title": one.title, "note": one.note, "paired": one.paired, "reason": reason,
+        }  # fmt: skip
+    write_text(folder / DIAGNOSES_FILE, json.dumps(announced) + "\n")
 
 
 def _evaluate(
-    segmenter: Any, data: Any, folder: Path, args: argparse.Namespace, **options: Any
+    segmenter: Segmenter,
+    data: SampleSet,
+    folder: Path,
+    args: argparse.Namespace,
+    **options: Any,
 ) -> Result:
     return evaluate_set(
         segmenter,
@@ -127,19 +136,20 @@ def _evaluate(
     )
 
 
-def _measure_crops(segmenter: CaRSegmenter, folder: Path, args: argparse.Namespace) -> None:
+def _measure_crops(
+    clip: TextEncoder, weights_sha256: str, folder: Path, args: argparse.Namespace
+) -> None:
     before = read_json(folder / CROPS_FILE) or {}
-    if args.resume and before.get("weights_sha256") == segmenter.weights_sha256:
+    if args.resume and before.get("weights_sha256") == weights_sha256:
         return
-    found = crop_accuracy(segmenter.car.mask_classifier.text)
-    found["weights_sha256"] = segmenter.weights_sha256
+    found = {**crop_accuracy(clip), "weights_sha256": weights_sha256}
     write_text(folder / CROPS_FILE, json.dumps(found) + "\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method", choices=("san", "ovseg", "car"))
+    parser.add_argument("method", help="key of an installed method")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-root", type=Path)

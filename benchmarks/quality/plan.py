@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.layout import run_folder
 from benchmarks.measuring import in_fresh_process
-from car.config import CaRConfig, available_configs, named_config
-from car.segmenter import load_car
 from openvocab.datasets import resolve
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
 from openvocab.evaluation.run import FolderDataset
+from openvocab.methods import find_method
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import WORLD
-from ovseg import load_ovseg
-from ovseg.evaluate import with_published_weight
-from san import load_san
 
 AGAIN = 32
 _FOLDERS = ("images", "labels", "names.txt")
@@ -32,10 +29,23 @@ class Missing:
     Attributes:
         what: the model or the data set.
         sentence: what is wrong and what to do.
+        failed: whether it ended with an error that nobody foresaw.
     """
 
     what: str
     sentence: str
+    failed: bool = False
+
+    @classmethod
+    def after(cls, what: str, error: Exception) -> Missing:
+        """Say in one line what went wrong in a method, and print the rest of it.
+
+        Whatever a method does, the others still run.
+        """
+        print(error, file=sys.stderr, flush=True)
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+        return cls(what, f"it failed with {kind}{lines[-1] if lines else 'no message'}", True)
 
 
 @dataclass(frozen=True)
@@ -92,84 +102,78 @@ def find_data(name: str, root: Path | None) -> SampleSet:
     """
     folder = Path(name)
     if folder.is_dir():
-        parts = [folder / part for part in _FOLDERS]
-        if absent := [part.name for part in parts if not part.exists()]:
+        if absent := [part for part in _FOLDERS if not (folder / part).exists()]:
             raise InputError(
                 f"the folder {folder} has no {' and no '.join(absent)}; a data set of one's own is "
                 "a folder with images/, labels/ and names.txt"
             )
-        return FolderDataset(*parts)
+        return FolderDataset(folder / "images", folder / "labels", folder / "names.txt")
     return resolve(name, root)
 
 
 def load_method(
-    method: str, weights: str, data: SampleSet | None = None, device: str = "cpu"
+    key: str, weights: str, data: SampleSet | None = None, device: str = "cpu"
 ) -> Segmenter:
     """Load a method from `--weights METHOD=...`, with what was published for the data.
 
     Args:
-        method: "san", "ovseg" or "car".
-        weights: what its own commands take; for CaR a named configuration such as "world", or one
-            CLIP or two, with a comma between.
-        data: OVSeg's ensemble weight and CaR's settings are the published ones of this set.
+        key: of an installed method.
+        weights: what the method takes.
+        data: for whose published settings the method is asked.
         device: "cpu", "cuda", ...
 
     Raises:
-        InputError: the weights are not there.
+        InputError: there is no such method, or the weights are not there.
     """
-    if method == "san":
-        return load_san(weights, device=device)
-    if method == "ovseg":
-        segmenter = load_ovseg(weights, device=device)
-        if data is not None:
-            segmenter.inference = with_published_weight(segmenter.inference, data.vocabulary)
+    method = find_method(key)
+    segmenter = method.load(weights, device=device)
+    if data is None or method.for_data is None:
         return segmenter
-    if data is None or weights in available_configs():
-        return load_car(weights, device=device)
-    return load_car(weights, config=_published_settings(data), device=device)
-
-
-def _published_settings(data: SampleSet) -> CaRConfig:
-    """Return the settings that were published for a data set, else the defaults."""
-    for config in map(named_config, available_configs()):
-        if config.dataset == data.name:
-            return config.car
-    return CaRConfig()
+    return method.for_data(segmenter, data)
 
 
 def check_weights(weights: Mapping[str, str]) -> list[Missing]:
     """Return which weights cannot be found, before anything runs."""
     missing = []
-    for method, source in weights.items():
-        for part in source.split(",") if method == "car" else (source,):
+    for key, source in weights.items():
+        what = f"weights of {key}"
+        for part in find_method(key).parts_of_weights(source):
             if Path(part).is_file():
                 continue
-            looks_like_path = "/" in part or Path(part).suffix
+            looks_like_path = ("/" in part or Path(part).suffix) and ":" not in part
             try:
                 if looks_like_path:
                     raise InputError(
                         f"there is no file '{part}'; fetch the checkpoint and put it there, or "
-                        f"give another with --weights {method}=FILE"
+                        f"give another with --weights {key}=FILE"
                     )
-                load_method(method, part)  # fetches it, or finds it in the cache
+                load_method(key, part)  # fetches it, or finds it in the cache
             except InputError as error:
-                missing.append(Missing(f"weights of {method}", str(error)))
+                missing.append(Missing(what, str(error)))
+            except Exception as error:
+                missing.append(Missing.after(what, error))
     return missing
 
 
 def evaluate_all(plan: Plan, say: Callable[[str], None]) -> list[Missing]:
     """Evaluate every method on every data set; return what a method could not do."""
-    refused = []
-    pairs = [(method, name) for name in plan.data for method in plan.weights]
-    for number, (method, name) in enumerate(pairs, start=1):
-        say(f"{number} of {len(pairs)}: {method} on {name}")
-        done = in_fresh_process(
-            "benchmarks.quality.evaluate_one", _arguments(plan, name, method), show=True
-        )
-        if done["refused"]:
-            refused.append(Missing(f"{method} on {name}", done["refused"]))
-            say(f"missing: {refused[-1].what}: {refused[-1].sentence}")
-    return refused
+    missing = []
+    pairs = [(key, name) for name in plan.data for key in plan.weights]
+    for number, (key, name) in enumerate(pairs, start=1):
+        say(f"{number} of {len(pairs)}: {key} on {name}")
+        what = f"{key} on {name}"
+        try:
+            done = in_fresh_process(
+                "benchmarks.quality.evaluate_one", _arguments(plan, name, key), show=True
+            )
+        except RuntimeError as error:
+            missing.append(Missing.after(what, error))
+        else:
+            if not done["refused"]:
+                continue
+            missing.append(Missing(what, done["refused"]))
+        say(f"missing: {what}: {missing[-1].sentence}")
+    return missing
 
 
 def _arguments(plan: Plan, name: str, method: str) -> list[str]:

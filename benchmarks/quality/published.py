@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
+from benchmarks.forms import PublishedRow
 from benchmarks.layout import read_json
 from openvocab.datasets.catalog import CATALOG
 from openvocab.evaluation.protocol import ProtocolCard
+from openvocab.methods import available_methods
 
-FILE = Path(__file__).parent / "published.json"
 SPLIT = "val"  # of all published numbers
 
 
-def published(method: str, data_set: str) -> list[dict[str, Any]]:
-    """Return the published rows of a method ("san", "ovseg", "car") on a data set."""
-    content = read_json(FILE)
-    rows = content["rows"]
+def published(key: str, data_set: str | None = None) -> list[PublishedRow]:
+    """Return the published rows of a method, on one data set or on all.
+
+    A method that is not installed, or brings no numbers, has none.
+    """
+    method = available_methods().get(key)
+    if method is None or method.published is None:
+        return []
+    content = read_json(method.published)
+    rows: list[PublishedRow] = content["rows"]
+    architectures: dict[str, str] = content["architectures"]
     return [
-        {**row, "architecture": content["architectures"][f"{row['method']}, {row['variant']}"]}
+        {**row, "method": method.title, "architecture": architectures[row["variant"]]}
         for row in rows
-        if (row["method"].lower(), row["data_set"]) == (method, data_set)
+        if data_set in (None, row["data_set"])
     ]
 
 
-def differences(row: Mapping[str, Any], card: ProtocolCard) -> list[str]:
+def differences(row: PublishedRow, card: ProtocolCard) -> list[str]:
     """Say in words why a published number may not stand beside one of ours.
 
     Args:

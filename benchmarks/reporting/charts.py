@@ -1,4 +1,4 @@
-"""Charts as SVG, made from numbers alone; colours follow the reader's light or dark scheme."""
+"""Charts as SVG, made from numbers alone; colors follow the reader's light or dark scheme."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-TITLES = {"san": "SAN", "ovseg": "OVSeg", "car": "CaR"}
-# Light and dark; each has a contrast of at least 4.5 to the ground of the report.
-COLOURS = {
-    "san": ("#2563eb", "#7aa7ff"),
-    "ovseg": ("#b45309", "#ff9d57"),
-    "car": ("#0b7a53", "#4fd1a1"),
-}
+from openvocab.methods import colors_of, title_of
+
 _INK = ("#1b1f24", "#e6e8eb")
 _WIDTH, _HEIGHT = 440, 280  # narrow, so that it can be read on a phone
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 66, 20, 48
@@ -49,12 +44,13 @@ def _draw(
     if not points:
         return ""
     x_range, y_range = _decades([x for x, _ in points]), y_span([y for _, y in points])
-    x = _scale(x_range, _LEFT, _WIDTH - _RIGHT, math.log)
+    right = max(_RIGHT, 14 + max(map(_text_width, map(title_of, series))))
+    x = _scale(x_range, _LEFT, _WIDTH - right, math.log)
     y = _scale(y_range, _HEIGHT - _BOTTOM, _TOP + 14, y_scale)
-    body = [_text(_LEFT, _TOP - 4, y_title), _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8,
+    body = [_text(_LEFT, _TOP - 4, y_title), _text((_LEFT + _WIDTH - right) / 2, _HEIGHT - 8,
             x_title, "middle")]  # fmt: skip
     body += [
-        _grid_line(_LEFT, y(v), _WIDTH - _RIGHT, y(v), _label(v), "y") for v in y_ticks(y_range)
+        _grid_line(_LEFT, y(v), _WIDTH - right, y(v), _label(v), "y") for v in y_ticks(y_range)
     ]
     body += [
         _grid_line(x(v), _TOP + 14, x(v), _HEIGHT - _BOTTOM, _label(v), "x") for v in ticks(x_range)
@@ -77,10 +73,10 @@ def _draw(
         taken.append(height)
         marks.append(
             f'<text x="{placed[-1][0] + 9:.1f}" y="{height:.1f}" font-weight="700">'
-            f"{escape(TITLES.get(method, method))}</text>"
+            f"{escape(title_of(method))}</text>"
         )
         body.append(f'<g class="{method}" fill="currentColor">{"".join(marks)}</g>')
-    return svg("".join(body), _WIDTH, _HEIGHT, f"{y_title} against {x_title}")
+    return svg("".join(body), _WIDTH, _HEIGHT, f"{y_title} against {x_title}", tuple(series))
 
 
 def pairs(
@@ -100,6 +96,7 @@ def pairs(
     left, right, top, step = 150, _WIDTH - 54, 44, 20
     x, bottom = _scale((0, 100), left, right, float), top + step * len(rows)
     body = [_text(x(v), bottom + 18, f"{v}", "middle") for v in range(0, 101, 20)]
+    away = 24 + _text_width(title_of(first))
     body += [
         f'<line x1="{x(v):.1f}" x2="{x(v):.1f}" y1="{top - 8}" y2="{bottom}" '
         'stroke="currentColor" stroke-opacity="0.15"/>'
@@ -107,8 +104,8 @@ def pairs(
     ]
     body += [
         f'<g class="{method}" fill="currentColor"><circle cx="{place}" cy="14" r="5"/>'
-        f'<text x="{place + 11}" y="19" font-weight="700">{TITLES[method]}</text></g>'
-        for method, place in ((first, left + 6), (second, left + 86))
+        f'<text x="{place + 11}" y="19" font-weight="700">{escape(title_of(method))}</text></g>'
+        for method, place in ((first, left + 6), (second, left + 6 + max(80, away)))
     ]
     body += [_text(_WIDTH - 2, 19, "difference", "end"), _text(right, bottom + 38, "IoU, %", "end")]
     for index, row in enumerate(rows):
@@ -128,7 +125,7 @@ def pairs(
             f'<circle class="{method}" cx="{x(v):.1f}" cy="{y}" r="5" fill="currentColor"/>'
             for method, v in ((first, a), (second, b))
         ]
-    return svg("".join(body), _WIDTH, bottom + 46, title)
+    return svg("".join(body), _WIDTH, bottom + 46, title, (first, second))
 
 
 def ticks(span: Point) -> list[float]:
@@ -169,6 +166,11 @@ def _label(value: float) -> str:
     return f"{value:,.0f}" if value >= 1 and value == round(value) else f"{value:g}"
 
 
+def _text_width(text: str) -> int:
+    """Return about how many pixels a bold text is wide, rather more than too few."""
+    return 9 * len(text)
+
+
 def _grid_line(x1: float, y1: float, x2: float, y2: float, label: str, axis: str) -> str:
     text = (
         _text(x1 - 8, y1 + 4, label, "end") if axis == "y" else _text(x1, y2 + 18, label, "middle")
@@ -183,9 +185,17 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def svg(body: str, width: float, height: float, title: str) -> str:
-    """Return a whole figure, in ink that suits a light or a dark ground."""
-    rules = {"svg": _INK, **{f".{method}": pair for method, pair in COLOURS.items()}}
+def svg(body: str, width: float, height: float, title: str, methods: Sequence[str] = ()) -> str:
+    """Return a whole figure, in ink that suits a light or a dark ground.
+
+    Args:
+        body: what is drawn; the class of an element is the method whose color it has.
+        width: in pixels.
+        height: in pixels.
+        title: for those who do not see it.
+        methods: whose colors are used.
+    """
+    rules = {"svg": _INK, **{f".{method}": colors_of(method) for method in methods}}
     light, dark = (
         "".join(f"{name}{{color:{pair[i]}}}" for name, pair in rules.items()) for i in (0, 1)
     )

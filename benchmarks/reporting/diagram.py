@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
+from benchmarks.forms import StageCost, Structure
 from benchmarks.reporting import charts
 from benchmarks.reporting.structure_table import at_most, total_gflop
 
@@ -20,7 +20,7 @@ _LANES, _LANE = 410, 12  # where the ways past boxes begin, and how far they are
 _WORDS = 472
 
 
-def draw(structure: Mapping[str, Any], widest: float) -> str:
+def draw(structure: Structure, widest: float) -> str:
     """Draw the way from image to label map, one box for a stage, as wide as its share of cost.
 
     Args:
@@ -28,7 +28,7 @@ def draw(structure: Mapping[str, Any], widest: float) -> str:
         widest: GFLOP of the costliest stage of all methods; its box is the widest.
     """
     stages = [stage for stage in structure["stages"] if stage["key"] not in ("text", "rest")]
-    text = next(stage for stage in structure["stages"] if stage["key"] == "text")
+    text = next((stage for stage in structure["stages"] if stage["key"] == "text"), None)
     body = [
         f'<text x="12" y="24" font-size="18" font-weight="700">{escape(structure["title"])}</text>',
         _key(12, 46),
@@ -38,7 +38,8 @@ def draw(structure: Mapping[str, Any], widest: float) -> str:
     bottom = _TOP + 14 + _ROW * len(stages)
     body.append(_arrow(bottom - 28, bottom - 6))
     body.append(_terminal(bottom + 8, "label map"))
-    body.append(_names(text, structure, stages, widest))
+    if text is not None and structure["names_enter"]:
+        body.append(_names(text, structure, stages, widest))
     body.append(_ways(structure, stages, widest))
     return charts.svg("".join(body), WIDTH, bottom + 22, structure["title"])
 
@@ -48,16 +49,16 @@ def box_width(gflop: float, widest: float) -> float:
     return max(_NARROW, _WIDE * (gflop / widest) ** 0.5) if widest else _NARROW
 
 
-def cost(stage: Mapping[str, Any]) -> str:
+def cost(stage: StageCost) -> str:
     """Say what a stage costs."""
     operations = stage["gflop"]
     seconds = f"{stage['seconds']:.2f} s"
     return f"{operations:,.1f} GFLOP, {seconds}" if operations >= 0.05 else seconds
 
 
-def share(stage: Mapping[str, Any], structure: Mapping[str, Any]) -> str:
+def share(stage: StageCost, structure: Structure) -> str:
     """Say how much of an image's operations a stage takes."""
-    percent = 100 * stage["gflop"] / total_gflop(structure)
+    percent = 100 * stage["gflop"] / max(total_gflop(structure), 1e-9)
     return "–" if stage["gflop"] < 0.05 else "< 1 %" if percent < 1 else f"{percent:.0f} %"
 
 
@@ -65,9 +66,7 @@ def _top(index: int) -> float:
     return _TOP + 14 + _ROW * index
 
 
-def _stage(
-    index: int, stage: Mapping[str, Any], structure: Mapping[str, Any], widest: float
-) -> str:
+def _stage(index: int, stage: StageCost, structure: Structure, widest: float) -> str:
     width, top = box_width(stage["gflop"], widest), _top(index)
     ground = f"rgb{_KINDS[stage['weights']]}"
     lines = textwrap.wrap(stage["detail"], 44)
@@ -103,7 +102,7 @@ def _terminal(y: float, text: str) -> str:
 
 
 def _names(
-    text: Mapping[str, Any], structure: Mapping[str, Any], stages: Sequence[Any], widest: float
+    text: StageCost, structure: Structure, stages: Sequence[StageCost], widest: float
 ) -> str:
     """Draw where the names come from, at the left, and to which stages they go."""
     keys = [stage["key"] for stage in stages]
@@ -127,7 +126,7 @@ def _names(
     return "".join(lines)
 
 
-def _ways(structure: Mapping[str, Any], stages: Sequence[Any], widest: float) -> str:
+def _ways(structure: Structure, stages: Sequence[StageCost], widest: float) -> str:
     """Draw what goes past the next box, down, and dashed what goes back up, at the right."""
     keys = ["image", *(stage["key"] for stage in stages)]
     drawn = []
@@ -146,9 +145,9 @@ def _ways(structure: Mapping[str, Any], stages: Sequence[Any], widest: float) ->
 def _key(x: float, y: float) -> str:
     entries = ((FROZEN, "frozen"), (TRAINED, "trained by the method"), (PLAIN, "no weights"))
     parts, left = [], x
-    for colour, label in entries:
+    for color, label in entries:
         parts.append(
-            f'<rect x="{left}" y="{y - 9}" width="12" height="12" rx="2" fill="rgb{colour}"/>'
+            f'<rect x="{left}" y="{y - 9}" width="12" height="12" rx="2" fill="rgb{color}"/>'
             f'<text x="{left + 17}" y="{y + 2}" font-size="12">{label}</text>'
         )
         left += 40 + 7 * len(label)

@@ -22,18 +22,20 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from benchmarks.forms import Comparison
 from benchmarks.layout import read_json, result_file
-from benchmarks.quality.controls import floor_rows
+from benchmarks.quality.acceptance import threshold_rows
+from benchmarks.quality.published import published
 from benchmarks.reporting import three_methods
-from benchmarks.reporting.charts import TITLES
 from benchmarks.reporting.figures import own_mib
-from benchmarks.reporting.report import TOLD, bound, cell, verdict
+from benchmarks.reporting.report import AS_IT_IS, bound, cell, verdict
 from openvocab.cli import run
 from openvocab.drawing.overlay import side_by_side
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
 from openvocab.files import atomic_path, write_text
 from openvocab.image import read_image
+from openvocab.methods import available_methods, title_of
 from openvocab.vocabulary import WORLD
 from openvocab.world import COUNTS
 
@@ -58,12 +60,12 @@ def collect_world(folder: Path) -> dict[str, Any]:
         InputError: there is none, or not of all scenes.
     """
     path = result_file(folder, WORLD, "comparison")
-    found = read_json(path)
+    found: Comparison | None = read_json(path)
     if found is None:
         raise InputError(f"there is no {path}; run benchmarks/run_all.py first")
     results = {m: Result.load(path.parent / name) for m, name in found["results"].items()}
     images = min(result.card.n_images for result in results.values())
-    if images < COUNTS["val"] or len(results) < len(three_methods.METHODS):
+    if images < COUNTS["val"] or not available_methods().keys() <= results.keys():
         raise InputError(
             f"{path} is of {', '.join(results)} on {images} scenes; documents quote all methods on "
             f"{COUNTS['val']}, as run_all.py measures them without --models and --limit"
@@ -77,16 +79,16 @@ def collect_world(folder: Path) -> dict[str, Any]:
         "weights_sha256": {m: result.card.weights_sha256 for m, result in results.items()},
         "images": images,
         "classes": len(first.names),
-        "seen_classes": found["seen"]["classes"],
+        "seen_classes": 0 if found["seen"] is None else found["seen"]["classes"],
+        "titles": {m: title_of(m) for m in results},
         "scores": found["scores"],
         "intervals": {m: [interval.low, interval.high] for m, interval in intervals.items()},
         "control": found["control"],
         "diagnoses": found["diagnoses"],
-        "one_step": found["one_step"],
         "crops": found["crops"],
-        "seconds": {m: times["seconds"] for m, times in found["times"].items()},
-        "mib": {m: own_mib(times) for m, times in found["times"].items()},
-        "floors": floor_rows(found, images),
+        "seconds": {m: times["seconds"] for m, times in found["times"].items() if times},
+        "mib": {m: own_mib(times) for m, times in found["times"].items() if times},
+        "thresholds": threshold_rows(found, images),
     }
 
 
@@ -95,22 +97,21 @@ def write_picture(folder: Path, path: Path) -> None:
     rows = []
     for entry in read_json(result_file(folder, WORLD, "comparison"))["gallery"][:_SCENES]:
         panels = [read_image(base64.b64decode(panel["jpeg"])) for panel in entry["panels"]]
-        titles = [
-            {"truth": "ground truth", **TITLES}.get(p["key"], p["key"]) for p in entry["panels"]
-        ]
+        titles = [_panel_title(panel["key"]) for panel in entry["panels"]]
         rows.append(side_by_side(panels, titles, height=_SIDE))
     with atomic_path(path) as file:
         Image.fromarray(np.concatenate(rows)).save(file, "PNG")
 
 
+def _panel_title(key: str) -> str:
+    return "ground truth" if key == "truth" else title_of(key)
+
+
 def measurements() -> dict[str, Any]:
     """Return everything that was measured, by the name of the file, and what was published."""
     found = {path.stem: read_json(path) for path in sorted(MEASURED.glob("*.json"))}
-    return {
-        WORLD: None,
-        **found,
-        "published": read_json(HERE.parent / "quality" / "published.json")["rows"],
-    }
+    rows = [row for key in available_methods() for row in published(key)]
+    return {WORLD: None, **found, "published": rows}
 
 
 def rendered(text: str, values: Mapping[str, Any]) -> str:
@@ -135,7 +136,7 @@ def rendered(text: str, values: Mapping[str, Any]) -> str:
             raise InputError(
                 f"there is no template {name!r} in benchmarks/reporting/templates/measured"
             ) from None
-        return start + template.render(**values, told=TOLD).strip() + end
+        return start + template.render(**values, as_it_is=AS_IT_IS).strip() + end
 
     return BLOCK.sub(fill, text)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import resvg_py
 
+from benchmarks.forms import Comparison, Costs, Curves, Disagreement, Point, Structure
 from benchmarks.reporting import charts, diagram
 from openvocab.drawing.fonts import FOLDER
 from openvocab.evaluation.results import Result
 from openvocab.files import atomic_path, write_text
+from openvocab.methods import title_of
 
 _MOST = 15  # classes shown on each side of a difference
 _PNG_WIDTH = 1440
@@ -39,7 +40,7 @@ def write_figures(figures: Mapping[str, str], folder: Path) -> None:
             path.write_bytes(png)
 
 
-def write_gallery(gallery: Sequence[Mapping[str, Any]], folder: Path, slug: str) -> None:
+def write_gallery(gallery: Sequence[Disagreement], folder: Path, slug: str) -> None:
     """Write the panels of a gallery as JPEG."""
     for number, entry in enumerate(gallery, start=1):
         for panel in entry["panels"]:
@@ -47,7 +48,7 @@ def write_gallery(gallery: Sequence[Mapping[str, Any]], folder: Path, slug: str)
                 path.write_bytes(base64.b64decode(panel["jpeg"]))
 
 
-def latency_figures(curves: Mapping[str, Any]) -> dict[str, str]:
+def latency_figures(curves: Mapping[str, Curves]) -> dict[str, str]:
     """Draw latency against names and sizes, by axis.
 
     Args:
@@ -63,11 +64,15 @@ def latency_figures(curves: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _measured(points: Sequence[Mapping[str, Any]], axis: str) -> list[tuple[float, float]]:
-    return [(point[axis], point["seconds"]) for point in points if point["seconds"]]
+def _measured(points: Sequence[Point], axis: str) -> list[tuple[float, float]]:
+    return [
+        (point["names"] if axis == "names" else point["side"], point["seconds"])
+        for point in points
+        if point["seconds"]
+    ]
 
 
-def diagrams(structures: Mapping[str, Any]) -> dict[str, str]:
+def diagrams(structures: Mapping[str, Structure]) -> dict[str, str]:
     """Draw one diagram for each method, in one scale."""
     costs = [
         stage["gflop"]
@@ -75,14 +80,14 @@ def diagrams(structures: Mapping[str, Any]) -> dict[str, str]:
         for stage in structure["stages"]
         if stage["key"] != "text"
     ]
-    return {m: diagram.draw(s, max(costs)) for m, s in structures.items()}
+    return {m: diagram.draw(s, max(costs, default=0.0)) for m, s in structures.items()}
 
 
-def set_figures(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> dict[str, str]:
+def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str, str]:
     """Draw what is shown of one data set: accuracy against cost, and class against class."""
     drawn = {}
     times = {m: t for m, t in comparison["times"].items() if t}
-    axes = {
+    axes: dict[str, tuple[str, Callable[[Costs], float]]] = {
         "seconds": ("seconds for an image", lambda t: t["seconds"]),
         "memory": ("peak memory beyond Python and libraries, MiB", own_mib),
     }
@@ -95,12 +100,12 @@ def set_figures(found: Mapping[str, Result], comparison: Mapping[str, Any]) -> d
             class_differences(found[first], found[second]),
             first,
             second,
-            f"IoU of each class by {charts.TITLES[first]} and {charts.TITLES[second]}",
+            f"IoU of each class by {title_of(first)} and {title_of(second)}",
         )
     return drawn
 
 
-def own_mib(times: Mapping[str, Any]) -> float:
+def own_mib(times: Costs) -> float:
     """Return the MiB of memory that an evaluation took beyond Python and libraries."""
     return max(1024 * (times["peak_gib"] - times["libraries_gib"]), 1.0)
 
@@ -112,5 +117,7 @@ def class_differences(first: Result, second: Result) -> list[tuple[str, float, f
     """
     a, b = first.scores().iou, second.scores().iou
     order = [int(i) for i in np.argsort(b - a, kind="stable") if not np.isnan(b[i] - a[i])]
-    rows = [(first.names[i].strip(), float(a[i]), float(b[i])) for i in order]
+    rows: list[tuple[str, float, float] | None] = [
+        (first.names[i].strip(), float(a[i]), float(b[i])) for i in order
+    ]
     return rows if len(rows) <= 2 * _MOST else [*rows[:_MOST], None, *rows[-_MOST:]]

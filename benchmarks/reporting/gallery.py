@@ -1,47 +1,51 @@
-"""Images on which methods disagree, drawn beside the ground truth in the same colours."""
+"""Images on which methods disagree, drawn beside the ground truth in the same colors."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.forms import Disagreement, Panel
 from openvocab.datasets.samples import SampleSet
 from openvocab.drawing.overlay import color_labels, palette, side_by_side
+from openvocab.evaluation.log import ImageRecord
 from openvocab.evaluation.oracle import KnownTruth
-from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
+from openvocab.formats.run_length import decode_labels
 from openvocab.image import read_image
 
 _PANEL = 260  # height of the pictures
 
 
 def gallery(
-    data: SampleSet, files: Mapping[str, Path], limit: int | None, count: int = 6
-) -> list[dict[str, Any]]:
+    data: SampleSet,
+    found: Mapping[str, Mapping[str, ImageRecord]],
+    limit: int | None,
+    count: int = 6,
+) -> list[Disagreement]:
     """Return the images on which the methods disagree most.
 
     Args:
         data: the images.
-        files: predictions by method, as `openvocab.evaluation.run` writes them.
+        found: by method, what it found in each image, by id.
         limit: only the first so many images were evaluated; None for all.
         count: how many images.
     """
-    if len(files) < 2:
+    if len(found) < 2:
         return []
-    predictions = {method: read_predictions(path) for method, path in files.items()}
     scored = []
     for sample in data.samples[:limit]:
-        maps = _maps(predictions, str(sample.image))
+        maps = _maps(found, sample.id)
         if maps is not None:
             scored.append((_disagreement(list(maps.values())), sample, maps))
     scored.sort(key=lambda entry: (-entry[0], entry[1].id))
-    names, known, entries = data.vocabulary.names, KnownTruth(data), []
+    names, known = data.vocabulary.names, KnownTruth(data)
+    entries: list[Disagreement] = []
     for share, sample, maps in scored[:count]:
         known.read_label(sample)
         entries.append(
@@ -55,12 +59,18 @@ def gallery(
     return entries
 
 
-def _maps(predictions: Mapping[str, Any], image: str) -> dict[str, NDArray[np.int32]] | None:
-    """Return the label maps of one image by method, or None if a method has none of it."""
-    found = {method: by_image.get(image) for method, by_image in predictions.items()}
-    if not all(found.values()):
-        return None
-    return {method: labels_of_predictions(segments) for method, segments in found.items()}
+def _maps(
+    found: Mapping[str, Mapping[str, ImageRecord]], sample: str
+) -> dict[str, NDArray[np.int32]] | None:
+    """Return the label maps of one image by method, or None if a method found nothing in it."""
+    maps = {}
+    for method, records in found.items():
+        codes = records[sample].segments if sample in records else None
+        if not codes:
+            return None
+        height, width = next(iter(codes.values()))["size"]
+        maps[method] = decode_labels(codes, (height, width))
+    return maps
 
 
 def _disagreement(maps: Sequence[NDArray[Any]]) -> float:
@@ -74,14 +84,15 @@ def _panels(
     truth: NDArray[np.int64],
     maps: Mapping[str, NDArray[np.int32]],
     count: int,
-) -> list[dict[str, Any]]:
-    """Draw image, truth and predictions in the same colours, each as a JPEG in base64.
+) -> list[Panel]:
+    """Draw image, truth and predictions in the same colors, each as a JPEG in base64.
 
     The share of the labelled pixels that a method names right stands beside its picture.
     """
     labelled = truth >= 0
-    entries = [{"key": "image", "jpeg": _jpeg(image)}]
-    for key, labels in {"truth": truth, **maps}.items():
+    entries: list[Panel] = [{"key": "image", "jpeg": _jpeg(image)}]
+    shown: dict[str, NDArray[Any]] = {"truth": truth, **maps}
+    for key, labels in shown.items():
         painted = (0.3 * image + 0.7 * color_labels(labels, count)).astype(np.uint8)
         entries.append({"key": key, "jpeg": _jpeg(painted)})
         if key in maps and labelled.any():
@@ -96,7 +107,7 @@ def _jpeg(picture: NDArray[np.uint8]) -> str:
 
 
 def _legend(maps: Sequence[NDArray[Any]], names: Sequence[str]) -> list[list[str]]:
-    """Return (name, colour) of every class that any of the maps has, and of what has none."""
+    """Return (name, color) of every class that any of the maps has, and of what has none."""
     colors = palette(len(names))
     ids = np.unique(np.concatenate([labels.ravel() for labels in maps]))
     entries = [

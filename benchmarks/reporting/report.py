@@ -12,10 +12,17 @@ import jinja2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
+from benchmarks.forms import (
+    Comparison,
+    Costs,
+    Curves,
+    Latency,
+    Structure,
+    ThresholdRow,
+)
 from benchmarks.layout import FORMAT, read_json
-from benchmarks.quality.controls import floor_rows
+from benchmarks.quality.acceptance import threshold_rows
 from benchmarks.quality.published import differences, published
-from benchmarks.reporting import charts
 from benchmarks.reporting.figures import (
     diagrams,
     latency_figures,
@@ -29,18 +36,12 @@ from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
 from openvocab.files import write_text
-from openvocab.metrics.scores import CONVENTIONS
+from openvocab.methods import available_methods, title_of
+from openvocab.metrics.scores import CONVENTIONS, Convention
 from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).parent
-METHODS = ("san", "ovseg", "car")
-TOLD = {
-    "nothing": "nothing: as it is",
-    "true-masks": "true masks, named by the method's CLIP",
-    "true-names": "the method's masks, truly named",
-    "known-presence": "only names that are in the image",
-    "one-step": "one step instead of the recurrence",
-}
+AS_IT_IS = "nothing: the method as it is"  # of the row that a method's diagnoses stand below
 
 
 def build_report(folder: Path) -> Path:
@@ -61,16 +62,19 @@ def build_report(folder: Path) -> Path:
 def read_page(folder: Path) -> dict[str, Any]:
     """Gather everything that the templates show."""
     results = folder / "results"
-    structures, latencies = (_by_method(results, kind) for kind in ("structure", "latency"))
+    structures: dict[str, Structure] = _by_method(results, "structure")
+    latencies: dict[str, Latency] = _by_method(results, "latency")
     found = [read_json(path) for path in sorted(results.glob("*--comparison.json"))]
-    comparisons = [value for value in found if value.get("format") == FORMAT]
+    comparisons: list[Comparison] = [value for value in found if value.get("format") == FORMAT]
     if not structures and not comparisons:
         raise InputError(f"{results} holds no results; run benchmarks/run_all.py first")
     sets = [read_set(results, value) for value in comparisons]
     curves = read_curves(structures, latencies)
+    shown = {key: title_of(key) for key in _in_order(structures, latencies, *_scored(comparisons))}
     return {
         "structures": structures,
-        "titles": charts.TITLES,
+        "titles": shown,
+        "heading": f"{_listed(list(shown.values()))}, measured",
         "side_by_side": side_by_side(structures),
         "figures": _figures(structures, curves, sets),
         "curves": curves,
@@ -80,10 +84,25 @@ def read_page(folder: Path) -> dict[str, Any]:
     }
 
 
+def _scored(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    return [dict(comparison["scores"]) for comparison in comparisons]
+
+
+def _in_order(*keyed: Mapping[str, Any]) -> list[str]:
+    """Return the methods of several tables, the installed ones first, in their order."""
+    there = dict.fromkeys(key for table in keyed for key in table)
+    installed = [key for key in available_methods() if key in there]
+    return [*installed, *(key for key in there if key not in installed)]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
 def at_a_glance(sets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return mIoU of every method on every data set of photographs; nothing where there is one."""
     photographs = [data for data in sets if not data["is_world"]]
-    methods = [m for m in METHODS if any(m in data["scores"] for data in photographs)]
+    methods = _in_order(*(data["scores"] for data in photographs))
     rows = [
         {
             "name": data["name"],
@@ -97,8 +116,9 @@ def at_a_glance(sets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _by_method(results: Path, kind: str) -> dict[str, Any]:
-    found = {m: read_json(results / f"{kind}-{m}.json") for m in METHODS}
-    return {m: value for m, value in found.items() if value}
+    """Read what was measured of each method, in the order of the methods."""
+    paths = {path.stem.removeprefix(f"{kind}-"): path for path in results.glob(f"{kind}-*.json")}
+    return {key: read_json(paths[key]) for key in _in_order(dict(sorted(paths.items())))}
 
 
 def _render(template: str, page: Mapping[str, Any]) -> str:
@@ -118,18 +138,20 @@ def cell(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
-def bound(floor: Mapping[str, Any]) -> str:
-    """Show what a floor asks for."""
-    return f"> {floor['above']}" if "above" in floor else f"≥ {floor['at_least']}"
+def bound(threshold: ThresholdRow) -> str:
+    """Show what an acceptance threshold asks for."""
+    if "above" in threshold:
+        return f"> {threshold['above']}"
+    return f"≥ {threshold['at_least']}"
 
 
 def verdict(holds: bool | None) -> str:
-    """Say whether a floor holds."""
+    """Say whether an acceptance threshold holds."""
     return {True: "yes", False: "no", None: "not measured on enough images"}[holds]
 
 
 def read_curves(
-    structures: Mapping[str, Any], latencies: Mapping[str, Any]
+    structures: Mapping[str, Structure], latencies: Mapping[str, Latency]
 ) -> list[dict[str, Any]]:
     """Return the groups of curves of latency, each with its title and what was left out."""
     published = {m: s["curves"] for m, s in structures.items() if "curves" in s}
@@ -151,20 +173,21 @@ def read_curves(
     return groups
 
 
-def _group(key: str, title: str, curves: Mapping[str, Any]) -> dict[str, Any]:
+def _group(key: str, title: str, curves: Mapping[str, Curves]) -> dict[str, Any]:
     left_out = [
-        f"{charts.TITLES[method]} with {point[axis]:,} {'names' if axis == 'names' else 'pixels'} "
+        f"{title_of(method)} with {value:,} {'names' if axis == 'names' else 'pixels'} "
         f"({point['reason']})"
         for method, axes in curves.items()
         for axis, points in axes.items()
         for point in points
         if point["seconds"] is None
+        for value in [point["names"] if axis == "names" else point["side"]]
     ]
     return {"key": key, "title": title, "curves": curves, "left_out": left_out}
 
 
 def _figures(
-    structures: Mapping[str, Any], curves: Sequence[Any], sets: Sequence[Any]
+    structures: Mapping[str, Structure], curves: Sequence[Any], sets: Sequence[Any]
 ) -> dict[str, str]:
     """Draw everything; by file name."""
     figures = {f"diagram-{m}": svg for m, svg in diagrams(structures).items()}
@@ -176,7 +199,7 @@ def _figures(
     return figures
 
 
-def read_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
+def read_set(results: Path, comparison: Comparison) -> dict[str, Any]:
     """Gather what is shown of one data set."""
     found = {m: Result.load(results / name) for m, name in comparison["results"].items()}
     first = next(iter(found.values()))
@@ -195,26 +218,28 @@ def read_set(results: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
         "paired": comparison["paired"],
         "seen": comparison["seen"],
         "diagnoses": _diagnoses(comparison, images),
-        "one_step": comparison["one_step"],
+        "paired_diagnoses": _paired_diagnoses(comparison),
+        "notes": _notes(comparison),
         "crops": comparison["crops"],
-        "floors": floor_rows(comparison, images) if is_world else [],
+        "thresholds": threshold_rows(comparison, images) if is_world else [],
         "gallery": comparison["gallery"],
         "charts": set_figures(found, comparison),
     }
 
 
-def _diagnoses(comparison: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
+def _diagnoses(comparison: Comparison, images: int) -> list[dict[str, Any]]:
     """Return a row for each method as it is, and one for each of its diagnoses."""
     rows = []
     for method, found in comparison["diagnoses"].items():
-        itself = {**comparison["scores"][method], "images": images}
-        entries = {"nothing": itself, **found} if found else {}
-        for part, entry in entries.items():
+        if not found:
+            continue
+        itself = {**comparison["scores"][method], "images": images, "title": AS_IT_IS}
+        for number, entry in enumerate([itself, *map(dict, found.values())]):
             rows.append(
                 {
                     "method": method,
-                    "first": part == "nothing",
-                    "title": TOLD[part],
+                    "first": number == 0,
+                    "title": entry["title"],
                     "scores": {key: entry.get(key) for key in ("all", "seen", "unseen")},
                     "images": entry.get("images"),
                     "reason": entry.get("reason"),
@@ -223,11 +248,27 @@ def _diagnoses(comparison: Mapping[str, Any], images: int) -> list[dict[str, Any
     return rows
 
 
+def _paired_diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the differences between a method and those diagnoses that are paired with it."""
+    return [
+        {"method": method, "title": entry["title"], **entry["paired"]}
+        for method, found in comparison["diagnoses"].items()
+        for entry in found.values()
+        if "paired" in entry
+    ]
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Return what the numbers of diagnoses depend on."""
+    entries = [entry for found in comparison["diagnoses"].values() for entry in found.values()]
+    return [entry["note"] for entry in entries if entry["note"]]
+
+
 def _row(
-    method: str, convention: Any, result: Result, comparison: Mapping[str, Any]
+    method: str, convention: Convention, result: Result, comparison: Comparison
 ) -> dict[str, Any]:
     interval = result.intervals.get(convention)
-    times = comparison["times"].get(method) or {}
+    times: Costs | None = comparison["times"].get(method)
     miou = result.scores(convention).miou
     return {
         "method": method,
@@ -241,7 +282,7 @@ def _row(
             for row in published(method, comparison["data_set"])
             if row["convention"] == convention and not differences(row, result.card)
         ],
-        "seconds": times.get("seconds"),
+        "seconds": times["seconds"] if times else None,
         "mib": own_mib(times) if times else None,
     }
 

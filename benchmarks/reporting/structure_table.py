@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
+
+from benchmarks.forms import StageCost, Structure
 
 
-def side_by_side(structures: Mapping[str, Any]) -> list[dict[str, Any]]:
+class Row(TypedDict):
+    """One row: what is compared, and a cell for each method."""
+
+    title: str
+    cells: list[str]
+
+
+def side_by_side(structures: Mapping[str, Structure]) -> list[Row]:
     """Return the rows of the table of structure: a title and one cell for each method."""
-    rows = {
+    rows: dict[str, Callable[[Structure], str]] = {
         "Parameters": lambda s: millions(s["parameters"]["total"]),
         "of them trained by the method": lambda s: millions(s["parameters"]["trained"]),
         "of them frozen": lambda s: millions(s["parameters"]["frozen"]),
@@ -29,23 +38,23 @@ def side_by_side(structures: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def names_sentence(structure: Mapping[str, Any]) -> str:
+def names_sentence(structure: Structure) -> str:
     """Say which stages use the names."""
     titles = {stage["key"]: stage["title"] for stage in structure["stages"]}
     return " and ".join(f"“{titles[key]}”" for key in structure["names_enter"])
 
 
-def pictures_sentence(structure: Mapping[str, Any]) -> str:
+def pictures_sentence(structure: Structure) -> str:
     """Say what CLIP's image towers were fed."""
     sentences = []
     for tower in structure["clip"]:
         sizes = ", ".join(f"{h} × {w}" for h, w in tower["input_sizes"])
         pictures = tower["pictures"]
         sentences.append(f"{pictures} picture{'s' * (pictures != 1)} of {sizes} ({tower['role']})")
-    return "; ".join(sentences)
+    return "; ".join(sentences) or "nothing"
 
 
-def layers_sentence(structure: Mapping[str, Any]) -> str:
+def layers_sentence(structure: Structure) -> str:
     """Say which blocks of CLIP were used in another way than CLIP does."""
     sentences = []
     for tower in structure["clip"]:
@@ -64,7 +73,7 @@ def layers_sentence(structure: Mapping[str, Any]) -> str:
             parts.append(f"{_blocks(unused)} not run")
         role = tower["role"]
         sentences.append(f"{role}: {', '.join(parts) or 'none'} (of {layers})")
-    return "; ".join(sentences)
+    return "; ".join(sentences) or "none"
 
 
 def _idle(tokens: Sequence[int], block: int) -> bool:
@@ -84,7 +93,7 @@ def _blocks(numbers: Sequence[int]) -> str:
     return "blocks " + ", ".join(map(str, numbers))
 
 
-def added_sentence(structure: Mapping[str, Any]) -> str:
+def added_sentence(structure: Structure) -> str:
     """Say what a name costs when it is added."""
     added = structure["added_names"]
     once = f"{added['text_gflop_once']:.0f} GFLOP once for its text"
@@ -92,12 +101,12 @@ def added_sentence(structure: Mapping[str, Any]) -> str:
     return f"{once}, and {each:.0f} GFLOP on every image" if each else f"{once}; no CLIP pass"
 
 
-def total_gflop(structure: Mapping[str, Any]) -> float:
+def total_gflop(structure: Structure) -> float:
     """Sum the stages without the text, which is paid once."""
     return sum(s["gflop"] for s in structure["stages"] if s["key"] != "text")
 
 
-def gflop_sentence(structure: Mapping[str, Any]) -> str:
+def gflop_sentence(structure: Structure) -> str:
     """Say what an image costs, and what it costs at most where CLIP was spared pictures."""
     total, most = total_gflop(structure), structure["pictures_at_most"]
     if most is None:
@@ -105,7 +114,7 @@ def gflop_sentence(structure: Mapping[str, Any]) -> str:
     return f"{total:,.0f}; with all {most} pictures {gflop_at_most(structure):,.0f}"
 
 
-def gflop_at_most(structure: Mapping[str, Any]) -> float:
+def gflop_at_most(structure: Structure) -> float:
     """Scale CLIP's share to all pictures that it may be shown."""
     more = (
         most - stage["gflop"]
@@ -115,7 +124,7 @@ def gflop_at_most(structure: Mapping[str, Any]) -> float:
     return total_gflop(structure) + sum(more)
 
 
-def at_most(structure: Mapping[str, Any], stage: Mapping[str, Any]) -> float | None:
+def at_most(structure: Structure, stage: StageCost) -> float | None:
     """Return a stage's GFLOP with all pictures that CLIP may be shown, where it was spared some."""
     most = structure["pictures_at_most"]
     if most is None or stage["key"] != "clip":
@@ -124,7 +133,7 @@ def at_most(structure: Mapping[str, Any], stage: Mapping[str, Any]) -> float | N
     return float(stage["gflop"] * most / shown)
 
 
-def total_seconds(structure: Mapping[str, Any]) -> float:
+def total_seconds(structure: Structure) -> float:
     """Sum the stages without the text, which is paid once."""
     return sum(s["seconds"] for s in structure["stages"] if s["key"] != "text")
 

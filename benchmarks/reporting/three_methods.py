@@ -15,12 +15,13 @@ from typing import Any
 
 import jinja2
 
+from benchmarks.forms import Structure
 from benchmarks.reporting.figures import diagrams
-from benchmarks.reporting.report import METHODS
 from benchmarks.reporting.structure_table import gflop_at_most, total_gflop
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.files import write_text
+from openvocab.methods import available_methods
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
@@ -28,19 +29,23 @@ DATA = "three-methods.json"
 PAGES = ("three-methods.md", "three-methods.zh.md")
 
 
-def collect(folder: Path) -> dict[str, Any]:
-    """Gather the structures of a finished run.
+def collect(folder: Path) -> dict[str, Structure]:
+    """Gather the structures of a finished run, of all methods that have one.
 
     Raises:
-        InputError: one of the three is not there.
+        InputError: one of them is not there.
     """
-    paths = {m: folder / "results" / f"structure-{m}.json" for m in METHODS}
+    paths = {
+        key: folder / "results" / f"structure-{key}.json"
+        for key, method in available_methods().items()
+        if method.architecture is not None
+    }
     if absent := [str(path) for path in paths.values() if not path.is_file()]:
         raise InputError(f"there is no {', '.join(absent)}; run benchmarks/run_all.py first")
     return {m: json.loads(path.read_text("utf-8")) for m, path in paths.items()}
 
 
-def pages(structures: Mapping[str, Any]) -> dict[str, str]:
+def pages(structures: Mapping[str, Structure]) -> dict[str, str]:
     """Render the pages, by file name."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -48,22 +53,27 @@ def pages(structures: Mapping[str, Any]) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters["m"] = lambda count: f"{count / 1e6:,.1f}"
-    values = {m: _numbers(s) for m, s in structures.items()}
-    return {name: environment.get_template(f"{name}.jinja").render(**values) for name in PAGES}
+    values = {key: _numbers(structure) for key, structure in structures.items()}
+    return {
+        name: environment.get_template(f"{name}.jinja").render(**values, methods=values)
+        for name in PAGES
+    }
 
 
-def _numbers(structure: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(structure: Structure) -> dict[str, Any]:
     """Return what the pages quote of one method."""
     stages = {stage["key"]: f"{stage['gflop']:,.0f}" for stage in structure["stages"]}
     towers = structure["clip"]
     most = structure["pictures_at_most"]
     return {
+        "title": structure["title"],
         "p": structure["parameters"],
         "gflop": stages,
         "total": f"{total_gflop(structure):,.0f}",
         "most": None if most is None else f"{gflop_at_most(structure):,.0f}",
         "at_most": most,
         "towers": towers,
+        "pictures": " + ".join(str(tower["pictures"]) for tower in towers),
         "blocks": [tower["vision"]["layers"] for tower in towers],
         "side": towers[0]["input_sizes"][0][0],
         "added": structure["added_names"],
@@ -76,7 +86,7 @@ def _numbers(structure: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(structures: Mapping[str, Any], docs: Path) -> None:
+def write(structures: Mapping[str, Structure], docs: Path) -> None:
     """Write data, figures and pages."""
     write_text(docs / DATA, json.dumps(structures, indent=1) + "\n")
     for method, svg in diagrams(structures).items():

@@ -12,15 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.forms import Curves, Latency, Point
 from benchmarks.quality.plan import load_method
 from openvocab.cli import run
 from openvocab.clip.prompts import TextEncoder
+from openvocab.image import ImageArray
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import WORLD, Vocabulary
 
@@ -30,11 +30,12 @@ SIDES = (64, 128, 256, 512)  # pixels; the world's scenes have 128
 FEW_NAMES = 4  # where the size is what matters
 
 
-def picture(side: int) -> np.ndarray:
+def picture(side: int) -> ImageArray:
     """Return a smooth random picture (side, side, 3)."""
     coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 255
     fine = F.interpolate(coarse, (side, side), mode="bicubic")[0].clamp(0, 255)
-    return fine.permute(1, 2, 0).to(torch.uint8).numpy()
+    pixels: ImageArray = fine.permute(1, 2, 0).to(torch.uint8).numpy()
+    return pixels
 
 
 def words(count: int) -> Vocabulary:
@@ -51,15 +52,14 @@ def known_names() -> Iterator[None]:
         width = encoder.clip.config.embed_dim
         return F.normalize(torch.randn(count, width, generator=generator), dim=-1)
 
-    before = {
-        name: getattr(TextEncoder, name)
-        for name in ("encode_names", "encode_texts", "names_per_template")
+    known: dict[str, Callable[..., torch.Tensor]] = {
+        "encode_names": lambda self, names, templates="vild": table(self, len(names)),
+        "encode_texts": lambda self, texts: table(self, len(texts)),
+        "names_per_template": lambda self, names, templates="vild": table(self, len(names))[None],
     }
-    TextEncoder.encode_names = lambda self, names, templates="vild": table(self, len(names))
-    TextEncoder.encode_texts = lambda self, texts: table(self, len(texts))
-    TextEncoder.names_per_template = lambda self, names, templates="vild": table(self, len(names))[
-        None
-    ]
+    before = {name: getattr(TextEncoder, name) for name in known}
+    for name, method in known.items():
+        setattr(TextEncoder, name, method)
     try:
         yield
     finally:
@@ -73,7 +73,7 @@ def curves(
     sides: Sequence[int],
     side: int,
     left: Callable[[], float],
-) -> dict[str, list[dict[str, Any]]]:
+) -> Curves:
     """Measure both curves as far as the time goes.
 
     Args:
@@ -96,13 +96,13 @@ def curves(
 
 def _curve(
     segmenter: Segmenter, axis: str, points: list[tuple[int, int, int]], left: Callable[[], float]
-) -> list[dict[str, Any]]:
+) -> list[Point]:
     """Measure (value on the axis, side, names) one after the other.
 
     A point is left out if it would not be done in time, were its cost as large as that of the one
     before it times their ratio (for sides, of the areas).
     """
-    curve: list[dict[str, Any]] = []
+    curve: list[Point] = []
     expected = 0.0
     for index, (value, side, count) in enumerate(points):
         if index:
@@ -110,21 +110,30 @@ def _curve(
             expected *= ratio if axis == "names" else ratio**2
         if expected > left():
             reason = f"could take {expected:.0f} s, and {max(left(), 0):.0f} s were left"
-            curve.append({axis: value, "seconds": None, "reason": reason})
+            curve.append(_point(axis, value, None, reason))
             continue
         image, vocabulary = picture(side), words(count)
         start = time.perf_counter()
         segmenter.segment(image, vocabulary)
         expected = time.perf_counter() - start
-        curve.append({axis: value, "seconds": expected})
+        curve.append(_point(axis, value, expected))
     return curve
 
 
-def measure(method: str, weights: str, seconds: float) -> dict[str, Any]:
+def _point(axis: str, value: int, seconds: float | None, reason: str = "") -> Point:
+    point: Point = {"names": value, "seconds": seconds}
+    if axis == "side":
+        point = {"side": value, "seconds": seconds}
+    if reason:
+        point["reason"] = reason
+    return point
+
+
+def measure(method: str, weights: str, seconds: float) -> Latency:
     """Measure a method with weights.
 
     Args:
-        method: "san", "ovseg" or "car".
+        method: key of an installed method.
         weights: see `load_method`.
         seconds: how long it may take, about.
     """
@@ -146,7 +155,7 @@ def measure(method: str, weights: str, seconds: float) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one method and print JSON in one line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("method", choices=("san", "ovseg", "car"))
+    parser.add_argument("method", help="key of an installed method")
     parser.add_argument("--weights", default=WORLD)
     parser.add_argument("--seconds", type=float, default=60, help="after which curves end early")
     args = parser.parse_args(argv)

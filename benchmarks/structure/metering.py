@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.forms import TowerUse
 from benchmarks.measuring import FlopCounter
 from openvocab.clip.model import CLIP, VisionTransformer
 from openvocab.stages import Stage
@@ -134,7 +135,7 @@ class TowerTrace:
         """How many pictures the tower was shown."""
         return sum(count for count, _, _ in self.inputs)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> TowerUse:
         """Return the trace as values that JSON knows."""
         sizes = sorted({(height, width) for _, height, width in self.inputs})
         return {
@@ -200,8 +201,9 @@ class _Watch:
             tokens, trace = args[0], self.trace
             trace.tokens[index] = max(trace.tokens.get(index, 0), tokens.shape[1])
             last = self.last
-            same_size = last is not None and last.shape == tokens.shape
-            if same_size and last is not tokens and not torch.equal(last, tokens):
+            if last is None or last is tokens or last.shape != tokens.shape:
+                return
+            if not torch.equal(last, tokens):
                 trace.replaced.add(index)
 
         return hook
@@ -238,7 +240,7 @@ class _Watch:
         return wrapped
 
 
-class _ShapesOnly(TorchDispatchMode):
+class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Leaves products out: their results have the right shapes, and nothing in them."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -270,5 +272,5 @@ def kept_for_training(parameters: list[nn.Parameter]) -> Iterator[list[int]]:
             sizes.append(storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _ShapesOnly():
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _ShapesOnly():  # type: ignore[no-untyped-call]
         yield sizes

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from benchmarks.layout import read_json
 from benchmarks.reporting import three_methods
-from benchmarks.reporting.report import METHODS, build_report
+from benchmarks.reporting.report import build_report
 from benchmarks.structure.latency import NAME_COUNTS, SIDES
 
 # Chromium takes commands from descriptor 3 and answers on 4.
@@ -152,7 +152,7 @@ def report(world_run, tmp_path_factory) -> Path:
     shutil.copytree(world_run / "results", folder / "results")
     structures = read_json(three_methods.DOCS / three_methods.DATA)
     axes = {"names": NAME_COUNTS, "side": SIDES}
-    for number, method in enumerate(METHODS, start=1):
+    for number, method in enumerate(structures, start=1):
         curves: dict[str, list[dict[str, Any]]] = {
             axis: [{axis: value, "seconds": number * value / 1000} for value in values]
             for axis, values in axes.items()

@@ -1,12 +1,10 @@
-"""Controls and floors against numbers that are known."""
+"""Controls and acceptance thresholds against numbers that are known."""
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from benchmarks.quality import controls
+from benchmarks.quality import acceptance, controls
 
 from openvocab.metrics.scores import scores
 
@@ -39,20 +37,40 @@ def test_a_derangement_moves_everything(count) -> None:
     assert len(found) == {2: 1, 3: 2, 60: 50}[count]
 
 
-def test_floors_hold_or_not_or_are_not_decided() -> None:
-    tree: dict = {"scores": {"ovseg": {"seen": 50.0, "unseen": 34.9}}, "one_step": {"low": 0.0}}
+def test_thresholds_hold_or_not_or_are_not_decided() -> None:
+    tree: dict = {
+        "scores": {"ovseg": {"seen": 50.0, "unseen": 34.9}, "car": {}},
+        "diagnoses": {"car": {"one-step": {"paired": {"low": 0.0}}}},
+    }
 
     def holds(images: int) -> dict:
-        return {row["path"]: row["holds"] for row in controls.floor_rows(tree, images)}
+        return {row["what"]: row["holds"] for row in acceptance.threshold_rows(tree, images)}
 
     found = holds(256)
-    assert found["scores.ovseg.seen"] is True and found["scores.ovseg.unseen"] is False
-    assert found["one_step.low"] is False  # it must be above 0
-    assert found["crops.unseen"] is None and set(holds(199).values()) == {None}
+    assert found["OVSeg, seen names"] is True and found["OVSeg, unseen names"] is False
+    step = "CaR minus CaR after one step, lower end of the 95 % interval"
+    assert found[step] is False  # it must be above 0
+    crops = "CLIP, top-1 on crops of unseen names, %"
+    assert found[crops] is None and set(holds(199).values()) == {None}
+    assert not any(what.startswith("SAN") for what in found)  # it was not compared
 
 
-def test_floors_are_those_of_the_issue() -> None:
-    floors = json.loads(controls.FLOORS.read_text())["floors"]
-    assert [f.get("at_least", f.get("above")) for f in floors] == [
-        90, 75, 50, 35, 45, 30, 20, 0, 5, 5, 5,
-    ]  # fmt: skip
+def test_thresholds_are_those_of_the_issue() -> None:
+    scores: dict = {"scores": {"san": {}, "ovseg": {}, "car": {}}}
+    rows = acceptance.threshold_rows(scores, 200)
+    assert {row["what"]: row.get("at_least", row.get("above")) for row in rows} == {
+        "CLIP, top-1 on crops of unseen names, %": 90,
+        "true masks, named by OVSeg's CLIP": 75,
+        "OVSeg, seen names": 50,
+        "OVSeg, unseen names": 35,
+        "SAN, seen names": 45,
+        "SAN, unseen names": 30,
+        "CaR, all names": 20,
+        "CaR minus CaR after one step, lower end of the 95 % interval": 0,
+        "SAN, times its control with shuffled names": 5,
+        "OVSeg, times its control with shuffled names": 5,
+        "CaR, times its control with shuffled names": 5,
+    }
+    assert [row["what"] for row in rows if "above" in row] == [
+        "CaR minus CaR after one step, lower end of the 95 % interval"
+    ]

@@ -66,15 +66,14 @@ def finished(tmp_path):
         intervals = {"detectron2": Interval(100.0, 98.76, 100.0)}
         path = tmp_path / "results" / f"world--{method}.json"
         Result(card, ("a", "b", "c"), matrix, intervals).save(path)
-    told = {"all": 81.5, "seen": 1, "unseen": 2, "images": 256}
+    told = {"title": "true masks", "note": "", "all": 81.5, "seen": 1, "unseen": 2, "images": 256}
     comparison = {
         "results": {m: f"world--{m}.json" for m in METHODS},
         "seen": {"classes": 2},
         "scores": {m: {"all": 43.21, "seen": 54.3, "unseen": 12.34} for m in METHODS},
         "control": {m: {"ratio": 7.7} for m in METHODS},
         "diagnoses": {m: {"true-masks": told} for m in METHODS},
-        "one_step": None,
-        "crops": {"unseen": 97.5},
+        "crops": {"car": {"unseen": 97.5}},
         "times": {m: {"seconds": 1, "peak_gib": 2, "libraries_gib": 1} for m in METHODS},
     }
     path = tmp_path / "results" / "world--comparison.json"
@@ -89,7 +88,10 @@ def test_a_run_becomes_tables(finished) -> None:
     found = document.rendered(text, {"world": world})
     assert "| SAN | 43.2 | 98.8 to 100.0 | 54.3 | 12.3 | 7.7 |" in found
     assert "| CLIP, top-1 on crops of unseen names, % | ≥ 90 | 97.5 | yes |" in found
-    assert found.count("| 81.5 |") == 3 + 1 and "rank nothing on photographs" in found
+    assert (
+        found.count("| 81.5 |") == 3 + 1
+        and "do not predict the ranking on real photographs" in found
+    )
     assert document.rendered(found, {"world": world}) == found
 
 

@@ -9,23 +9,23 @@ import pytest
 import torch
 from benchmarks.structure import measure as structure
 from benchmarks.structure.latency import curves, picture
-from benchmarks.structure.measure import NAMES, Subject, measure
+from benchmarks.structure.measure import NAMES, measure
 from benchmarks.structure.metering import Spent, kept_for_training, metered, traced
 
 import car.stages
 import ovseg.stages
 import san.stages
-from openvocab.stages import Stage
+from openvocab.stages import Architecture, Stage
 
 ANATOMY = {"san": san.stages, "ovseg": ovseg.stages, "car": car.stages}
 
 
 @pytest.fixture
-def subject(segmenters, request) -> Subject:
+def subject(segmenters, request) -> Architecture:
     method = request.param
     templates = {"car": (("{}",), "car")}.get(method, ("vild",))
     anatomy = ANATOMY[method].anatomy(segmenters[method])
-    return Subject(method, segmenters[method], anatomy, (48, 64), (), templates)
+    return Architecture(method, segmenters[method], anatomy, (48, 64), (), templates)
 
 
 def every(method):

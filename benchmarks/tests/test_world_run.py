@@ -57,24 +57,24 @@ def test_only_true_names_are_predicted_where_they_are_known(world_run) -> None:
 
 
 def test_clip_is_tried_on_crops_of_every_name(comparison) -> None:
-    crops = comparison["crops"]
+    crops = comparison["crops"]["car"]
     assert crops["crops_of_each_name"] == 20 and crops["grounds"].keys() == {"stuff", "flat"}
     assert all(0 <= crops[part] <= 100 for part in ("seen", "unseen"))
 
 
 def test_the_report_ranks_nothing_on_photographs(world_run, comparison) -> None:
     page, text = ((world_run / f"report.{kind}").read_text() for kind in ("html", "md"))
-    assert "<strong>These numbers rank nothing on photographs.</strong>" in page
-    assert "**These numbers rank nothing on photographs.**" in text
+    assert "<strong>These numbers do not predict the ranking on real photographs.</strong>" in page
+    assert "**These numbers do not predict the ranking on real photographs.**" in text
     assert "published" not in text and ">published<" not in page
     for scores in comparison["scores"].values():
         assert f"{scores['unseen']:.2f}" in page and f"{scores['unseen']:.2f}" in text
 
 
-def test_floors_are_not_decided_on_a_handful_of_scenes(world_run) -> None:
+def test_thresholds_are_not_decided_on_a_handful_of_scenes(world_run) -> None:
     (found,) = read_page(world_run)["sets"]
-    assert len(found["floors"]) == 11 and {f["holds"] for f in found["floors"]} == {None}
-    assert all(floor["reached"] is not None for floor in found["floors"])
+    assert len(found["thresholds"]) == 11 and {t["holds"] for t in found["thresholds"]} == {None}
+    assert all(threshold["reached"] is not None for threshold in found["thresholds"])
 
 
 def test_figures_are_there_as_svg_and_png(world_run) -> None:

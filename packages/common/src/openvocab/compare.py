@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.evaluation.log import read_records
+from openvocab.evaluation.log import ImageRecord, read_records
 from openvocab.evaluation.protocol import diff_cards
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import RESULT_FILE
 from openvocab.metrics.bootstrap import PairedDifference, paired_difference
-from openvocab.metrics.scores import CONVENTIONS, Convention, PairCounts
+from openvocab.metrics.scores import CONVENTIONS, Convention
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,37 @@ class Comparison:
     paired: dict[Convention, PairedDifference]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation as its folder holds it, read once.
+
+    Args:
+        folder: where it was read.
+        result: matrix and scores of all images.
+        records: what was found in each image, by its id.
+    """
+
+    folder: Path
+    result: Result
+    records: Mapping[str, ImageRecord]
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation:
+        """Read the output folder of an evaluate command.
+
+        Raises:
+            InputError: it holds no complete result.
+        """
+        result = Result.load(folder / RESULT_FILE)
+        records = {record.id: record for record in read_records(folder, result.card)}
+        if len(records) < result.card.n_images:
+            raise InputError(
+                f"The logs in {folder} hold {len(records)} of {result.card.n_images} images; "
+                f"evaluate again to compare image by image."
+            )
+        return cls(folder, result, records)
+
+
 def compare(first: Path, second: Path) -> Comparison:
     """Compare the results in two output folders image by image.
 
@@ -46,22 +77,31 @@ def compare(first: Path, second: Path) -> Comparison:
         InputError: a folder holds no complete result, or the two are not of the same images, label
             maps and class names.
     """
-    left, right = Result.load(first / RESULT_FILE), Result.load(second / RESULT_FILE)
+    return compare_evaluations(Evaluation.read(first), Evaluation.read(second))
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare two evaluations image by image.
+
+    Raises:
+        InputError: the two are not of the same images, label maps and class names.
+    """
+    left, right = first.result, second.result
     if (left.names, left.card.label_tree_hash) != (right.names, right.card.label_tree_hash):
         raise InputError(
-            f"{first} and {second} were not evaluated on the same label maps and class names: "
-            f"{'; '.join(diff_cards(left.card, right.card))}."
+            f"{first.folder} and {second.folder} were not evaluated on the same label maps and "
+            f"class names: {'; '.join(diff_cards(left.card, right.card))}."
         )
-    left_pairs, right_pairs = _pairs(first, left), _pairs(second, right)
-    ids = sorted(left_pairs)
-    if ids != sorted(right_pairs):
+    ids = sorted(first.records)
+    if ids != sorted(second.records):
         raise InputError(
-            f"{first} and {second} were not evaluated on the same images; use the same --limit."
+            f"{first.folder} and {second.folder} were not evaluated on the same images; use the "
+            f"same --limit."
         )
     paired = {
         convention: paired_difference(
-            [left_pairs[i] for i in ids],
-            [right_pairs[i] for i in ids],
+            [first.records[i].pairs for i in ids],
+            [second.records[i].pairs for i in ids],
             len(left.names),
             convention,
         )
@@ -91,16 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{paired.interval.estimate:>+12.2f}{interval:>20}"
         )
     return 0
-
-
-def _pairs(folder: Path, result: Result) -> dict[str, PairCounts]:
-    pairs = {record.id: record.pairs for record in read_records(folder, result.card)}
-    if len(pairs) < result.card.n_images:
-        raise InputError(
-            f"The logs in {folder} hold {len(pairs)} of {result.card.n_images} images; evaluate "
-            f"again to compare image by image."
-        )
-    return pairs
 
 
 if __name__ == "__main__":

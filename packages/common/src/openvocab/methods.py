@@ -12,7 +12,8 @@ needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -22,13 +23,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from openvocab.errors import InputError
 
 if TYPE_CHECKING:
+    from openvocab.clip.prompts import TextEncoder
     from openvocab.datasets.samples import SampleSet
+    from openvocab.evaluation.diagnosis import Diagnosis
     from openvocab.image import ImageArray
     from openvocab.segmenter import Segmenter
     from openvocab.stages import Anatomy, Architecture
     from openvocab.vocabulary import Vocabulary
 
 GROUP = "openvocab.methods"
+_KEY = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
+_TAKEN = {"comparison", "image", "truth"}  # results and pictures that are not a method's
 # Of methods that bring no colors of their own: on a light page, and on a dark one.
 _SPARE_COLORS = (
     ("#7c3aed", "#b794ff"),
@@ -52,13 +57,6 @@ class Load(Protocol):
         compile: bool = False,
     ) -> Segmenter:
         """Return a segmenter that is ready to use."""
-
-
-class Diagnose(Protocol):
-    """Which extra evaluations of a method say where its errors come from."""
-
-    def __call__(self, segmenter: Segmenter) -> Mapping[str, Any]:
-        """Return a labeller for each diagnosis; see `openvocab.evaluation.oracle`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Method:
     report as well.
 
     Attributes:
-        key: name on the command line, such as "san".
+        key: name on the command line, such as "san": small letters, digits, "-" and "_".
         title: name in print, such as "SAN".
         summary: one sentence on how the method works.
         load: loads the method; called with the words of `Load`.
@@ -98,12 +96,18 @@ class Method:
         colors: in figures on a light and on a dark background; empty for a spare pair.
         rank: place in lists of methods, lowest first; equal ranks are sorted by key.
         package: import name of the package, for its own commands.
-        parts_of_weights: split one `--weights` word into the files or names that it consists of.
-        for_data: return the segmenter with the settings that were published for a data set.
+        preload: modules that `load` needs. The benchmark imports them beforehand, so that their
+            memory does not count as the method's.
+        parts_of_weights: splits the word behind `--weights` into the files or names that it
+            consists of.
+        for_data: returns a loaded segmenter with the settings that were published for a data set.
         architecture: builds the published architecture with random weights, for the comparison of
             structure and cost.
         anatomy: returns the stages and parameters of a loaded segmenter.
-        diagnoses: returns the oracle diagnoses of a loaded segmenter, see `Diagnose`.
+        diagnoses: returns extra evaluations of a loaded segmenter that say where its errors come
+            from. It is called before the method itself is evaluated, so they may watch that.
+        naming_clip: returns the CLIP by which a loaded segmenter names masks. On the embedded world
+            it is tried on single crops.
         published: JSON file of the numbers that the authors report.
         acceptance: JSON file of the scores that the shipped weights must reach on the embedded
             world.
@@ -120,14 +124,23 @@ class Method:
     colors: tuple[str, str] | tuple[()] = ()
     rank: int = 100
     package: str = ""
+    preload: tuple[str, ...] = ()
     parts_of_weights: Callable[[str], Sequence[str]] = field(default=lambda source: (source,))
-    for_data: Callable[[Segmenter, SampleSet], Segmenter] | None = None
+    for_data: Callable[[Any, SampleSet], Segmenter] | None = None
     architecture: Callable[[], Architecture] | None = None
     anatomy: Callable[[Any], Anatomy] | None = None
-    diagnoses: Diagnose | None = None
+    diagnoses: Callable[[Any], Sequence[Diagnosis]] | None = None
+    naming_clip: Callable[[Any], TextEncoder] | None = None
     published: Path | None = None
     acceptance: Path | None = None
     explain: Callable[[Any, ImageArray, Vocabulary], Sequence[Explained]] | None = None
+
+    def __post_init__(self) -> None:
+        if not _KEY.fullmatch(self.key) or self.key in _TAKEN:
+            raise ValueError(
+                f"the key {self.key!r} cannot be used; give small letters, digits, single '-' and "
+                f"'_', and none of {', '.join(sorted(_TAKEN))}"
+            )
 
 
 @dataclass(frozen=True)
@@ -188,11 +201,17 @@ def load(method: str, weights: str | Path | None = None, **options: Any) -> Segm
 def colors_of(key: str) -> tuple[str, str]:
     """Return the colors of a method on a light and on a dark background."""
     methods = available_methods()
-    if key in methods and methods[key].colors:
-        return methods[key].colors  # type: ignore[return-value]
+    if key in methods and (colors := methods[key].colors):
+        return colors
     without = [k for k, method in methods.items() if not method.colors]
     place = without.index(key) if key in without else len(without)
     return _SPARE_COLORS[place % len(_SPARE_COLORS)]
+
+
+def title_of(key: str) -> str:
+    """Return the name in print of a method, or its key where it is not installed any more."""
+    methods = available_methods()
+    return methods[key].title if key in methods else key
 
 
 def broken_methods() -> tuple[Broken, ...]:

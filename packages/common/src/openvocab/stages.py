@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,6 +77,8 @@ class Anatomy:
 class Architecture:
     """A published architecture with random weights, as the structure comparison measures it.
 
+    The stage that turns names into embeddings has the key "text", if there is one.
+
     Attributes:
         title: the method with its networks.
         segmenter: the method, ready to segment.
@@ -84,7 +86,9 @@ class Architecture:
         sides: side lengths in pixels of the square images for latency against image size.
         notes: what the measurement depends on, in whole sentences.
         templates: the prompt templates of each call of the stage "text".
-        at_most: how many crops CLIP sees at most in real use, where that is fixed.
+        at_most: how many crops the stage "clip" sees at most in real use, where that is fixed.
+        each_name: key of the stage in which CLIP sees one picture for each name; "" if there is
+            none.
         forward: the pass that training differentiates, at 640 x 640; None where nothing is trained.
     """
 
@@ -95,6 +99,7 @@ class Architecture:
     notes: tuple[str, ...]
     templates: tuple[Any, ...]
     at_most: int | None = None
+    each_name: str = ""
     forward: Callable[[], Any] | None = None
 
 
@@ -118,3 +123,9 @@ def group_parameters(
         title = next(title for prefix, title in titles.items() if name.startswith(prefix))
         groups[title, name in trained][name] = parameter
     return tuple(Part(title, found, kind) for (title, kind), found in groups.items() if found)
+
+
+def train_only(module: nn.Module, names: Collection[str]) -> None:
+    """Let gradients reach the parameters of these names, and no others."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in names)

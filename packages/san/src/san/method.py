@@ -1,17 +1,57 @@
-"""SAN as the commands, the page and the benchmark see it."""
+"""SAN as the commands, the page and the benchmark see it; importing this imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvocab.methods import Method
+
+if TYPE_CHECKING:
+    from openvocab.evaluation.diagnosis import Diagnosis
+    from openvocab.stages import Anatomy, Architecture
+    from san.segmenter import SANSegmenter
+
+HERE = Path(__file__).parent
+_BIAS_NOTE = (
+    "SAN's CLIP takes no masks. It gets each true one as an attention bias, the logarithm of the "
+    "share of a patch that the mask covers, which is not what it was trained with."
+)
 
 
 def _load(weights: str | Path | None = None, **options: Any) -> Any:
     from san.segmenter import load_san
 
-    return load_san("san_vit_b_16" if weights is None else weights, **options)
+    return load_san(weights, **options)
+
+
+def _architecture() -> Architecture:
+    from san.architecture import architecture
+
+    return architecture()
+
+
+def _anatomy(segmenter: SANSegmenter) -> Anatomy:
+    from san.stages import anatomy
+
+    return anatomy(segmenter)
+
+
+def _diagnoses(segmenter: SANSegmenter) -> Sequence[Diagnosis]:
+    from openvocab.evaluation.diagnosis import (
+        with_known_presence,
+        with_true_masks,
+        with_true_names,
+    )
+    from san.diagnosis import label_true_masks, label_with_true_names
+
+    return (
+        with_true_masks(segmenter, partial(label_true_masks, segmenter), _BIAS_NOTE),
+        with_true_names(segmenter, partial(label_with_true_names, segmenter)),
+        with_known_presence(segmenter),
+    )
 
 
 METHOD = Method(
@@ -25,4 +65,10 @@ METHOD = Method(
     colors=("#2563eb", "#7aa7ff"),
     rank=0,
     package="san",
+    preload=("san.segmenter",),
+    architecture=_architecture,
+    anatomy=_anatomy,
+    diagnoses=_diagnoses,
+    published=HERE / "published.json",
+    acceptance=HERE / "acceptance.json",
 )

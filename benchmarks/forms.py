@@ -1,0 +1,266 @@
+"""The forms of the JSON that passes from what is measured to what is reported."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from openvocab.world.crop_accuracy import CropAccuracy
+
+
+class Costs(TypedDict):
+    """Time and memory of an evaluation.
+
+    `seconds` is the median for an image, `peak_gib` the largest resident memory of the process and
+    `libraries_gib` the part of it that was there before the method was loaded.
+    """
+
+    seconds: float
+    images: int
+    peak_gib: float
+    libraries_gib: float
+
+
+class PartScores(TypedDict):
+    """mIoU in percent over all classes and, where training saw some of them, over parts."""
+
+    all: float | None
+    seen: NotRequired[float | None]
+    unseen: NotRequired[float | None]
+    harmonic: NotRequired[float | None]
+
+
+class Control(TypedDict):
+    """mIoU with every predicted name exchanged for another, and the method's ratio to it."""
+
+    miou: float | None
+    ratio: float | None
+    permutations: int
+    seed: int
+
+
+class Paired(TypedDict):
+    """A difference of mIoU on the same images with its 95 % interval."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    probability_better: float
+    images: NotRequired[int]
+
+
+class Pair(TypedDict):
+    """Two methods on the same images: what differs in their protocols, and first - second."""
+
+    first: str
+    second: str
+    protocol: list[str]
+    conventions: dict[str, Paired]
+
+
+class Seen(TypedDict):
+    """Which classes training saw, and by which list."""
+
+    list: str
+    classes: int
+    ids: list[int]
+    methods: NotRequired[dict[str, dict[str, PartScores]]]
+
+
+class DiagnosisEntry(TypedDict):
+    """Scores of one diagnosis, or the reason why there are none."""
+
+    title: str
+    note: str
+    reason: NotRequired[str]
+    images: NotRequired[int]
+    all: NotRequired[float | None]
+    seen: NotRequired[float | None]
+    unseen: NotRequired[float | None]
+    harmonic: NotRequired[float | None]
+    paired: NotRequired[Paired]
+
+
+class Panel(TypedDict):
+    """One picture of the gallery as a JPEG in base64, and the share that is named right."""
+
+    key: str
+    jpeg: str
+    right: NotRequired[float]
+
+
+class Disagreement(TypedDict):
+    """An image on which the methods disagree, with the colors of its legend."""
+
+    id: str
+    disagreement: float
+    panels: list[Panel]
+    legend: list[list[str]]
+
+
+class Comparison(TypedDict):
+    """All that the report shows of a data set beyond the single results; by method."""
+
+    format: str
+    data_set: str
+    title: str
+    asked: str
+    results: dict[str, str]
+    times: dict[str, Costs | None]
+    scores: dict[str, PartScores]
+    control: dict[str, Control]
+    paired: list[Pair]
+    seen: Seen | None
+    diagnoses: dict[str, dict[str, DiagnosisEntry]]
+    crops: dict[str, CropAccuracy]
+    gallery: list[Disagreement]
+
+
+class Announced(TypedDict):
+    """What an evaluation says of a diagnosis; `reason` is why it could not be done, or ""."""
+
+    title: str
+    note: str
+    paired: bool
+    reason: str
+
+
+class Point(TypedDict):
+    """One point of a latency curve; where `seconds` is None, `reason` says why."""
+
+    names: NotRequired[int]
+    side: NotRequired[int]
+    seconds: float | None
+    reason: NotRequired[str]
+
+
+Curves = dict[str, list[Point]]
+
+
+class Latency(TypedDict):
+    """The curves of a method with its weights on the embedded world."""
+
+    format: str
+    method: str
+    weights: str
+    torch: str
+    threads: int
+    side: int
+    few_names: int
+    curves: Curves
+
+
+class StageCost(TypedDict):
+    """What one stage is, and what it took."""
+
+    key: str
+    title: str
+    weights: str
+    detail: str
+    calls: int
+    gflop: float
+    seconds: float
+
+
+class PartCount(TypedDict):
+    """The number of parameters of one part."""
+
+    title: str
+    count: int
+    trained: bool
+
+
+class Parameters(TypedDict):
+    """Numbers of parameters."""
+
+    total: int
+    trained: int
+    frozen: int
+    parts: list[PartCount]
+
+
+class Vision(TypedDict):
+    """The part of a CLIP's architecture that the report quotes."""
+
+    layers: int
+
+
+class TowerUse(TypedDict):
+    """What the image tower of a CLIP was shown, and which of its blocks were changed."""
+
+    passes: int
+    pictures: int
+    input_sizes: list[list[int]]
+    tokens: list[int]
+    replaced_before: list[int]
+    attention_recomposed: list[int]
+    gradients: list[int]
+
+
+class Tower(TowerUse):
+    """The use of one CLIP of a method."""
+
+    role: str
+    vision: Vision
+
+
+class AddedName(TypedDict):
+    """What one more name costs: once for its text, and on every image."""
+
+    text_gflop_once: float
+    clip_gflop_each_image: float
+
+
+class Structure(TypedDict):
+    """How a published architecture is built and what it costs."""
+
+    format: str
+    method: str
+    title: str
+    torch: str
+    threads: int
+    image: list[int]
+    names: int
+    notes: list[str]
+    parameters: Parameters
+    stages: list[StageCost]
+    clip: list[Tower]
+    pictures_at_most: int | None
+    names_enter: list[str]
+    ways: list[list[str]]
+    image_gib: float
+    added_names: AddedName
+    training_mib: float | None
+    seconds: float
+    curves: NotRequired[Curves]
+
+
+class MissingEntry(TypedDict):
+    """Something that was asked for and is not there."""
+
+    what: str
+    sentence: str
+
+
+class ThresholdRow(TypedDict):
+    """An acceptance threshold, what was reached, and whether it holds; None: not decided."""
+
+    what: str
+    path: str
+    at_least: NotRequired[float]
+    above: NotRequired[float]
+    reached: float | None
+    holds: bool | None
+
+
+class PublishedRow(TypedDict):
+    """A number that the authors of a method report."""
+
+    method: str
+    variant: str
+    architecture: str
+    data_set: str
+    miou: float
+    convention: str
+    source: str
+    certain: bool
+    vocabulary: NotRequired[str]
