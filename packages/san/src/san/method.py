@@ -24,7 +24,7 @@ _BIAS_NOTE = (
 def _load(weights: str | Path | None = None, **options: Any) -> Any:
     from san.segmenter import load_san
 
-    return load_san(weights, **options)
+    return load_san("san_vit_b_16" if weights is None else weights, **options)
 
 
 def _architecture() -> Architecture:
