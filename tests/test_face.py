@@ -14,7 +14,7 @@ import openvocab
 from openvocab.errors import InputError
 
 PACKAGES = ("openvocab", "san", "ovseg", "car")
-LOADERS = {"san": "load_san", "ovseg": "load_ovseg"}
+LOADERS = {"san": "load_san", "ovseg": "load_ovseg", "car": "load_car"}
 WORDS = {
     "weights": None,
     "config": None,
@@ -49,7 +49,7 @@ def test_a_method_is_loaded_by_its_name() -> None:
     assert segmenter.describe()["precision"] == "bf16"
 
 
-@pytest.mark.parametrize("method", ["san", "ovseg"])
+@pytest.mark.parametrize("method", ["san", "ovseg", "car"])
 def test_a_device_that_is_not_there_is_one_sentence(method: str) -> None:
     with pytest.raises(InputError, match="'cuda:99' is not available here"):
         openvocab.load(method, "world", device="cuda:99")
@@ -67,13 +67,13 @@ def test_ovseg_has_no_weights_of_its_own() -> None:
 
 def test_importing_a_package_does_not_import_torch() -> None:
     code = (
-        "import sys, openvocab, san, ovseg; "
+        "import sys, openvocab, san, ovseg, car; "
         "print([name for name in ('torch', 'cv2', 'scipy') if name in sys.modules])"
     )
     assert python(code) == "[]\n"
 
 
-@pytest.mark.parametrize("package", ["openvocab", "san", "ovseg"])
+@pytest.mark.parametrize("package", ["openvocab", "san", "ovseg", "car"])
 def test_every_public_name_is_there_and_listed(package: str) -> None:
     module = import_module(package)
     for name in module.__all__:
@@ -82,6 +82,6 @@ def test_every_public_name_is_there_and_listed(package: str) -> None:
         _ = module.nonsense
 
 
-@pytest.mark.parametrize("package", ["openvocab", "san", "ovseg"])
+@pytest.mark.parametrize("package", ["openvocab", "san", "ovseg", "car"])
 def test_all_packages_have_one_version(package: str) -> None:
     assert import_module(package).__version__ == openvocab.__version__

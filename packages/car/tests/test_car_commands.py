@@ -11,9 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from car import demo, evaluate
+from car import demo, evaluate, predict
 from car.config import named_config
 from car.evaluate import summarize
+from car.segmenter import CaRSegmenter, load_car
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.evaluation.protocol import ProtocolCard
@@ -110,6 +111,46 @@ def test_demo_runs_as_a_module(model, picture, tmp_path) -> None:
     assert "no.jpg" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_weights_name_a_configuration_one_clip_or_two(clip_files, picture, tmp_path) -> None:
+    proposer, judge = map(str, clip_files)
+    words = [
+        "--input",
+        str(picture),
+        "--class-names",
+        "dog",
+        "sky",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+
+    def described(*arguments: str) -> dict:
+        assert predict.main([*words, *arguments]) == 0
+        return json.loads((tmp_path / "o" / "photo.json").read_text())["method"]
+
+    world = described("--weights", "world")
+    assert world["variant"] == "proposals world, classifier world"
+    assert world["thresholds"]["confidence"] == 0.003
+    one = described("--weights", proposer)
+    assert one["variant"] == f"proposals {proposer}, classifier {proposer}"
+    assert one["thresholds"]["confidence"] == 0.45
+    two = described("--weights", f"{proposer},{judge}", "--config", "voc21")
+    assert two["variant"] == f"proposals {proposer}, classifier {judge}"
+    assert two["thresholds"]["confidence"] == 0.6
+
+    def loaded(*words: str, **options: str) -> dict:
+        return json.loads(json.dumps(load_car(*words, device="cpu", **options).describe()))
+
+    assert loaded(f"{proposer},{judge}", config="voc21") == two
+    assert loaded("world") == loaded(config="world") == world
+
+
+def test_weights_that_are_not_there_are_one_sentence(picture, capsys) -> None:
+    words = ["--input", str(picture), "--class-names", "a", "--weights", "nowhere.safetensors"]
+    assert run(predict.main, words) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "nowhere.safetensors" in error and "\n" not in error
+
+
 @pytest.fixture
 def folders(photo, tmp_path) -> list[str]:
     for name in ("images", "labels"):
@@ -131,13 +172,13 @@ def test_evaluate_resumes_and_prints_both_mean_ious(model, folders, tmp_path, ca
     arguments = [*model, *folders, "--config", "voc21", "--output_path", str(output)]
     assert evaluate.main([*arguments, "--limit", "1", "--confidence_threshold", "0"]) == 0
     segmented: list[int] = []
-    segment = demo.CaRSegmenter.segment
+    segment = CaRSegmenter.segment
 
     def spy(self, *given, **options):
         segmented.append(1)
         return segment(self, *given, **options)
 
-    monkeypatch.setattr(demo.CaRSegmenter, "segment", spy)
+    monkeypatch.setattr(CaRSegmenter, "segment", spy)
     assert evaluate.main([*arguments, "--confidence_threshold", "0"]) == 0
     assert len(segmented) == 1  # the first image was done
     text = capsys.readouterr().out

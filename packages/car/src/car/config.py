@@ -184,3 +184,17 @@ def named_config(name: str) -> NamedConfig:
         image_caption=tuple(content.pop("image_caption", ())),
         **content,
     )
+
+
+def clips_of(weights: str) -> dict[str, Any]:
+    """Return the fields of `CaRConfig` that hold the CLIPs which `--weights` names.
+
+    Args:
+        weights: the name of a configuration, such as "world" or "voc21", whose CLIPs are meant; or
+            a CLIP for both tasks; or two with a comma between, the first of which proposes masks.
+    """
+    if weights in available_configs():
+        named = named_config(weights).car
+        return {"clip": named.clip, "classifier_clip": named.classifier_clip}
+    proposer, _, classifier = (part.strip() for part in weights.partition(","))
+    return {"clip": proposer, "classifier_clip": classifier or proposer}

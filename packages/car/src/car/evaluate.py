@@ -210,4 +210,4 @@ def cli() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    cli()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from car._convert import OriginalConfig, read_original
-from car.config import CaRConfig, NamedConfig, available_configs, named_config
+from car.config import CaRConfig, NamedConfig, available_configs, clips_of, named_config
 from car.segmenter import CaRSegmenter, load_car
 from openvocab.computation import computation_options
 from openvocab.config import add_config_flags, config_to_dict, flags_of, load_config
@@ -33,9 +33,18 @@ class Settings:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide how CaR is set up."""
-    group = parser.add_argument_group("configuration")
+    group = parser.add_argument_group("weights and configuration")
     group.add_argument(
-        "--config", metavar="NAME", help=f"a published one: {', '.join(available_configs())}"
+        "--weights",
+        metavar="NAME[,NAME]",
+        help="world (needs no download), or another configuration by its name; or a CLIP, "
+        "'NAME:TAG' of open_clip or a file, for both tasks; or two CLIPs, of which the first "
+        "proposes masks and the second classifies them (default: the CLIPs of the configuration)",
+    )
+    group.add_argument(
+        "--config",
+        metavar="NAME",
+        help=f"one of {', '.join(available_configs())}",
     )
     group.add_argument(
         "--cfg-path", metavar="FILE", help="a YAML file of the original release, or one of yours"
@@ -48,12 +57,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, CaRConfig)
 
 
-def read_settings(args: argparse.Namespace, default: str | None = None) -> Settings:
+def read_settings(args: argparse.Namespace) -> Settings:
     """Combine flags over a file or a published configuration over the defaults.
 
     Args:
         args: parsed with `add_model_arguments`.
-        default: the published configuration to take if none is asked for.
 
     Raises:
         InputError: both a file and a published configuration, or a setting that makes no sense.
@@ -61,13 +69,17 @@ def read_settings(args: argparse.Namespace, default: str | None = None) -> Setti
     if args.config is not None and args.cfg_path is not None:
         raise InputError("give --config or --cfg-path, not both")
     original = None if args.cfg_path is None else read_original(args.cfg_path)
-    name = original.named if original is not None else args.config or default
+    weights = args.weights
+    by_name = weights if weights in available_configs() else None
+    name = original.named if original is not None else args.config or by_name
     named = None if name is None else named_config(name)
     values: dict[str, Any] = {}
     if original is not None:
         values |= original.values
     elif named is not None:
         values |= config_to_dict(named.car)
+    if weights is not None:
+        values |= clips_of(weights)
     if args.like_original:
         values |= {"faithful": True, "max_side": None}
     values |= _flags(args)

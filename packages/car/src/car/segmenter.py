@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.config import CaRConfig, available_configs, named_config
+from car.config import CaRConfig, available_configs, clips_of, named_config
 from car.labels import merge_descriptions, paint, raise_scores
 from car.recurrence import CaR, OnStep, PreparedImage, Recurrence
 from car.sam import MaskGenerator, match_masks
@@ -66,15 +66,13 @@ def load_car(
 
 def _choose_config(weights: str | Path | None, config: CaRConfig | str | None) -> CaRConfig:
     """Return the settings, with the CLIPs that `load_car` shall load."""
-    named = named_config(str(weights)).car if str(weights) in available_configs() else None
-    settings = named_config(config).car if isinstance(config, str) else config
-    settings = settings or named or CaRConfig()
-    if named is not None:
-        return replace(settings, clip=named.clip, classifier_clip=named.classifier_clip)
     if weights is None:
-        return settings
-    proposer, _, classifier = str(weights).partition(",")
-    return replace(settings, clip=proposer, classifier_clip=classifier or proposer)
+        return named_config(config).car if isinstance(config, str) else config or CaRConfig()
+    words = str(weights)
+    if config is None:
+        config = words if words in available_configs() else CaRConfig()
+    settings = named_config(config).car if isinstance(config, str) else config
+    return replace(settings, **clips_of(words))
 
 
 class CaRSegmenter(BaseSegmenter):

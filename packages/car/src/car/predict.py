@@ -1,0 +1,133 @@
+"""`python -m car.predict`: find things in photos by their names, without any training.
+
+    python -m car.predict --weights world --class-names dog grass sky --input photo.jpg
+
+The original's name and command line work too; its YAML says image and names:
+
+    python -m car.demo --cfg-path configs/demo/pokemon.yaml --output_path results
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from car.options import Settings, add_model_arguments, load_segmenter, read_settings
+from car.recurrence import Recurrence, Step
+from car.sam import MaskGenerator, load_sam
+from car.segmenter import CaRSegmenter
+from car.steps import draw_steps
+from openvocab.cli import run
+from openvocab.computation import choose_device
+from openvocab.errors import InputError
+from openvocab.image import ImageArray
+from openvocab.predict import add_predict_arguments, run_prediction
+from openvocab.segmenter import BaseSegmenter, Segmentation
+from openvocab.vocabulary import Vocabulary
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m car.predict",
+        description="Find things in images by their names with two CLIPs that were never trained "
+        "to segment. Names that the image does not show are dropped step by step; what no name "
+        "wins stays blank. With --mode refer each name is a description that is looked for by "
+        "itself.",
+        epilog="The original's name for this command works too: python -m car.demo.",
+    )
+    add_predict_arguments(parser, templates="car")
+    add_model_arguments(parser)
+    more = parser.add_argument_group("CaR")
+    more.add_argument(
+        "--show-steps",
+        action="store_true",
+        help="also write a picture of every step: saliency, proposal, prompted image, score",
+    )
+    more.add_argument(
+        "--sam", metavar="FILE", help="replace masks by those of this SAM checkpoint that fit"
+    )
+    more.add_argument("--output_path", type=Path, metavar="DIR", help="the same as --output")
+    return parser
+
+
+class DemoSegmenter(BaseSegmenter):
+    """CaR as the command shows it: with pictures of the steps, or with SAM's masks."""
+
+    templates = CaRSegmenter.templates
+
+    def __init__(
+        self, segmenter: CaRSegmenter, *, show_steps: bool, sam: MaskGenerator | None
+    ) -> None:
+        self.segmenter, self.show_steps = segmenter, show_steps
+        self.segmenter.mask_generator = sam
+
+    def segment_arrays(
+        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+    ) -> list[Segmentation]:
+        """Segment, and hand the picture of the steps over in `extra`."""
+        return [self._segment(image, vocabulary, return_scores) for image in images]
+
+    def _segment(
+        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
+    ) -> Segmentation:
+        if not self.show_steps:
+            return self.segmenter.segment_arrays([image], vocabulary, return_scores)[0]
+        taken: dict[Recurrence, list[Step]] = defaultdict(list)
+        self.segmenter.on_step = lambda recurrence, step: taken[recurrence].append(step)
+        found = self.segmenter.segment_arrays([image], vocabulary, return_scores)[0]
+        seen = next(iter(taken)).image.pixels
+        found.extra["pictures"] = {"steps": draw_steps(seen, list(taken.items()))}
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a protocol card says about this segmenter."""
+        return self.segmenter.describe()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    args = build_parser().parse_args(argv)
+    settings = read_settings(args)
+    _take_over(args, settings)
+    if settings.original is not None and settings.original.test.get("use_pseudo") is False:
+        if args.sam is None:
+            print("the file asks for SAM's masks; give --sam FILE to have them", file=sys.stderr)
+
+    def load(args: argparse.Namespace) -> DemoSegmenter:
+        sam = None if args.sam is None else load_sam(args.sam, choose_device(args.device))
+        segmenter = load_segmenter(args, settings.car)
+        return DemoSegmenter(segmenter, show_steps=args.show_steps, sam=sam)
+
+    return run_prediction(args, load)
+
+
+def _take_over(args: argparse.Namespace, settings: Settings) -> None:
+    """Put image and names of a file into the arguments, where these have none."""
+    if args.output_path is not None:
+        args.output = args.output_path
+    original, named = settings.original, settings.named
+    if args.class_names is None and args.vocabulary is None:
+        if original is not None and original.image_caption:
+            args.class_names = list(original.image_caption)
+        elif named is not None and named.image_caption and original is None:
+            args.class_names = list(named.image_caption)
+        elif named is not None and named.vocabulary is not None and original is None:
+            args.vocabulary = named.vocabulary
+    if not args.images and not args.input and original is not None:
+        if original.image_path is None:
+            raise InputError(f"{args.cfg_path} has no image_path; name an image with --input")
+        args.input = [str(original.image_path)]
+
+
+def cli() -> None:
+    """Run as a console script."""
+    sys.exit(run(main))
+
+
+if __name__ == "__main__":
+    cli()
