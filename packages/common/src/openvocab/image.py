@@ -133,6 +133,10 @@ def output_size_shortest_edge(
     The shorter side becomes `short`; if the longer would pass `max_size`, both shrink until it
     fits; halves round up. No side falls below one pixel (where the originals crash).
 
+    Example:
+        >>> output_size_shortest_edge(375, 500, 640, 2560)
+        (640, 853)
+
     Source: SPEC san 7, SPEC ovseg 9.
     """
     scale = short / min(height, width)

@@ -43,7 +43,12 @@ def color_labels(labels: npt.NDArray[Any], count: int) -> ImageArray:
 
 
 def label_shares(labels: npt.NDArray[Any]) -> list[tuple[int, float]]:
-    """Return (label, share of the pixels) of the labels from 0 on that occur, largest first."""
+    """Return (label, share of the pixels) of the labels from 0 on that occur, largest first.
+
+    Example:
+        >>> label_shares(np.array([[2, 2], [0, -1]]))
+        [(2, 0.5), (0, 0.25)]
+    """
     counts = np.bincount(np.maximum(labels, -1).ravel() + 1)[1:]
     shares = [(int(label), int(counts[label]) / labels.size) for label in counts.nonzero()[0]]
     return sorted(shares, key=lambda share: (-share[1], share[0]))

@@ -32,6 +32,10 @@ def encode_rle(mask: npt.NDArray[Any]) -> RLE:
     Returns:
         `{"size": [H, W], "counts": str}`: runs down the columns, starting with outside, from the
         third on as differences to the run two before, in base 32 with a sign.
+
+    Example:
+        >>> encode_rle(np.array([[0, 1], [0, 1]]))
+        {'size': [2, 2], 'counts': '22'}
     """
     height, width = mask.shape
     flat = np.asarray(mask != 0).ravel(order="F")
@@ -51,6 +55,10 @@ def encode_labels(labels: npt.NDArray[Any]) -> dict[int, RLE]:
 
     Returns:
         `{label: encode_rle(labels == label)}`, in ascending order.
+
+    Example:
+        >>> sorted(encode_labels(np.array([[3, 3, -1], [3, 0, -1]])))
+        [0, 3]
     """
     height, width = labels.shape
     flat = labels.ravel(order="F")

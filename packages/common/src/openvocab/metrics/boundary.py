@@ -81,6 +81,10 @@ def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
     """Return how wide the boundary of boundary IoU is: a share of the diagonal, at least 1.
 
     Source: Cheng et al., "Boundary IoU", CVPR 2021.
+
+    Example:
+        >>> boundary_width(480, 640)
+        16
     """
     return max(1, round(ratio * float(np.hypot(height, width))))
 

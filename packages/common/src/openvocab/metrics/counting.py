@@ -28,6 +28,10 @@ def void_values(num_classes: int, ignore_index: Ignore = None) -> frozenset[int]
         num_classes: K; class ids are `0..K-1`.
         ignore_index: what the data set declares: a value, several, or none `()`. Undeclared (None),
             void is 255, and 65535 where more than 255 classes make 255 a class.
+
+    Example:
+        >>> void_values(150), void_values(847), void_values(19, 0)
+        (frozenset({255}), frozenset({65535}), frozenset({0}))
     """
     if ignore_index is None:
         return frozenset({255 if num_classes <= 255 else 65535})

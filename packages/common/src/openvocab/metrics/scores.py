@@ -144,6 +144,13 @@ def scores(matrix: NDArray[Any], convention: Convention = "detectron2") -> Score
         matrix: `(K, K)` or `(K, K + 1)`.
         convention: one of `CONVENTIONS`.
 
+    Example:
+        One pixel of the first class is taken for the third, which is in no ground truth.
+
+        >>> matrix = np.array([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
+        >>> [round(scores(matrix, convention).miou, 2) for convention in CONVENTIONS]
+        [87.5, 58.33, 58.33]
+
     Source: SPEC ovseg 13; SPEC san 12; mmsegmentation 1.x `IoUMetric`.
     """
     hits, truth, predicted = class_totals(matrix).astype(np.float64)
