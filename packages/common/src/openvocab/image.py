@@ -133,7 +133,7 @@ def output_size_shortest_edge(
     The shorter side becomes `short`; if the longer would pass `max_size`, both shrink until it
     fits; halves round up. No side falls below one pixel (where the originals crash).
 
-    Example:
+    Examples:
         >>> output_size_shortest_edge(375, 500, 640, 2560)
         (640, 853)
 

@@ -45,7 +45,7 @@ def color_labels(labels: npt.NDArray[Any], count: int) -> ImageArray:
 def label_shares(labels: npt.NDArray[Any]) -> list[tuple[int, float]]:
     """Return (label, share of the pixels) of the labels from 0 on that occur, largest first.
 
-    Example:
+    Examples:
         >>> label_shares(np.array([[2, 2], [0, -1]]))
         [(2, 0.5), (0, 0.25)]
     """

@@ -33,7 +33,7 @@ def encode_rle(mask: npt.NDArray[Any]) -> RLE:
         `{"size": [H, W], "counts": str}`: runs down the columns, starting with outside, from the
         third on as differences to the run two before, in base 32 with a sign.
 
-    Example:
+    Examples:
         >>> encode_rle(np.array([[0, 1], [0, 1]]))
         {'size': [2, 2], 'counts': '22'}
     """
@@ -56,7 +56,7 @@ def encode_labels(labels: npt.NDArray[Any]) -> dict[int, RLE]:
     Returns:
         `{label: encode_rle(labels == label)}`, in ascending order.
 
-    Example:
+    Examples:
         >>> sorted(encode_labels(np.array([[3, 3, -1], [3, 0, -1]])))
         [0, 3]
     """

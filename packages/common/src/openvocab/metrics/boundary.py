@@ -82,7 +82,7 @@ def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
 
     Source: Cheng et al., "Boundary IoU", CVPR 2021.
 
-    Example:
+    Examples:
         >>> boundary_width(480, 640)
         16
     """

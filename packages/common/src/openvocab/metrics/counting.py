@@ -29,7 +29,7 @@ def void_values(num_classes: int, ignore_index: Ignore = None) -> frozenset[int]
         ignore_index: what the data set declares: a value, several, or none `()`. Undeclared (None),
             void is 255, and 65535 where more than 255 classes make 255 a class.
 
-    Example:
+    Examples:
         >>> void_values(150), void_values(847), void_values(19, 0)
         (frozenset({255}), frozenset({65535}), frozenset({0}))
     """

@@ -144,7 +144,7 @@ def scores(matrix: NDArray[Any], convention: Convention = "detectron2") -> Score
         matrix: `(K, K)` or `(K, K + 1)`.
         convention: one of `CONVENTIONS`.
 
-    Example:
+    Examples:
         One pixel of the first class is taken for the third, which is in no ground truth.
 
         >>> matrix = np.array([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
