@@ -15,9 +15,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dense_clip import method, segmenter
+from dense_clip import method
 from dense_clip.attention import correlative_attention, dense_features, gaussian, value_path
 from dense_clip.segmenter import TITLES, DenseCLIPSegmenter, DenseConfig
+from openvocab import semantic
 from openvocab.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
 from openvocab.evaluation.protocol import protocol_card
@@ -236,7 +237,7 @@ def test_scores_are_probabilities_whose_largest_is_the_label() -> None:
 def test_labels_in_strips_are_the_labels_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, image, names = make("sclip"), picture(29, 31), ["cat", "sofa", "wall"]
     at_once = model.segment(image, names, return_scores=True)
-    monkeypatch.setattr(segmenter, "_STRIP", 200)
+    monkeypatch.setattr(semantic, "_STRIP", 200)
     in_strips = model.segment(image, names, return_scores=True)
     np.testing.assert_array_equal(in_strips.labels, at_once.labels)
     np.testing.assert_allclose(in_strips.scores, at_once.scores, atol=1e-6)

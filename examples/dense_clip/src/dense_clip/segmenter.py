@@ -22,7 +22,7 @@ from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, output_size_shortest_edge
 from openvocab.segmenter import BaseSegmenter, Segmentation
-from openvocab.semantic import bilinear_matrix, vocabulary_scores
+from openvocab.semantic import label_word_maps
 from openvocab.vocabulary import WORLD, Vocabulary
 
 TITLES: dict[str, str] = {"maskclip": "MaskCLIP", "sclip": "SCLIP", "naclip": "NACLIP"}
@@ -31,7 +31,6 @@ _LAST_BLOCK: dict[str, str] = {
     "sclip": "softmax(qq') + softmax(kk') on the values; residual connection and MLP stay",
     "naclip": "softmax(kk' + Gaussian) on the patches' values; no residual connection, no MLP",
 }
-_STRIP = 1 << 24  # scores of words and pixels that are in memory together
 
 
 @dataclass(frozen=True)
@@ -220,28 +219,15 @@ class DenseCLIPSegmenter(BaseSegmenter):
     def _segment(
         self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
     ) -> Segmentation:
-        """Label pixels in strips, so that memory is bounded for any number of words and pixels."""
-        similarity = self.similarities(image, vocabulary)
-        height, width = image.shape[:2]
-        rows = bilinear_matrix(similarity.shape[1], height).to(similarity)
-        columns = bilinear_matrix(similarity.shape[2], width).to(similarity)
-        threshold = vocabulary.background.value
-        word_labels = np.append(vocabulary.word_labels, np.int32(vocabulary.background_label))
-        labels, scores = np.empty((height, width), np.int32), []
-        step = max(1, _STRIP // (len(similarity) * width))
-        for start in range(0, height, step):
-            strip = rows[start : start + step] @ similarity @ columns.T  # (W, r, width)
-            winners = strip.cpu().numpy().argmax(axis=0)  # the first of equal ones
-            if return_scores or threshold is not None:
-                strip = (strip * self.temperature).softmax(dim=0)
-            if threshold is not None:
-                winners[(strip.amax(dim=0) < threshold).cpu().numpy()] = -1  # the appended label
-            labels[start : start + step] = word_labels[winners]
-            if return_scores:
-                scores.append(vocabulary_scores(strip, vocabulary))
-        return Segmentation(
-            labels, vocabulary, np.concatenate(scores, axis=1) if return_scores else None
+        """Compare patches with words, and enlarge the similarities to the image."""
+        labels, scores = label_word_maps(
+            self.similarities(image, vocabulary),
+            (image.shape[0], image.shape[1]),
+            vocabulary,
+            lambda similarity: (similarity * self.temperature).softmax(dim=0),
+            return_scores=return_scores,
         )
+        return Segmentation(labels, vocabulary, scores)
 
 
 def _cut(pixels: Tensor, axis: int, run: slice, patch: int) -> Tensor:

@@ -10,7 +10,7 @@ cells that reach into it, and a name whose best case is below another's worst ca
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ TILE = 32
 _SLACK = 1e-4
 # Masks and scores of the tiles in work stay below this many numbers.
 _BLOCK = 1 << 22
+# Words times pixels of a strip of resized maps.
+_STRIP = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,48 @@ def vocabulary_scores(scores: Tensor, vocabulary: Vocabulary) -> NDArray[np.floa
         result[vocabulary.background_label] = vocabulary.background.value
     array: NDArray[np.float32] = result.cpu().numpy()
     return array
+
+
+def label_word_maps(
+    maps: Tensor,
+    output: tuple[int, int],
+    vocabulary: Vocabulary,
+    to_scores: Callable[[Tensor], Tensor],
+    *,
+    return_scores: bool,
+) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+    """Resize one map for each word to the image, and label pixels by the background policy.
+
+    This is for methods that compare each place of a grid with each word. It goes strip by strip, so
+    that without scores memory is bounded for any number of words and pixels.
+
+    Args:
+        maps: (W, h, w) of the vocabulary's words, larger where a word fits better.
+        output: (H, W) of the image.
+        vocabulary: its policy "threshold" applies to scores; "learned" has no meaning here.
+        to_scores: makes scores of resized maps (W, r, W); it must keep their order at each pixel.
+        return_scores: whether to return scores.
+
+    Returns:
+        Labels (H, W), indices into `vocabulary.names` or -1, and scores (K, H, W) or None.
+    """
+    rows = bilinear_matrix(maps.shape[1], output[0]).to(maps)
+    columns = bilinear_matrix(maps.shape[2], output[1]).to(maps)
+    threshold = vocabulary.background.value
+    word_labels = np.append(vocabulary.word_labels, np.int32(vocabulary.background_label))
+    labels, scores = np.empty(output, np.int32), []
+    step = max(1, _STRIP // (len(maps) * output[1]))
+    for start in range(0, output[0], step):
+        strip = rows[start : start + step] @ maps @ columns.T  # (W, r, width)
+        winners = strip.cpu().numpy().argmax(axis=0)  # the first of equal ones
+        if return_scores or threshold is not None:
+            strip = to_scores(strip)
+        if threshold is not None:
+            winners[(strip.amax(dim=0) < threshold).cpu().numpy()] = -1  # the appended label
+        labels[start : start + step] = word_labels[winners]
+        if return_scores:
+            scores.append(vocabulary_scores(strip, vocabulary))
+    return labels, np.concatenate(scores, axis=1) if return_scores else None
 
 
 @dataclass(frozen=True)
