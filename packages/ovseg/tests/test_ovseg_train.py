@@ -244,3 +244,13 @@ def test_bad_input_is_one_sentence(
     assert run(main, command(tmp_path / "out", *more)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and sentence in error
+
+
+def test_labels_that_have_no_name_are_refused(
+    command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.full((90, 110), 77, np.uint8)).save(tmp_path / "labels" / "3.png")
+    assert run(main, command(tmp_path / "out")) == 2
+    told = capsys.readouterr().err
+    assert "3.png: The ground truth holds 77 (9900 pixels), which is no class" in told
+    assert not (tmp_path / "out").exists()

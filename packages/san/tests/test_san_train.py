@@ -389,3 +389,22 @@ def test_as_many_parameters_are_trained_as_in_the_authors_logs(
         network = SAN(VARIANTS[variant]())
     count = sum(p.numel() for p in network.trainable_parameters().values())
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_labels_that_have_no_name_are_refused_before_anything_is_written(
+    command, scenes: Path, tmp_path: Path, tiny_san, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_more = tmp_path / "labels"
+    one_more.mkdir()
+    for path in (scenes / "labels").iterdir():
+        labels = np.array(Image.open(path))
+        labels[labels != 255] += 1
+        labels[0, 0] = len(tiny_san[1])  # so that the last class is somewhere
+        Image.fromarray(labels).save(one_more / path.name)
+    out = tmp_path / "out"
+    assert run(main, command(out, "--data.labels", str(one_more))) == 2
+    told = capsys.readouterr().err
+    assert f"{one_more / '0.png'}: The ground truth holds" in told and "which is no class" in told
+    assert "--label-offset -1" in told and not out.exists()
+    start = ["--data.labels", str(one_more), "--schedule.steps", "1"]
+    assert run(main, command(out, *start, "--label-offset", "-1")) == 0

@@ -12,6 +12,7 @@ import stat
 import struct
 import sys
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,6 +68,10 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_LOSSY = frozenset("JPEG MPO JPEG2000 AVIF WEBP HEIF".split())  # of label maps
+_TOP_OF_12_BITS = 4095
+_DARK = 1 << 14  # a 16-bit image below it has 14 bits or fewer, or is nearly black
+_MANY_COLORS = 1024  # more than the classes of any set
 _open_lock = threading.Lock()
 
 
@@ -110,9 +115,16 @@ def read_label_map(
         (H, W) int32, from 1-, 8-, 16- or 32-bit single-channel files.
 
     Raises:
-        InputError: the file cannot be read, or has more than one channel.
+        InputError: the file cannot be read, was compressed with loss, or has more than one channel.
     """
     image, label = _open(path, max_pixels)
+    compression = str(image.info.get("compression", image.format)).upper()
+    if compression in _LOSSY:
+        raise InputError(
+            f"{label} is {compression.replace('2000', ' 2000')}, which changes the values of "
+            "pixels, so that it cannot hold labels; make the label maps again as PNG or TIFF (a "
+            "converted copy would keep the wrong values)."
+        )
     try:
         image.load()
     except _DAMAGE as error:
@@ -120,9 +132,23 @@ def read_label_map(
     if len(image.getbands()) != 1 or image.mode == "F":
         raise InputError(
             f"{label} is no label map: its pixels are {image.mode!r}, expected one integer each "
-            "(a grey or palette PNG or TIFF)."
+            f"(a grey or palette PNG or TIFF){_about_colors(image)}."
         )
     return np.asarray(image).astype(np.int32)
+
+
+def stored_size_and_turn(path: Path) -> tuple[tuple[int, int], int] | None:
+    """Return (height, width) of an image as it is stored, and EXIF's orientation, 1 for upright.
+
+    Only the head of the file is read; None where it tells nothing.
+    """
+    Image.init()
+    try:
+        with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+            turn = image.getexif().get(_ORIENTATION_TAG)
+            return (image.height, image.width), turn if turn in _ORIENTATIONS else 1
+    except _DAMAGE:
+        return None
 
 
 def output_size_shortest_edge(
@@ -371,6 +397,22 @@ def _damaged(label: str, error: BaseException) -> str:
     return f"{label} is damaged or cut short ({reason}); get the file again."
 
 
+def _about_colors(image: Image.Image) -> str:
+    """Say what to do with a label map in colors."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return ""
+    colors: Any = image.convert("RGB").getcolors(_MANY_COLORS)
+    if colors is None:
+        return "; with this many colors it is a photograph, or was compressed with loss"
+    if all(red == green == blue for _, (red, green, blue) in colors):
+        return "; its channels are equal, so keep one of them: image.convert('L')"
+    shown = ", ".join(str(color) for _, color in sorted(colors, reverse=True)[:3])
+    return (
+        f"; it holds {len(colors)} colors, such as {shown}, so replace each color by the number of "
+        "its class"
+    )
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
@@ -383,7 +425,10 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         deep = image.mode.startswith("I;16") or image.format == "PNG"
-        return Image.fromarray(_grey_to_8bit(np.asarray(image), deep)).convert("RGB")
+        values = np.asarray(image)
+        return Image.fromarray(
+            _grey_to_8bit(values, deep, may_be_12_bits=image.format == "TIFF")
+        ).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -391,13 +436,32 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_to_8bit(values: npt.NDArray[Any], deep: bool) -> ImageArray:
-    """Scale grey values: 16-bit by 257, floats from 0..1, integers up to 255 as they are."""
+def _grey_to_8bit(
+    values: npt.NDArray[Any], deep: bool, *, may_be_12_bits: bool = False
+) -> ImageArray:
+    """Scale grey values: 16-bit by 257, floats from 0..1, integers up to 255 as they are.
+
+    Microscopes and cameras write 12 bits into TIFFs of 16, which are then scaled to 12 bits.
+    """
     top = float(values.max())
     if not np.isfinite(top) or values.min() < 0 or top > 65535:
         raise ValueError(f"grey values {values.min()}..{top} fit no known range")
     if deep or top > 255:
-        return np.asarray(values / 257.0 + 0.5).astype(np.uint8)
+        divisor = 257.0
+        if may_be_12_bits and 255 < top <= _TOP_OF_12_BITS:
+            divisor = _TOP_OF_12_BITS / 255
+            warnings.warn(
+                f"a TIFF of 16 bits holds values up to {top:g} only and is read as 12 bits: "
+                f"{_TOP_OF_12_BITS} is white",
+                stacklevel=2,
+            )
+        elif 0 < top < _DARK:
+            warnings.warn(
+                f"an image of 16 bits holds values up to {top:g} of 65535 only, nearly black; "
+                "if it has fewer bits, scale its values to 0..65535",
+                stacklevel=2,
+            )
+        return np.asarray(values / divisor + 0.5).astype(np.uint8)
     if values.dtype.kind == "f" and top <= 1:
         return np.asarray(values * 255 + 0.5).astype(np.uint8)
     return values.astype(np.uint8)
@@ -450,7 +514,7 @@ def _array_to_8bit(pixels: npt.NDArray[Any]) -> ImageArray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
-        return (pixels / 257.0 + 0.5).astype(np.uint8)
+        return _grey_to_8bit(pixels, deep=True)
     if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
         return (pixels * 255 + 0.5).astype(np.uint8)
     raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 
 import openvocab
 from openvocab.cli import run
+from openvocab.datasets.label_check import check_labels
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
 from openvocab.datasets.preparation import default_workers, run_parallel
 from openvocab.datasets.samples import Sample, SampleSet
@@ -66,6 +67,7 @@ def score_predictions(
     names = metric_names(data.vocabulary)
     void = tuple(sorted(void_values(len(names), data.ignore_index)))
     samples = check_complete(predictions, data.samples, partial=partial_set)
+    check_labels(data, samples=samples, classes=len(names), progress=progress)
     count = partial(_count, predictions=predictions, data=data, classes=len(names), void=void)
     pairs = list(run_parallel(count, samples, workers, f"scoring {data.name}", progress))
     matrix = np.zeros((len(names), len(names) + 1), dtype=np.int64)

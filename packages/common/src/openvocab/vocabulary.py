@@ -311,9 +311,10 @@ def parse_names(arguments: Sequence[str]) -> tuple[str, ...]:
     >>> parse_names(["hot", "air", "balloon,", "drum,", "pig"])
     ('hot air balloon', 'drum', 'pig')
     """
-    edges = any(text.strip().endswith(",") or text.strip().startswith(",") for text in arguments)
-    text = (" " if edges and len(arguments) > 1 else ",").join(arguments)
-    names = [part.strip() for part in text.split(",") if part.strip()]
+    stripped = [text.strip() for text in arguments]
+    unquoted = any(text.startswith(",") or text.endswith(",") for text in stripped)
+    parts = (" " if unquoted else ",").join(stripped).split(",")
+    names = [part.strip() for part in parts if part.strip()]
     kept = _without_repeats(names)
     if len(kept) < len(names):
         labels = ", ".join(f"{label} {name}" for label, name in enumerate(kept))

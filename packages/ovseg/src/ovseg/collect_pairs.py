@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from openvocab.cli import run
 from openvocab.computation import add_device_argument, choose_device
+from openvocab.datasets.label_check import check_labels, check_same_size
 from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, list_images, read_image, resize_shortest_edge
@@ -256,6 +257,7 @@ def _from_labels(
             yield name, None
             continue
         image, label = read_image(sample.image), data.read_label(sample)
+        check_same_size(sample, image, label)
         names = data.vocabulary.names
         yield name, labelled_crops(image, label, names, short, max_size, expand_ratio)
 
@@ -315,6 +317,9 @@ def build_parser() -> argparse.ArgumentParser:
     labels.add_argument("--data-root", type=Path, metavar="DIR")
     labels.add_argument("--labels", type=Path, metavar="DIR", help="label maps of --images")
     labels.add_argument("--names", type=Path, metavar="FILE", help="names of the labels")
+    labels.add_argument(
+        "--label-offset", type=int, default=0, metavar="N", help="-1 where labels count from 1"
+    )
     labels.add_argument("--min-size", type=int, default=640, help="short side of the images")
     labels.add_argument("--max-size", type=int, default=2560, help="their longest long side")
     result.add_argument(
@@ -344,10 +349,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _collect_labels(args: argparse.Namespace) -> None:
     data = open_training_set(
-        DataConfig(args.dataset, args.data_root)
+        DataConfig(args.dataset, args.data_root, label_offset=args.label_offset)
         if args.labels is None
-        else DataConfig(None, None, args.images, args.labels, args.names)
+        else DataConfig(
+            None, None, args.images, args.labels, args.names, label_offset=args.label_offset
+        )
     )
+    check_labels(data, samples=data.samples[: args.limit], progress=True)
     writer = PairWriter(args.output)
     work = _from_labels(data, args.min_size, args.max_size, args.expand_ratio, writer.done)
     collect(writer, _first(work, args.limit), args.limit or len(data.samples))

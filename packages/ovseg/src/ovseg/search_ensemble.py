@@ -27,9 +27,11 @@ from tqdm import tqdm
 
 from openvocab.cli import run
 from openvocab.computation import add_computation_arguments
+from openvocab.datasets.label_check import check_labels, check_same_size
 from openvocab.datasets.samples import Sample
 from openvocab.errors import InputError, import_extra
 from openvocab.evaluation.augmentation import labels_of_scores
+from openvocab.evaluation.data_arguments import add_data_arguments
 from openvocab.evaluation.run import SampleSet, sample_set
 from openvocab.files import atomic_path, sha256_of, write_text
 from openvocab.image import read_image
@@ -168,13 +170,8 @@ def build_parser() -> argparse.ArgumentParser:
         "MaskFormer's. Use labelled images that you do not test on.",
     )
     add_model_arguments(parser)
-    data = parser.add_argument_group("data (--dataset, or --images with --labels and --names)")
-    data.add_argument("--dataset", metavar="NAME", help="a known data set, such as voc-20:train")
-    data.add_argument("--data-root", type=Path, metavar="DIR", help="where the data sets lie")
-    data.add_argument("--images", type=Path, metavar="DIR", help="folder of images")
-    data.add_argument("--labels", type=Path, metavar="DIR", help="folder of label maps")
-    data.add_argument("--names", type=Path, metavar="FILE", help="one class name per line")
-    data.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    add_data_arguments(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     search = parser.add_argument_group("search")
     search.add_argument("--thresholds", type=float, nargs="+", default=list(THRESHOLDS))
     search.add_argument("--ensemble-weights", type=float, nargs="+", default=list(WEIGHTS))
@@ -194,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not all(0 <= t <= 1 for t in args.thresholds) or max(args.ensemble_weights) > 1:
         raise InputError("thresholds must be between 0 and 1, and weights at most 1")
     data = sample_set(args)
+    check_labels(data, samples=data.samples[: args.limit], progress=True)
     segmenter = load_from_arguments(args, options, defaults={"mode": "eval"})
     files = _store(segmenter, data, data.samples[: args.limit], args)
     table = np.array(
@@ -225,6 +223,7 @@ def _store(
         "templates": data.vocabulary.templates,
         "thresholds": list(args.thresholds),
         "stride": args.stride,
+        "label_offset": args.label_offset,
     }
     folder = args.output / "cache"
     key = folder / "key.json"
@@ -238,8 +237,7 @@ def _store(
         path = folder / f"{index:06d}-{sha256_of(sample.label)[:16]}.npz"
         if not path.is_file():
             image, truth = read_image(sample.image), data.read_label(sample)
-            if image.shape[:2] != truth.shape:
-                raise InputError(f"{sample.image} and {sample.label} differ in size")
+            check_same_size(sample, image, truth)
             stored = look_at_image(
                 segmenter, image, truth, data.vocabulary, args.thresholds, args.stride
             )

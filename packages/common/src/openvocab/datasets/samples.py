@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
 from openvocab.image import IMAGE_SUFFIXES, read_label_map
-from openvocab.metrics.scores import Ignore
+from openvocab.metrics.counting import Ignore, void_values
 from openvocab.vocabulary import Vocabulary
 
 _SHOWN = 5  # names in a warning
@@ -71,12 +72,15 @@ class FolderDataset:
         labels: folder of label maps (PNG, TIFF), 8 or 16 bits.
         names_file: one name per line, or a JSON list; line i names the label value i.
         ignore_index: the values that are void; None: 255, or 65535 from 256 classes on.
+        label_offset: what is added to stored values that are not void; -1 for label maps that count
+            from 1. What falls below 0 is void.
     """
 
     images: Path
     labels: Path
     names_file: Path
     ignore_index: Ignore = None
+    label_offset: int = 0
 
     @property
     def name(self) -> str:
@@ -99,12 +103,22 @@ class FolderDataset:
         return pair_by_stem(self.images, self.labels)
 
     def label_tree_hash(self) -> str:
-        """Return a SHA-256 over the names and contents of all label maps."""
-        return label_tree_hash(self.samples)
+        """Return a SHA-256 over the names and contents of all label maps, and the offset."""
+        stored = label_tree_hash(self.samples)
+        if not self.label_offset:
+            return stored
+        return hashlib.sha256(f"{stored}{self.label_offset:+d}".encode()).hexdigest()
 
     def read_label(self, sample: Sample) -> NDArray[Any]:
-        """Return the ground truth of a sample as it is stored."""
-        return read_label_map(sample.label)
+        """Return the ground truth of a sample as it is stored, plus the offset."""
+        stored = read_label_map(sample.label)
+        if not self.label_offset:
+            return stored
+        void = sorted(void_values(len(self.vocabulary), self.ignore_index))
+        if not void:
+            return stored + self.label_offset
+        labels = np.where(np.isin(stored, void), stored, stored + self.label_offset)
+        return np.where(labels < 0, void[-1], labels)
 
 
 def pair_by_stem(images: Path, labels: Path) -> tuple[Sample, ...]:

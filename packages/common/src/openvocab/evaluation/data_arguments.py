@@ -24,6 +24,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--images", type=Path, metavar="DIR", help="folder of images")
     data.add_argument("--labels", type=Path, metavar="DIR", help="folder of label maps")
     data.add_argument("--names", type=Path, metavar="FILE", help="one class name per line")
+    data.add_argument(
+        "--label-offset",
+        type=int,
+        default=0,
+        metavar="N",
+        help="added to the values of these label maps: -1 where they count from 1 (then 0 is void)",
+    )
 
 
 def sample_set(args: argparse.Namespace) -> SampleSet:
@@ -37,6 +44,11 @@ def sample_set(args: argparse.Namespace) -> SampleSet:
     if args.dataset is not None:
         if given:
             raise InputError(f"Give --dataset or {given[0]}, not both.")
+        if args.label_offset:
+            raise InputError(
+                f"--label-offset is {args.label_offset}, but the label values of {args.dataset} "
+                "are known; leave it out."
+            )
         found = resolve(args.dataset, args.data_root)
         print(found.describe(), file=sys.stderr)
         return found
@@ -46,4 +58,6 @@ def sample_set(args: argparse.Namespace) -> SampleSet:
             f"Missing {' and '.join(missing)}; give --dataset NAME, or --images, --labels and "
             f"--names."
         )
-    return FolderDataset(args.images, args.labels, args.names)
+    given_void = getattr(args, "ignore_index", None)  # commands that score have the option
+    void = None if given_void is None else tuple(given_void)
+    return FolderDataset(args.images, args.labels, args.names, void, args.label_offset)

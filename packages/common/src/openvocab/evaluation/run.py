@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from openvocab.cli import print_warning
+from openvocab.datasets.label_check import check_labels, check_same_size
 from openvocab.datasets.samples import FolderDataset, Sample, SampleSet
 from openvocab.errors import InputError
 from openvocab.evaluation.data_arguments import add_data_arguments, sample_set
@@ -65,6 +66,7 @@ def evaluate(
     seed: int = 0,
     card: ProtocolCard | None = None,
     read_label: ReadLabel | None = None,
+    label_hint: str = "",
 ) -> Result:
     """Segment images and count how their labels agree with the ground truth.
 
@@ -88,6 +90,7 @@ def evaluate(
         seed: for everything random in the segmenter and for the bootstrap.
         card: lines of the protocol card that only the caller knows (data set, split, label tree).
         read_label: reads a sample's ground truth; None reads the file's values as they are.
+        label_hint: what to add where a label value has no name, such as what it may mean.
 
     Raises:
         InputError: a file cannot be read, image and label map differ in size, a label value has no
@@ -103,7 +106,15 @@ def evaluate(
         segmenter, vocabulary, replace(card or ProtocolCard(), ignore_index=ignore, seed=seed)
     )
     card = replace(card, n_images=len(samples), n_classes=len(names))
-    job = _Job(segmenter, vocabulary, ignore, boundary, save_predictions, read_label or _read_file)
+    job = _Job(
+        segmenter,
+        vocabulary,
+        ignore,
+        boundary,
+        save_predictions,
+        read_label or _read_file,
+        label_hint,
+    )
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     if output is None:
@@ -136,9 +147,23 @@ def evaluate_set(segmenter: Segmenter, data: SampleSet, **options: Any) -> Resul
     card = ProtocolCard(
         data_set=data.name, split=data.split, label_tree_hash=data.label_tree_hash()
     )
-    options.setdefault("ignore_index", data.ignore_index)
+    ignore = options.setdefault("ignore_index", data.ignore_index)
+    seen = check_labels(
+        data,
+        samples=_selected(data.samples, options.get("limit")),
+        classes=len(metric_names(vocabulary)),
+        ignore=None if ignore == data.ignore_index else void_values(0, ignore),
+        values=False,
+        progress=options.get("progress", True),
+    )
     return evaluate(
-        segmenter, data.samples, vocabulary, card=card, read_label=data.read_label, **options
+        segmenter,
+        data.samples,
+        vocabulary,
+        card=card,
+        read_label=data.read_label,
+        label_hint=seen.hint,
+        **options,
     )
 
 
@@ -153,23 +178,21 @@ class _Job:
         boundary: bool,
         segments: bool,
         read_label: ReadLabel,
+        label_hint: str,
     ) -> None:
         self.segmenter, self.vocabulary, self.ignore = segmenter, vocabulary, ignore
         self.boundary, self.segments, self.read_label = boundary, segments, read_label
+        self.label_hint = label_hint
         self.classes = len(metric_names(vocabulary))
 
     def run(self, sample: Sample) -> ImageRecord:
         """Segment an image and compare it with its ground truth."""
         image, truth = read_image(sample.image), self.read_label(sample)
-        if image.shape[:2] != truth.shape:
-            raise InputError(
-                f"The image {sample.image} has {_size(image)} pixels (height x width) and its "
-                f"label map {sample.label} {_size(truth)}; they must be the same."
-            )
+        check_same_size(sample, image, truth)
         try:  # before the work, not after it
             check_truth(truth, self.classes, self.ignore)
         except InputError as error:
-            raise InputError(f"{sample.label}: {error}") from None
+            raise InputError(f"{sample.label}: {error}{self.label_hint}") from None
         labels = self._labels(image)
         return ImageRecord(
             sample.id,
@@ -280,10 +303,6 @@ def _bar(samples: Sequence[Sample], progress: bool, total: int) -> Iterator[Samp
 
 def _read_file(sample: Sample) -> NDArray[Any]:
     return read_label_map(sample.label)
-
-
-def _size(pixels: NDArray[Any]) -> str:
-    return f"{pixels.shape[0]} x {pixels.shape[1]}"
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
+from openvocab.datasets.label_check import check_labels
 from openvocab.datasets.samples import SampleSet
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.errors import InputError
@@ -168,7 +170,10 @@ def segmentation_command(
     def run_training(settings: Config, original: Mapping[str, Any], resume: bool) -> int:
         def make(world: World) -> SegmentationTask:
             resumed = resume and bool(Checkpoints(settings.run.output).numbered())
-            return make_task(settings, original, open_training_set(settings.data), resumed)
+            data = open_training_set(settings.data)
+            share = data.samples[world.rank :: world.size]
+            check_labels(data, samples=share, progress=world.is_main)
+            return make_task(settings, original, data, resumed)
 
         return train(settings, make, resume=resume)
 
@@ -179,7 +184,20 @@ def segmentation_command(
             )
         return _evaluate(settings, lambda world: make_segmenter(settings, original, world))
 
-    return TrainingCommand(module, config, train=run_training, evaluate=evaluate, **more)
+    return TrainingCommand(
+        module, config, train=run_training, evaluate=evaluate, add_flags=_add_data_flags, **more
+    )
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that commands with data of one's own share, under its short name."""
+    parser.add_argument(
+        "--label-offset",
+        dest="data.label_offset",
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="the same as --data.label-offset",
+    )
 
 
 def _evaluate(config: SegmentationTrainConfig, make_segmenter: Callable[[World], Segmenter]) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from openvocab.datasets.label_check import check_same_size
 from openvocab.datasets.samples import FolderDataset, SampleSet
 from openvocab.datasets.transforms import TrainTransform, TransformConfig
 from openvocab.errors import InputError
@@ -31,6 +32,7 @@ class DataConfig:
         labels: folder of their label maps.
         names: file with the name of each label, one a line.
         evaluate: data sets to evaluate on; with folders, none.
+        label_offset: added to the values of label maps in a folder: -1 where they count from 1.
     """
 
     dataset: str | None = "coco_2017_train_stuff_sem_seg"
@@ -39,6 +41,7 @@ class DataConfig:
     labels: Path | None = None
     names: Path | None = None
     evaluate: tuple[str, ...] = ()
+    label_offset: int = 0
 
 
 class SegmentationItem(TypedDict):
@@ -74,11 +77,7 @@ class SegmentationData(Dataset[SegmentationItem]):
         position, index = key
         sample = self.data.samples[index]
         image, label = read_image(sample.image), self.data.read_label(sample)
-        if image.shape[:2] != label.shape:
-            raise InputError(
-                f"{sample.image} has {image.shape[0]} x {image.shape[1]} pixels and its label map "
-                f"{sample.label} {label.shape[0]} x {label.shape[1]}; they must be the same"
-            )
+        check_same_size(sample, image, label)
         label = label.astype(np.int32)
         image, label = self.transform(image, label, generator_of(self.seed, position))
         labels = torch.from_numpy(label)
@@ -112,7 +111,14 @@ def open_training_set(config: DataConfig) -> SampleSet:
     if len(missing) < len(folders):
         if config.images is None or config.labels is None or config.names is None:
             raise InputError(f"data.{missing[0]} is missing; give images, labels and names")
-        return FolderDataset(config.images, config.labels, config.names)
+        return FolderDataset(
+            config.images, config.labels, config.names, label_offset=config.label_offset
+        )
+    if config.label_offset:
+        raise InputError(
+            f"data.label_offset is {config.label_offset}, but the label values of {config.dataset} "
+            "are known; leave it out"
+        )
     if config.dataset is None:
         raise InputError("there is no training data; give data.dataset, or three data folders")
     return open_named_set(config.dataset, config.root)

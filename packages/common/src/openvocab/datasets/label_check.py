@@ -1,0 +1,276 @@
+"""Whether label maps can mean what their data set says: looked at as a whole, before the work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvocab.clip.text_cache import default_cache_dir
+from openvocab.datasets.preparation import default_workers, run_parallel
+from openvocab.datasets.samples import FolderDataset, Sample, SampleSet
+from openvocab.errors import InputError
+from openvocab.files import write_text
+from openvocab.image import stored_size_and_turn
+from openvocab.metrics.counting import check_truth, void_values
+
+_OFTEN = 0.3  # a value in more of the label maps than this is a rule, not an accident
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+@dataclass(frozen=True)
+class LabelSurvey:
+    """What the label maps of a set hold.
+
+    Args:
+        classes: K; class labels are `0..K-1`.
+        void: the values that are void.
+        maps: how many label maps there are.
+        pixels: of every value that occurs, void included.
+        files: the number of label maps that hold the value.
+        wrong: what the first label map with a value that is no class has, in a sentence, or "".
+        mismatch: how the first label map and its image differ in size, in a sentence, or "".
+        turned: images that EXIF turns without a trace in the size of their label map.
+    """
+
+    classes: int
+    void: tuple[int, ...]
+    maps: int = 0
+    pixels: dict[int, int] = field(default_factory=dict)
+    files: dict[int, int] = field(default_factory=dict)
+    wrong: str = ""
+    mismatch: str = ""
+    turned: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        """What wrong values most likely are, in a sentence, or ""."""
+        known = [value for value in self.pixels if value not in self.void]
+        if known and min(known) >= 0 and max(known) == self.classes and self._zero_is_a_rule:
+            return (
+                " All values fit after 1 is subtracted, so that these label maps probably count "
+                "from 1, with 0 for void: give --label-offset -1."
+            )
+        if len(known) == 2 and 0 in known and max(known) >= self.classes > 1:
+            return f" If the label maps are masks of one class, write its pixels as 1{_AS_ONE}."
+        return ""
+
+    @property
+    def nonsense(self) -> str:
+        """Why no value that occurs can be what was meant, in a sentence, or ""."""
+        if set(self.pixels) == {0, 255} and self.classes > 1:
+            meaning = "void" if 255 in self.void else "the label of another class"
+            return (
+                f"the {self.maps} label maps hold only 0 and 255, like masks of one class, but 255 "
+                f"is {meaning}: write the pixels of that class as 1{_AS_ONE}"
+            )
+        if self.pixels and set(self.pixels) <= set(self.void):
+            return (
+                f"every pixel of the {self.maps} label maps is void "
+                f"({', '.join(map(str, sorted(self.pixels)))}), so that there is nothing to learn "
+                "or to score; check the label maps and the ignore value"
+            )
+        return ""
+
+    @property
+    def _zero_is_a_rule(self) -> bool:
+        return self.files.get(0, 0) > _OFTEN * self.maps or 0 not in self.files
+
+
+_AS_ONE = " and all others as 0 (in NumPy: labels // labels.max()), and name both labels"
+
+
+def check_labels(
+    data: SampleSet,
+    *,
+    samples: Sequence[Sample] | None = None,
+    classes: int | None = None,
+    ignore: Collection[int] | None = None,
+    values: bool = True,
+    progress: bool = False,
+) -> LabelSurvey:
+    """Look at all label maps of a set, and refuse what cannot mean what the set says.
+
+    What was seen is remembered in the user's cache for as long as no file changes.
+
+    Args:
+        data: the set.
+        samples: those to look at; None for all.
+        classes: K; None: the number of names of the set.
+        ignore: the void values; None: the set's.
+        values: refuse values that are no class too; else the caller does so image by image.
+        progress: show a bar.
+
+    Raises:
+        InputError: a label map cannot be read, holds a value that is no class, or differs in size
+            from its image; or all label maps are void, or masks of 0 and 255.
+    """
+    declared = ignore is not None or (
+        isinstance(data, FolderDataset) and data.ignore_index is not None
+    )
+    classes = len(data.vocabulary) if classes is None else classes
+    void = tuple(sorted(void_values(classes, data.ignore_index if ignore is None else ignore)))
+    seen = survey_labels(
+        data, data.samples if samples is None else samples, classes, void, progress
+    )
+    for problem in (
+        seen.wrong and values and seen.wrong + seen.hint,
+        not declared and seen.nonsense,
+        seen.mismatch,
+    ):
+        if problem:
+            raise InputError(problem)
+    if set(seen.pixels) == {0, 255} and not declared:  # one class
+        warnings.warn(
+            f"{data.name}: the label maps hold only 0 and 255, and 255 is void: only pixels of 0 "
+            "count; if 255 is meant to be the class, write it as 0 and void as 255",
+            stacklevel=2,
+        )
+    if seen.turned:
+        warnings.warn(
+            f"{data.name}: EXIF turns {len(seen.turned)} images, such as {seen.turned[0]}, and the "
+            "size of their label maps does not tell whether these are turned too; they are taken "
+            "to be",
+            stacklevel=2,
+        )
+    return seen
+
+
+def survey_labels(
+    data: SampleSet,
+    samples: Sequence[Sample],
+    classes: int,
+    void: tuple[int, ...],
+    progress: bool = False,
+) -> LabelSurvey:
+    """Count the values of all label maps, or remember what they were."""
+    sizes = isinstance(data, FolderDataset)  # known sets were inspected by their makers
+    memory = _remembered_in(data, samples, classes, void)
+    if memory is not None and memory.is_file():
+        known = _recall(memory)
+        if known is not None:
+            return known
+    look = partial(_look, data=data, classes=classes, void=void, sizes=sizes)
+    pixels: Counter[int] = Counter()
+    files: Counter[int] = Counter()
+    wrong, mismatch, turned = "", "", []
+    for seen in run_parallel(look, samples, default_workers(), "checking labels", progress):
+        pixels.update(seen.pixels)
+        files.update(seen.pixels.keys())
+        wrong, mismatch = wrong or seen.wrong, mismatch or seen.mismatch
+        turned += [seen.turned] if seen.turned else []
+    found = LabelSurvey(
+        classes, void, len(samples), dict(pixels), dict(files), wrong, mismatch, tuple(turned)
+    )
+    if memory is not None:
+        _remember(memory, found)
+    return found
+
+
+def check_same_size(sample: Sample, image: NDArray[Any], label: NDArray[Any]) -> None:
+    """Raise `InputError` if a label map is not as large as its image."""
+    if image.shape[:2] != label.shape:
+        raise InputError(_mismatch(sample, (image.shape[0], image.shape[1]), label.shape))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one label map holds; see `LabelSurvey`."""
+
+    pixels: dict[int, int]
+    wrong: str
+    mismatch: str
+    turned: str
+
+
+def _look(
+    sample: Sample, data: SampleSet, classes: int, void: tuple[int, ...], sizes: bool
+) -> _Look:
+    labels = data.read_label(sample)
+    low = min(int(labels.min(initial=0)), 0)  # 32-bit files may hold negative values
+    if int(labels.max(initial=0)) - low < 1 << 20:
+        counts = np.bincount((labels - low).ravel())
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+        values = values + low
+    else:
+        values, counts = np.unique(labels, return_counts=True)
+    wrong = ""
+    try:
+        check_truth(labels, classes, void)
+    except InputError as error:
+        wrong = f"{sample.label}: {error}"
+    mismatch = turned = ""
+    found = stored_size_and_turn(sample.image) if sizes else None
+    if found is not None:
+        stored, turn = found
+        upright = stored[::-1] if turn in _SIDEWAYS else stored
+        if upright != labels.shape:
+            mismatch = _mismatch(sample, upright, labels.shape)
+        elif turn != 1:
+            turned = str(sample.image) if turn not in _SIDEWAYS or stored == upright else ""
+    return _Look(dict(zip(values.tolist(), counts.tolist(), strict=True)), wrong, mismatch, turned)
+
+
+def _mismatch(sample: Sample, image: tuple[int, int], label: tuple[int, ...]) -> str:
+    sizes = (
+        f"The image {sample.image} has {image[0]} x {image[1]} pixels (height x width) and its "
+        f"label map {sample.label} {' x '.join(map(str, label))}"
+    )
+    found = stored_size_and_turn(sample.image)
+    if found is not None and found[1] in _SIDEWAYS and found[0] == label:
+        return (
+            f"{sizes}: EXIF turns the image (orientation {found[1]}) and the label map is not "
+            "turned; turn the label map in the same way, or write the image without EXIF's "
+            "orientation."
+        )
+    return f"{sizes}; they must be the same."
+
+
+def _remembered_in(
+    data: SampleSet, samples: Sequence[Sample], classes: int, void: tuple[int, ...]
+) -> Path | None:
+    """Return the file that remembers a survey; its name is a hash of the state of all files."""
+    root = default_cache_dir()
+    if root is None:
+        return None
+    offset = data.label_offset if isinstance(data, FolderDataset) else 0
+    coding = getattr(getattr(data, "layout", None), "coding", type(data).__name__)
+    digest = hashlib.sha256(f"{classes} {void} {offset} {coding}\n".encode())
+    for sample in samples:
+        try:
+            states = [os.stat(path) for path in (sample.label, sample.image)]
+        except OSError:
+            return None  # whoever reads the file says it better
+        state = [(one.st_size, one.st_mtime_ns) for one in states]
+        digest.update(f"{sample.id}\n{sample.label.absolute()}\n{state}\n".encode(errors="replace"))
+    return root / "labels" / f"{digest.hexdigest()}.json"
+
+
+def _recall(path: Path) -> LabelSurvey | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("pixels", "files"):
+            content[key] = {int(value): int(count) for value, count in content[key].items()}
+        for key in ("void", "turned"):
+            content[key] = tuple(content[key])
+        return LabelSurvey(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None  # damaged: look again
+
+
+def _remember(path: Path, found: LabelSurvey) -> None:
+    try:
+        write_text(path, json.dumps(asdict(found)))
+    except OSError:
+        pass  # without a cache everything is only slower
