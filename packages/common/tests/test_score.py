@@ -227,3 +227,66 @@ def test_the_result_says_by_which_convention(coco, tmp_path, capsys, make_labels
     assert "detectron2-legacy" in text and "mmseg" in text and "have no ground truth here" in text
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["card"]["method"] == "out"
+
+
+# --- which prediction belongs to which image ----------------------------------------------------
+
+
+@pytest.fixture
+def namesakes(tmp_path, make_image, make_labels) -> list[str]:
+    """Three images a/x.png, b/x.png, c/x.png, whose label maps are 0, 1 and 2 throughout."""
+    for label, folder in enumerate("abc"):
+        make_image(tmp_path / f"i/{folder}/x.png", (8, 9), label)
+        make_labels(tmp_path / f"l/{folder}/x.png", np.full((8, 9), label))
+    (tmp_path / "names.txt").write_text("cat\ndog\nsky\n")
+    folders = {"--images": "i", "--labels": "l", "--names": "names.txt"}
+    return [text for flag, name in folders.items() for text in (flag, str(tmp_path / name))]
+
+
+def perfect(path: Path, names: dict[str, int]) -> Path:
+    code = encode_labels(np.zeros((8, 9), np.int32))[0]
+    write_predictions(path, (Prediction(name, label, code) for name, label in names.items()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "root", ["/elsewhere/i/", "C:\\data\\i\\", "", "./", "\\\\server\\share\\", "i/"]
+)
+def test_the_longest_common_end_of_the_path_decides(namesakes, tmp_path, root):
+    end = "\\x.png" if "\\" in root else "/x.png"
+    file = perfect(tmp_path / "p.json", {f"{root}{f}{end}": i for i, f in enumerate("abc")})
+    assert scored(tmp_path, file, *namesakes).scores("detectron2").miou == 100
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_namesake_fills_no_gap(namesakes, tmp_path, as_folder, make_labels):
+    if as_folder:
+        for label, folder in enumerate("ab"):
+            make_labels(tmp_path / f"out/run/{folder}/x.png", np.full((8, 9), label))
+        found = tmp_path / "out"
+    else:
+        found = perfect(tmp_path / "p.json", {"q/a/x.png": 0, "q/b/x.png": 1})
+    with pytest.raises(InputError, match="1 of 3 images have no prediction, such as c/x;"):
+        scored(tmp_path, found, *namesakes)
+    with pytest.warns(UserWarning, match="1 of 3 images have no prediction, such as c/x; they"):
+        result = scored(tmp_path, found, *namesakes, "--partial")
+    assert result.card.n_images == 2 and result.scores("detectron2").miou == 100
+
+
+def test_a_bare_name_counts_only_where_it_is_the_only_one(namesakes, tmp_path, make_image):
+    with pytest.raises(InputError, match=r"No prediction .*1 predictions, such as x\.png, fit no"):
+        scored(tmp_path, perfect(tmp_path / "p.json", {"x.png": 0}), *namesakes)
+    for folder in "ab":
+        (tmp_path / f"i/{folder}/x.png").unlink()
+    with pytest.raises(InputError, match="No prediction has the name"):
+        scored(tmp_path, perfect(tmp_path / "p.json", {"d/x.png": 2, "e/x.png": 2}), *namesakes)
+    with pytest.warns(UserWarning, match=r"belong to no image of the set, such as y\.png"):
+        file = perfect(tmp_path / "p.json", {"other/x.jpg": 2, "y.png": 1})
+        assert scored(tmp_path, file, *namesakes).matrix[2, 2] == 72
+
+
+def test_two_predictions_of_one_name_are_refused(namesakes, tmp_path, make_labels):
+    for suffix in (".png", ".tif"):
+        make_labels(tmp_path / f"out/a/x{suffix}", np.zeros((8, 9)))
+    with pytest.raises(InputError, match=r"a/x\.png and .*a/x\.tif differ in their suffix only"):
+        scored(tmp_path, tmp_path / "out", *namesakes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from openvocab.datasets.coco_stuff import COCO_STUFF_171, category_ids
 from openvocab.datasets.samples import Sample
+from openvocab.datasets.tails import Parts, match_tails, parts_of
 from openvocab.errors import InputError
-from openvocab.formats.detectron2 import Prediction, labels_of_predictions, read_predictions
+from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
 from openvocab.image import IMAGE_SUFFIXES, read_label_map
 
 CategoryIds = Literal["auto", "labels", "dataset"]
@@ -21,6 +23,10 @@ _SHOWN = 5
 
 class Predictions(Protocol):
     """Label maps by sample."""
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """What is a prediction for no sample."""
 
     def __contains__(self, sample: Sample) -> bool:
         """Whether there is a prediction for a sample."""
@@ -34,23 +40,33 @@ class FolderPredictions:
 
     Args:
         folder: may have folders in it.
+        samples: what predictions are looked for.
         ends: what may follow a sample's name in front of the suffix, such as "_labelTrainIds".
+
+    Raises:
+        InputError: there are none, or two files differ in their suffix only.
     """
 
-    def __init__(self, folder: Path, ends: Sequence[str] = ()) -> None:
-        self.ends = ("", *ends)
-        self.files: dict[str, Path] = {}
+    def __init__(self, folder: Path, samples: Sequence[Sample], ends: Sequence[str] = ()) -> None:
+        files: dict[str, Path] = {}
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                relative = path.relative_to(folder).with_suffix("").as_posix()
-                self.files[relative] = path
-                self.files.setdefault(path.stem, path)
-        if not self.files:
+                stem = path.relative_to(folder).with_suffix("").as_posix()
+                if stem in files:
+                    raise InputError(
+                        f"{files[stem]} and {path} differ in their suffix only; keep one of them."
+                    )
+                files[stem] = path
+        if not files:
             raise InputError(f"{folder} holds no label maps (PNG or TIFF).")
+        offered = {stem: parts_of(path.absolute().as_posix()) for stem, path in files.items()}
+        pairs = match_tails({one.id: _known_as(one, ("", *ends)) for one in samples}, offered)
+        self.files = {sample: files[stem] for sample, stem in pairs.items()}
+        self.unused = sorted(set(files) - set(pairs.values()))
 
     def __contains__(self, sample: Sample) -> bool:
         """Whether there is a file for a sample."""
-        return self._find(sample) is not None
+        return sample.id in self.files
 
     def read(self, sample: Sample, num_classes: int) -> NDArray[np.int32]:
         """Return the prediction of a sample; 255 (from 256 classes on 65535) is nothing.
@@ -58,20 +74,11 @@ class FolderPredictions:
         Raises:
             InputError: there is none, or it cannot be read.
         """
-        path = self._find(sample)
-        if path is None:
+        if sample.id not in self.files:
             raise InputError(f"There is no prediction for {sample.id}.")
-        labels = read_label_map(path)
+        labels = read_label_map(self.files[sample.id])
         nothing = 255 if num_classes <= 255 else 65535
         return np.where((labels == nothing) | (labels == 65535), -1, labels).astype(np.int32)
-
-    def _find(self, sample: Sample) -> Path | None:
-        short = Path(sample.id).name
-        for name in (sample.id, short, sample.image.stem, sample.label.stem):
-            for end in self.ends:
-                if name + end in self.files:
-                    return self.files[name + end]
-        return None
 
 
 class JsonPredictions:
@@ -79,21 +86,29 @@ class JsonPredictions:
 
     Args:
         path: the file.
+        samples: what predictions are looked for.
         contiguous: the label of each category id, where the file has the data set's own ids.
+
+    Raises:
+        InputError: the file holds no predictions.
     """
 
-    def __init__(self, path: Path, contiguous: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, path: Path, samples: Sequence[Sample], contiguous: Mapping[int, int] | None = None
+    ) -> None:
         self.contiguous = contiguous
-        self.images: dict[str, list[Prediction]] = {}
-        for name, entries in read_predictions(path).items():
-            self.images[Path(name).with_suffix("").as_posix()] = entries
-            self.images.setdefault(Path(name).stem, entries)
-        if not self.images:
+        entries = read_predictions(path)
+        if not entries:
             raise InputError(f"{path} holds no predictions.")
+        offered = {name: parts_of(name) for name in entries}
+        pairs = match_tails({one.id: _known_as(one, ("",)) for one in samples}, offered)
+        self.images = {sample: entries[name] for sample, name in pairs.items()}
+        self.unused = sorted(set(entries) - set(pairs.values()))
+        self._seen = {entry.category_id for found in entries.values() for entry in found}
 
     def __contains__(self, sample: Sample) -> bool:
         """Whether the file has an entry for a sample."""
-        return self._find(sample) is not None
+        return sample.id in self.images
 
     def read(self, sample: Sample, num_classes: int) -> NDArray[np.int32]:
         """Return the prediction of a sample; pixels in no mask are -1.
@@ -101,18 +116,27 @@ class JsonPredictions:
         Raises:
             InputError: there is none, or it is damaged.
         """
-        entries = self._find(sample)
-        if entries is None:
+        if sample.id not in self.images:
             raise InputError(f"There is no prediction for {sample.id}.")
-        return labels_of_predictions(entries, self.contiguous)
+        return labels_of_predictions(self.images[sample.id], self.contiguous)
 
     def category_ids(self) -> set[int]:
         """Return all category ids in the file."""
-        return {entry.category_id for entries in self.images.values() for entry in entries}
+        return self._seen
 
-    def _find(self, sample: Sample) -> list[Prediction] | None:
-        names = (sample.image.with_suffix("").as_posix(), sample.image.stem, Path(sample.id).name)
-        return next((self.images[name] for name in names if name in self.images), None)
+
+def _known_as(sample: Sample, ends: Sequence[str]) -> set[Parts]:
+    """Return the paths, without suffix, that a prediction of a sample may end with."""
+    known = set()
+    for path in (
+        PurePosixPath(sample.id + ".png"),
+        sample.image.absolute(),
+        sample.label.absolute(),
+    ):
+        folders = parts_of(path.as_posix())[:-1]
+        stems = (PurePosixPath(sample.id).name, sample.image.stem, sample.label.stem)
+        known |= {(*folders, stem + end) for stem in stems for end in ends}
+    return known
 
 
 def open_predictions(
@@ -132,10 +156,12 @@ def open_predictions(
     if path.is_dir():
         layout = getattr(data, "layout", None)
         ends = [] if layout is None else [layout.image_end, layout.label_end]
-        return FolderPredictions(path, [Path(end).stem for end in ends if end.startswith("_")])
+        return FolderPredictions(
+            path, data.samples, [Path(end).stem for end in ends if end.startswith("_")]
+        )
     if path.suffix != ".json" or not path.is_file():
         raise InputError(f"{path} is neither a folder of label maps nor a JSON file.")
-    found = JsonPredictions(path)
+    found = JsonPredictions(path, data.samples)
     if data.name == COCO_STUFF_171.name and _are_coco_ids(found.category_ids(), ids, path):
         found.contiguous = {official: label for label, official in enumerate(category_ids())}
     elif ids == "dataset" and data.name != COCO_STUFF_171.name:
@@ -160,7 +186,7 @@ def _are_coco_ids(seen: set[int], ids: CategoryIds, path: Path) -> bool:
 def check_complete(
     predictions: Predictions, samples: Sequence[Sample], *, partial: bool
 ) -> list[Sample]:
-    """Return the samples that have a prediction.
+    """Return the samples that have a prediction of their own, and say which have none.
 
     Raises:
         InputError: some have none and that is not allowed, or none has.
@@ -168,12 +194,30 @@ def check_complete(
     there = [sample for sample in samples if sample in predictions]
     if not there:
         raise InputError(
-            f"No prediction has the name of an image of the set, such as {samples[0].id}."
+            f"No prediction has the name of an image of the set, such as {samples[0].id}"
+            f"{_not_used(predictions)}."
         )
     missing = [sample.id for sample in samples if sample not in predictions]
+    some = f"{len(missing)} of {len(samples)} images have no prediction, such as "
+    some += ", ".join(missing[:_SHOWN]) + _not_used(predictions)
     if missing and not partial:
-        raise InputError(
-            f"{len(missing)} of {len(samples)} images have no prediction, such as "
-            f"{', '.join(missing[:_SHOWN])}; use --partial to score the others alone."
+        raise InputError(f"{some}; use --partial to score the others alone.")
+    if missing:
+        warnings.warn(f"{some}; they are left out", stacklevel=2)
+    elif predictions.unused:
+        warnings.warn(
+            f"{len(predictions.unused)} predictions belong to no image of the set, such as "
+            f"{predictions.unused[0]}",
+            stacklevel=2,
         )
     return there
+
+
+def _not_used(predictions: Predictions) -> str:
+    unused = predictions.unused
+    if not unused:
+        return ""
+    return (
+        f" ({len(unused)} predictions, such as {unused[0]}, fit no image better than others, or "
+        "none)"
+    )
