@@ -74,8 +74,17 @@ def photo(path: str | Path, color: str = "red", size: tuple[int, int] = (40, 30)
     return path
 
 
+OF_THE_RUN = {".predict.jsonl", "names.txt", "summary.csv", "summary.json"}
+
+
+def results_in(folder: str | Path) -> list[Path]:
+    return [Path(folder, file) for file in files_in(folder) if file.endswith(".json")]
+
+
 def files_in(folder: str | Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+    """Return all files but those about the run as a whole."""
+    files = [p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()]
+    return sorted(file for file in files if Path(file).name not in OF_THE_RUN)
 
 
 RGB = ("--class-names", "red", "green", "blue")
@@ -130,7 +139,7 @@ def test_results_never_share_a_file(
     assert predict("--input", *patterns, *RGB, "--output", "out") == 0
     results = files_in("out")
     assert len(results) == len({name.casefold() for name in results}) == 3 * len(images)
-    written = {json.loads(p.read_text())["image"] for p in Path("out").rglob("*.json")}
+    written = {json.loads(p.read_text())["image"] for p in results_in("out")}
     assert written == set(images)
 
 
@@ -263,11 +272,10 @@ def test_ctrl_c_leaves_whole_files_only(
     predict: Predict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo("in/a.png"), photo("in/b.png")
-    save, calls = Image.Image.save, []
+    save = Image.Image.save
 
     def interrupted(image: Image.Image, path: Any, *args: Any, **options: Any) -> None:
-        calls.append(path)
-        if len(calls) == 2:
+        if Path(path).name.startswith(".b_labels"):  # the temporary file of the second result
             Path(path).write_bytes(b"half a file")
             raise KeyboardInterrupt
         save(image, path, *args, **options)
@@ -292,14 +300,21 @@ def test_a_full_disk_is_one_sentence(
     assert files_in("output") == []
 
 
-def test_errors_of_the_program_are_not_hidden(predict: Predict) -> None:
+def test_errors_of_the_program_are_one_line_and_the_traceback_on_demand(
+    predict: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Broken(ChannelSegmenter):
         def segment(self, *args: Any, **options: Any) -> Segmentation:
-            raise ZeroDivisionError
+            raise ZeroDivisionError("nothing\nfits")
 
     photo("a.png")
-    with pytest.raises(ZeroDivisionError):
-        predict("a.png", *RGB, make=Broken())
+    assert predict("a.png", *RGB, make=Broken()) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert "ZeroDivisionError: nothing fits, in test_predict.py" in err and "report" in err
+    assert predict("a.png", "--debug", *RGB, make=Broken()) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "nothing\nfits" in err
 
 
 def test_templates_of_the_method_are_used(tmp_path: Path) -> None:

@@ -2,39 +2,110 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, is_out_of_memory, one_line
 
+DEBUG = "--debug"
+FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as a shell says of programs that the signal ends
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main` and turn what a user can cause into an exit code.
+    """Run a command's `main` and turn whatever ends it into an exit code.
+
+    Every command takes `--debug`, which also prints the traceback of an error.
 
     Args:
-        main: takes the arguments behind the program's name (None: `sys.argv`), returns the code.
-        argv: the arguments to hand over.
+        main: takes the arguments behind the program's name, returns the code.
+        argv: the arguments to hand over; None: those of the process.
 
     Returns:
-        What `main` returns; 2 after an `InputError` (printed to stderr); 130 after Ctrl-C.
+        What `main` returns; 2 after an `InputError` or an error of the system such as a full disk;
+        130 after Ctrl-C; 141 where nobody reads the output any more; 1 after a mistake of the
+        program. One line on stderr says what happened, except for 141.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = DEBUG in arguments
+    arguments = [argument for argument in arguments if argument != DEBUG]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files need not be text that it can encode
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = print_warning  # type: ignore[assignment]  # takes any place
-            return main(argv)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+            code = main(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
+    except Exception as error:  # whatever it is, a person should not have to read a traceback
+        if isinstance(error, OSError) and _output_is_lost() and isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        if debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        _say(f"error: {message}")
+        return code
 
 
 def print_warning(message: Warning | str, *place: Any) -> None:
     """Print what a warning says, without the line of code it came from."""
-    print(f"warning: {message}", file=sys.stderr)
+    _say(f"warning: {message}")
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return one sentence on an error, and the exit code."""
+    if isinstance(error, InputError):
+        return str(error), USAGE_ERROR
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f" ('{os.fsdecode(error.filename)}')"
+        return f"the system says: {error.strerror}{place}.", USAGE_ERROR
+    if is_out_of_memory(error):
+        return (
+            "there is not enough memory; use smaller images, fewer names or --precision bf16.",
+            FAILED,
+        )
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"a mistake of this program ended it ({type(error).__name__}: {error}, in "
+        f"{Path(frame.filename).name} line {frame.lineno}); please report it with what the same "
+        f"command prints with {DEBUG} added.",
+        FAILED,
+    )
+
+
+def _say(line: str) -> None:
+    """Print one line to stderr, if anybody listens."""
+    try:
+        print(one_line(line), file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def _output_is_lost() -> bool:
+    """Tell whether stdout cannot be written, and if so, let the rest of it go nowhere.
+
+    Otherwise Python would complain once more when it ends.
+    """
+    try:
+        sys.stdout.flush()
+        return False
+    except (OSError, ValueError, AttributeError):
+        pass
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        pass  # no stream of the system, such as that of a test
+    return True

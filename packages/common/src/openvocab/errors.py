@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+import sys
 
 
 class InputError(ValueError):
@@ -13,22 +12,27 @@ class InputError(ValueError):
     """
 
 
-def import_extra(module: str, extra: str, task: str) -> Any:
-    """Import a library that only some tasks need, and return the module.
+class NamesError(InputError):
+    """Names that cannot be used, with whatever image."""
 
-    Args:
-        module: dotted name, such as "tensorboard".
-        extra: the extra of our packages that installs the library.
-        task: what the library is needed for, such as "training".
 
-    Raises:
-        InputError: the library is not installed.
+def one_line(text: str) -> str:
+    """Return text that is safe to print: one line, without what a terminal would obey.
+
+    Line breaks become spaces. Other characters that cannot be printed, and bytes of file names that
+    are no text, become escapes such as that of ESC: a backslash and "x1b".
     """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{task} needs the package {module.partition('.')[0]!r}, which is not installed; "
-            f'install it with pip install "openvocab-seg[{extra}]", or from a checkout with '
-            f'pip install ".[{extra}]".'
-        ) from error
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in " ".join(text.splitlines())
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the memory of the machine or of a device is full."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError):
+        return True
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -5,12 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 _CHUNK = 1 << 20
+_PREFIX = 40  # characters of a name that its temporary file repeats, so that it is never too long
+
+
+def _umask() -> int:
+    """Return which permissions new files are not given."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # asked once: asking changes it for a moment, for all threads
 
 
 @contextmanager
@@ -20,21 +31,51 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Readers see the old file or the new one, never half of one. The name keeps the suffix of `path`,
     since image and array writers choose the format by it.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_paths([path]) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
+    """Give temporary paths for files that belong together, and move all of them or none.
+
+    Where one cannot be moved to its place, those that were moved before are removed again.
+    """
+    targets = [Path(path) for path in paths]
+    temporaries: list[Path] = []
+    try:
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporaries.append(_temporary_beside(target))
+        yield list(temporaries)
+        for temporary in temporaries:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_UMASK)  # mkstemp makes files that only the owner can read
+        _move_all(temporaries, targets)
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary_beside(target: Path) -> Path:
     handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
+        prefix=f".{target.stem[:_PREFIX]}-", suffix=target.suffix, dir=target.parent
     )
     os.close(handle)
-    temporary = Path(name)
+    return Path(name)
+
+
+def _move_all(temporaries: list[Path], targets: list[Path]) -> None:
+    moved: list[Path] = []
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            os.replace(temporary, target)
+            moved.append(target)
+    except OSError:
+        for target in moved:
+            target.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -59,9 +100,3 @@ def _sha256(path: Path, *_state: int) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,6 +5,7 @@ Source: SPEC san 7, SPEC ovseg 9 (resize rules and where they differ).
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import io
 import os
@@ -224,10 +225,22 @@ def resize_short_side(
     return _resize(image, size, "bicubic")
 
 
-def list_images(patterns: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def list_images(
+    patterns: Sequence[str | os.PathLike[str]],
+    *,
+    recursive: bool = True,
+    only: str | None = None,
+) -> list[Path]:
     """Find the images that files, folders (searched recursively) and globs name.
 
     Files are taken whatever their suffix; in folders and globs, only visible image files count.
+    What cannot be read, such as a link to nothing, is listed too, so that its reader reports it.
+
+    Args:
+        patterns: files, folders and globs.
+        recursive: also look into the folders of a folder.
+        only: of a folder, take the visible files whose name or path in it matches this glob,
+            whatever their suffix.
 
     Returns:
         Paths in the order of the patterns, sorted within each, every file once.
@@ -235,21 +248,35 @@ def list_images(patterns: Sequence[str | os.PathLike[str]]) -> list[Path]:
     Raises:
         InputError: a pattern names nothing, or a folder holds no image.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for pattern in patterns:
-        for path in _images_of(pattern):
-            found.setdefault(path.resolve(), path)
+        for path in _images_of(pattern, recursive, only):
+            found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
-def walk_images(folder: Path) -> Iterator[Path]:
-    """Yield the visible image files below a folder, sorted, without following folder links."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def walk_images(folder: Path, *, recursive: bool = True, only: str | None = None) -> Iterator[Path]:
+    """Yield the visible image files below a folder, sorted, without following folder links.
+
+    A folder that cannot be read costs a warning. See `list_images` for the arguments.
+    """
+    for root, folders, names in os.walk(folder, onerror=_warn_of_folder):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in sorted(names):
             path = Path(root, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if not name.startswith(".") and _is_wanted(path, folder, only):
                 yield path
+
+
+def _warn_of_folder(error: OSError) -> None:
+    warnings.warn(f"the folder '{error.filename}' is left out: {error.strerror}", stacklevel=2)
+
+
+def _is_wanted(path: Path, folder: Path, only: str | None) -> bool:
+    if only is None:
+        return path.suffix.lower() in IMAGE_SUFFIXES
+    relative = path.relative_to(folder).as_posix()
+    return fnmatch.fnmatch(path.name, only) or fnmatch.fnmatch(relative, only)
 
 
 def images_in(source: object) -> list[Path] | None:
@@ -270,23 +297,33 @@ def images_in(source: object) -> list[Path] | None:
     return _images_of(path) if several else None
 
 
-def _images_of(pattern: str | os.PathLike[str]) -> list[Path]:
+def _images_of(
+    pattern: str | os.PathLike[str], recursive: bool = True, only: str | None = None
+) -> list[Path]:
     path = Path(pattern)
-    if path.is_dir():
-        images = list(walk_images(path))
+    if os.path.isdir(path):
+        images = list(walk_images(path, recursive=recursive, only=only))
         if not images:
-            raise InputError(f"the folder '{path}' holds no image ({_suffixes()}).")
+            what = _suffixes() if only is None else f"that matches '{only}'"
+            raise InputError(f"the folder '{path}' holds no image ({what}).")
         return images
-    if path.exists():
+    if os.path.lexists(path):
         return [path]
-    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
+    matches = [Path(match) for match in _matches(os.fspath(pattern)) if not os.path.isdir(match)]
     images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise InputError(
             f"no image at '{pattern}': give an existing file, a folder, or a quoted glob like "
             "'photos/**/*.jpg'."
         )
-    return [image for image in images if image.is_file()]
+    return images
+
+
+def _matches(pattern: str) -> list[str]:
+    try:
+        return sorted(glob.glob(pattern, recursive=True))
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return []
 
 
 def _suffixes() -> str:

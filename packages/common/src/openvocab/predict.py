@@ -1,48 +1,33 @@
 """The prediction command that the three models share: images and names in, files out.
 
 Everything that can be wrong with the arguments is found before a model is loaded; an image that
-cannot be used is reported at the end and does not stop the others.
+cannot be used is reported and does not stop the others.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-import sys
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from tqdm import tqdm
-
 from openvocab.computation import add_computation_arguments, choose_device, dtype_of
 from openvocab.errors import InputError
-from openvocab.files import atomic_path, write_text
-from openvocab.image import (
-    DEFAULT_MAX_PIXELS,
-    IMAGE_SUFFIXES,
-    ImageArray,
-    list_images,
-    read_image,
+from openvocab.image import DEFAULT_MAX_PIXELS, list_images
+from openvocab.inference.folder import Prediction
+from openvocab.inference.outputs import (
+    DEFAULT_KINDS,
+    KINDS,
+    check_no_input_is_overwritten,
+    check_writable,
+    is_one_file,
+    plan_outputs,
 )
-from openvocab.segmenter import Segmentation, Segmenter
+from openvocab.segmenter import Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary, parse_names
 
-KINDS = ("label", "overlay", "json", "scores")
-DEFAULT_KINDS = ("label", "overlay", "json")
-SOME_FAILED = 1
-_ENDINGS = {
-    "label": "_labels.png",
-    "overlay": "_overlay.png",
-    "json": ".json",
-    "scores": "_scores.npz",
-}
+_FILE_SIGN = "@"  # in front of a file of names
 
 
 def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "vild") -> None:
@@ -60,7 +45,18 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         nargs="+",
         default=[],
         metavar="IMAGE",
-        help="image files, folders (searched recursively), or quoted globs",
+        help="image files, folders, or quoted globs",
+    )
+    data.add_argument(
+        "--recursive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also look into the folders of a folder (default: yes)",
+    )
+    data.add_argument(
+        "--glob",
+        metavar="PATTERN",
+        help="of folders, take only files that match, such as '*.jpg' or 'summer/*'",
     )
     data.add_argument(
         "--class-names",
@@ -74,6 +70,12 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         metavar="NAME",
         help="the names of a data set, such as ade20k-150, or a file with one name per line, in "
         "which names may have commas",
+    )
+    data.add_argument(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="a file with one name per line; the same as --class-names @FILE",
     )
     data.add_argument(
         "--augment-vocabulary",
@@ -103,57 +105,32 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         help=f"what to write, separated by commas: {', '.join(KINDS)} "
         f"(default: {','.join(DEFAULT_KINDS)})",
     )
+    result.add_argument(
+        "--min-score",
+        type=float,
+        metavar="S",
+        help="drop a name from an image where its mean score is lower",
+    )
+    result.add_argument(
+        "--min-area",
+        type=float,
+        metavar="SHARE",
+        help="drop a name from an image where it covers less than this share of it (0 to 1)",
+    )
+    result.add_argument(
+        "--none-of-these",
+        type=float,
+        metavar="S",
+        help="leave pixels blank whose best score is lower. Scores are confidences in 0..1 if the "
+        "weights are calibrated; else they are the method's own",
+    )
+    result.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="go on with an earlier run: leave images alone whose results are complete",
+    )
+    result.add_argument("--quiet", action="store_true", help="print nothing but failures")
     add_computation_arguments(parser)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A checked order: which images, which names, which files to write.
-
-    Attributes:
-        outputs: for each image, the file to write for each kind.
-        vocabulary: the names.
-        max_pixels: larger images are bad images.
-    """
-
-    outputs: dict[Path, dict[str, Path]]
-    vocabulary: Vocabulary
-    max_pixels: int = DEFAULT_MAX_PIXELS
-
-    def run(self, segmenter: Segmenter) -> int:
-        """Predict all images, then report those that could not be used.
-
-        Returns:
-            0, or 1 if there was a bad image.
-
-        Raises:
-            InputError: a result cannot be written.
-        """
-        failures: list[str] = []
-        method = segmenter.describe()
-        for path in tqdm(self.outputs, unit="image", disable=len(self.outputs) == 1):
-            try:
-                image = read_image(path, max_pixels=self.max_pixels)
-                found = segmenter.segment(image, self.vocabulary, return_scores=self._scores)
-            except InputError as error:
-                failures.append(str(error))
-                continue
-            _write(path, image, found, method, self.outputs[path])
-        done = len(self.outputs) - len(failures)
-        print(f"{done} of {len(self.outputs)} images done, results in '{self._folder}'")
-        if failures:
-            print(f"{len(failures)} could not be used:", *failures, sep="\n  ", file=sys.stderr)
-        return SOME_FAILED if failures else 0
-
-    @property
-    def _scores(self) -> bool:
-        return any("scores" in files for files in self.outputs.values())
-
-    @property
-    def _folder(self) -> str:
-        return os.path.commonpath(
-            [file.parent for files in self.outputs.values() for file in files.values()]
-        )
 
 
 def plan_prediction(args: argparse.Namespace) -> Prediction:
@@ -163,7 +140,10 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
         InputError: no image, no name, an unknown vocabulary or device, results that cannot be
             written or that would overwrite an image.
     """
+    from openvocab.clip.prompts import check_lengths  # imports torch, which --help can do without
+
     vocabulary = _vocabulary(args)
+    check_lengths(vocabulary.words, vocabulary.templates)
     choose_device(args.device)
     dtype_of(args.precision)
     patterns = [*args.images, *args.input]
@@ -171,10 +151,20 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
         raise InputError("no image is given; name files, folders or globs with --input.")
     if args.max_pixels < 1:
         raise InputError(f"--max-pixels is {args.max_pixels}, expected at least 1.")
-    outputs = _plan_outputs(_find_images(patterns, args.output), args)
-    _check_no_input_is_overwritten(outputs)
-    _check_writable({file.parent for files in outputs.values() for file in files.values()})
-    return Prediction(outputs, vocabulary, args.max_pixels)
+    thresholds = {name: getattr(args, name) for name in ("none_of_these", "min_score", "min_area")}
+    check_thresholds(**thresholds)
+    outputs = plan_outputs(_find_images(patterns, args), args.output, args.save)
+    check_no_input_is_overwritten(outputs)
+    check_writable({file.parent for files in outputs.values() for file in files.values()})
+    return Prediction(
+        outputs,
+        vocabulary,
+        None if is_one_file(args.output) else args.output,
+        max_pixels=args.max_pixels,
+        thresholds=thresholds,
+        skip_existing=args.skip_existing,
+        quiet=args.quiet,
+    )
 
 
 def run_prediction(
@@ -217,17 +207,35 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 
 def _vocabulary(args: argparse.Namespace) -> Vocabulary:
-    if args.class_names is not None and args.vocabulary is not None:
-        raise InputError("give --class-names or --vocabulary, not both.")
+    given = {
+        "--class-names": args.class_names,
+        "--vocabulary": args.vocabulary,
+        "--names": args.names,
+    }
+    several = [option for option, value in given.items() if value is not None]
+    if not several:
+        raise InputError("no names are given; say what to look for with --class-names NAME ...")
+    if len(several) > 1:
+        raise InputError(f"give {' or '.join(several)}, not both.")
     if args.vocabulary is not None:
         vocabulary = _named_vocabulary(args.vocabulary, args.templates)
-    elif args.class_names is not None:
-        vocabulary = Vocabulary.from_names(args.class_names, templates=args.templates)
+    elif args.names is not None:
+        vocabulary = Vocabulary.from_file(args.names, templates=args.templates)
     else:
-        raise InputError("no names are given; say what to look for with --class-names NAME ...")
+        vocabulary = _typed_vocabulary(args.class_names, args.templates)
     if args.augment_vocabulary is not None:
         vocabulary = vocabulary.augmented(args.augment_vocabulary)
     return vocabulary
+
+
+def _typed_vocabulary(names: list[str], templates: str) -> Vocabulary:
+    if not any(name.startswith(_FILE_SIGN) for name in names):
+        return Vocabulary.from_names(names, templates=templates)
+    if len(names) > 1:
+        raise InputError(
+            f"{' '.join(names)[:80]!r} mixes names and a file of names; give @FILE alone."
+        )
+    return Vocabulary.from_file(names[0].removeprefix(_FILE_SIGN), templates=templates)
 
 
 def _named_vocabulary(name: str, templates: str) -> Vocabulary:
@@ -236,130 +244,27 @@ def _named_vocabulary(name: str, templates: str) -> Vocabulary:
     return Vocabulary.load(name)
 
 
-def _find_images(patterns: Sequence[str], output: Path) -> dict[Path, Path]:
+def _find_images(patterns: Sequence[str], args: argparse.Namespace) -> dict[Path, Path]:
     """Return the images with the relative path, without suffix, that names their results."""
     found: dict[Path, Path] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
+    results = os.path.realpath(args.output)
     for pattern in patterns:
         folder = Path(pattern)
-        results = output.resolve()
-        for path in list_images([pattern]):
-            inside = folder.is_dir()
-            if inside and results != folder.resolve() and results in path.resolve().parents:
+        inside = os.path.isdir(folder)
+        for path in list_images([pattern], recursive=args.recursive, only=args.glob):
+            real = os.path.realpath(path)
+            if inside and results != os.path.realpath(folder) and _is_below(real, results):
                 continue  # a result of an earlier run
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
+            if real not in seen:
+                seen.add(real)
                 found[path] = path.relative_to(folder) if inside else Path(path.name)
     if not found:
-        raise InputError(f"the input holds no image but results of earlier runs in '{output}'.")
+        raise InputError(
+            f"the input holds no image but results of earlier runs in '{args.output}'."
+        )
     return found
 
 
-def _plan_outputs(
-    images: dict[Path, Path], args: argparse.Namespace
-) -> dict[Path, dict[str, Path]]:
-    """Choose the files of every image's results, so that no two images share one."""
-    output: Path = args.output
-    kinds = args.save or DEFAULT_KINDS
-    if output.suffix.lower() not in IMAGE_SUFFIXES or output.is_dir():
-        return {
-            path: {kind: output / f"{name}{_ENDINGS[kind]}" for kind in kinds}
-            for path, name in _unique_names(images).items()
-        }
-    if len(images) > 1:
-        raise InputError(
-            f"--output '{output}' is one file, but there are {len(images)} images; give a folder."
-        )
-    files = {kind: output.with_name(output.stem + _ENDINGS[kind]) for kind in args.save or ()}
-    return {path: {**files, "overlay": output} for path in images}
-
-
-def _unique_names(images: dict[Path, Path]) -> dict[Path, str]:
-    """Name the results of each image: its relative path, and more of it where two would be equal.
-
-    Upper and lower case count as equal, as they are on many file systems.
-    """
-    choices = {path: _possible_names(path, relative) for path, relative in images.items()}
-    level = dict.fromkeys(images, 0)
-    while True:
-        names = {path: choices[path][level[path]] for path in images}
-        counts = Counter(name.casefold() for name in names.values())
-        clashing = [path for path, name in names.items() if counts[name.casefold()] > 1]
-        movable = [path for path in clashing if level[path] + 1 < len(choices[path])]
-        if not movable:
-            return names
-        for path in movable:
-            level[path] += 1
-
-
-def _possible_names(path: Path, relative: Path) -> list[str]:
-    """Return names for the results of an image, from short to unmistakable."""
-    parts = path.resolve().parts[1:]
-    tails = [Path(*parts[-count:]).as_posix() for count in range(1, len(parts) + 1)]
-    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
-    return [
-        relative.with_suffix("").as_posix(),
-        relative.as_posix(),
-        *tails[1:],
-        f"{tails[-1]}-{digest}",
-    ]
-
-
-def _check_no_input_is_overwritten(outputs: dict[Path, dict[str, Path]]) -> None:
-    inputs = {path.resolve() for path in outputs}
-    for files in outputs.values():
-        for file in files.values():
-            if file.resolve() in inputs:
-                raise InputError(
-                    f"the result '{file}' would overwrite an input image; choose another --output."
-                )
-
-
-def _check_writable(folders: set[Path]) -> None:
-    for folder in sorted(folders):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"results cannot be written to '{folder}' ({error.strerror}); choose another "
-                "--output."
-            ) from error
-
-
-def _write(
-    source: Path,
-    image: ImageArray,
-    found: Segmentation,
-    method: dict[str, Any],
-    files: dict[str, Path],
-) -> None:
-    try:
-        for kind, file in files.items():
-            if kind == "overlay":
-                _save_picture(found.overlay(image), file)
-            elif kind == "json":
-                content = {"image": str(source), **found.to_json(), "method": method}
-                write_text(file, json.dumps(content, ensure_ascii=False))
-            else:
-                found.save(file)
-        for name, picture in found.extra.get("pictures", {}).items():
-            _save_picture(picture, _beside(next(iter(files.items())), name))
-    except OSError as error:
-        raise InputError(
-            f"cannot write results of '{source}': {error.strerror or error}."
-        ) from error
-
-
-def _beside(result: tuple[str, Path], name: str) -> Path:
-    """Return the file of a method's own picture, named like another result of the image."""
-    kind, file = result
-    ending = _ENDINGS[kind]
-    stem = file.name.removesuffix(ending) if file.name.endswith(ending) else file.stem
-    return file.with_name(f"{stem}_{name}.png")
-
-
-def _save_picture(picture: ImageArray, file: Path) -> None:
-    with atomic_path(file) as temporary:
-        Image.fromarray(picture).save(temporary)
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from openvocab.computation import Turn, plain_arithmetic
 from openvocab.drawing.overlay import draw_overlay, label_shares, palette
 from openvocab.errors import InputError
-from openvocab.files import atomic_path, write_text
+from openvocab.files import atomic_path
 from openvocab.formats.run_length import Mask, encode_labels
 from openvocab.image import ImageArray, ImageSource, images_in, read_image
 from openvocab.vocabulary import NOTHING, Augmentation, Vocabulary
@@ -185,24 +185,43 @@ class Segmentation:
             InputError: another suffix, no scores to write, or too many names for a PNG.
         """
         target = Path(path)
-        suffix = target.suffix.lower()
+        self._writer(target)  # before a temporary file is made
+        with atomic_path(target) as temporary:
+            self.write(temporary)
+
+    def write(self, path: Path) -> None:
+        """Write as `save` does, but straight to the path, for callers that stage files themselves.
+
+        Raises:
+            InputError: see `save`.
+        """
+        self._writer(path)(path)
+
+    def _writer(self, path: Path) -> Callable[[Path], None]:
+        suffix = path.suffix.lower()
         writers = {
-            ".png": self._save_png,
-            ".json": self._save_json,
-            ".npy": self._save_npy,
-            ".npz": self._save_npz,
+            ".png": self._write_png,
+            ".json": self._write_json,
+            ".npy": self._write_npy,
+            ".npz": self._write_npz,
         }
         if suffix not in writers:
             raise InputError(
-                f"'{target}' ends in {suffix or 'no suffix'}, expected .png (label map), .json "
+                f"'{path}' ends in {suffix or 'no suffix'}, expected .png (label map), .json "
                 "(run-length masks), .npy or .npz (scores)."
             )
-        writers[suffix](target)
+        if suffix == ".png" and len(self.vocabulary) > NOTHING_16BIT:
+            raise InputError(
+                f"a PNG holds at most {NOTHING_16BIT} names, not {len(self.vocabulary)}; use .json."
+            )
+        if suffix in (".npy", ".npz") and self.scores is None:
+            raise InputError(
+                f"there are no scores to write to '{path}'; segment with return_scores=True."
+            )
+        return writers[suffix]
 
-    def _save_png(self, path: Path) -> None:
+    def _write_png(self, path: Path) -> None:
         names = len(self.vocabulary)
-        if names > NOTHING_16BIT:
-            raise InputError(f"a PNG holds at most {NOTHING_16BIT} names, not {names}; use .json.")
         if names > NOTHING_8BIT:
             image = Image.fromarray(
                 np.where(self.labels < 0, NOTHING_16BIT, self.labels).astype(np.uint16)
@@ -214,29 +233,19 @@ class Segmentation:
             colors = np.zeros((256, 3), np.uint8)  # nothing stays black
             colors[:names] = palette(names)
             image.putpalette(colors.tobytes())
-        with atomic_path(path) as temporary:
-            image.save(temporary, format="PNG", optimize=False)
+        image.save(path, format="PNG", optimize=False)
 
-    def _save_json(self, path: Path) -> None:
-        write_text(path, json.dumps(self.to_json(), ensure_ascii=False))
+    def _write_json(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_json(), ensure_ascii=False), encoding="utf-8")
 
-    def _save_npy(self, path: Path) -> None:
-        scores = self._scores_for(path)
-        with atomic_path(path) as temporary:
-            np.save(temporary, scores)
+    def _write_npy(self, path: Path) -> None:
+        assert self.scores is not None
+        np.save(path, self.scores)
 
-    def _save_npz(self, path: Path) -> None:
-        scores = self._scores_for(path)
+    def _write_npz(self, path: Path) -> None:
+        assert self.scores is not None
         names = np.array(self.vocabulary.names)
-        with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, scores=scores, labels=self.labels, names=names)
-
-    def _scores_for(self, path: Path) -> npt.NDArray[np.float32]:
-        if self.scores is None:
-            raise InputError(
-                f"there are no scores to write to '{path}'; segment with return_scores=True."
-            )
-        return self.scores
+        np.savez_compressed(path, scores=self.scores, labels=self.labels, names=names)
 
 
 @runtime_checkable

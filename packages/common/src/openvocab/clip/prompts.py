@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -23,18 +23,56 @@ from openvocab.clip.model import CLIP
 from openvocab.clip.template_sets import Templates, resolve_templates
 from openvocab.clip.text_cache import EmbeddingStore, default_cache_dir
 from openvocab.clip.tokenizer import tokenize
-from openvocab.errors import InputError
+from openvocab.errors import InputError, NamesError
 
 _FORMAT = 1  # of the cache; raise it when the same key should give other values
 _TOKENS_PER_BATCH = 4096
 _PADDING_PER_BATCH = 32
 _NAMES_AT_ONCE = 128
+_LISTED = 10  # names in a message
 _TEXT_ALONE = ("{}",)
 
 
 def templates_sha256(templates: Templates) -> str:
     """Return a fingerprint of a template set's strings, in hexadecimal."""
     return hashlib.sha256(json.dumps(resolve_templates(templates)).encode()).hexdigest()
+
+
+def check_lengths(names: Sequence[str], templates: Templates, context: int = 77) -> None:
+    """Check that CLIP reads every name in every template to its end.
+
+    Needs no model, and no tokenizer where all names are short.
+
+    Raises:
+        NamesError: it does not; with all such names.
+    """
+    room = context - 2 - max(len(template.encode()) for template in resolve_templates(templates))
+    long = [name for name in names if len(name.encode()) > room]  # a token is a byte or more
+    bad = _unusable(long, lambda prompts: tokenize(prompts, context), templates)
+    if bad:
+        raise NamesError(_list_of_bad_names(bad))
+
+
+def _unusable(
+    names: Sequence[str], use: Callable[[list[str]], object], templates: Templates
+) -> dict[str, str]:
+    """Return why names cannot be used, of those that cannot."""
+    bad: dict[str, str] = {}
+    for name in names:
+        try:
+            use([template.replace("{}", name) for template in resolve_templates(templates)])
+        except InputError as error:
+            bad[name] = str(error)
+    return bad
+
+
+def _list_of_bad_names(bad: Mapping[str, str]) -> str:
+    (first, reason), *_ = bad.items()
+    if len(bad) == 1:
+        return f"the name {first!r:.80} cannot be used: {reason}"
+    names = ", ".join(f"{name!r:.60}" for name in list(bad)[:_LISTED])
+    more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+    return f"{len(bad)} names cannot be used: {names}{more}; the first because {reason}"
 
 
 def length_batches(
@@ -102,7 +140,8 @@ class TextEncoder:
             Embeddings (K, E), float32, on the model's device.
 
         Raises:
-            InputError: if a prompt is longer than CLIP reads.
+            NamesError: if names are longer than CLIP reads, or this CLIP does not know their words;
+                with all of them.
 
         Source: SPEC san 6.
         """
@@ -119,7 +158,7 @@ class TextEncoder:
             with bar:
                 for start in range(0, len(missing), _NAMES_AT_ONCE):
                     chunk = missing[start : start + _NAMES_AT_ONCE]
-                    store.add(chunk, self._ensemble(chunk, templates))
+                    store.add(chunk, self._ensemble_or_explain(chunk, missing, templates))
                     bar.update(len(chunk))
             return store.get(names).to(device)
 
@@ -133,6 +172,18 @@ class TextEncoder:
         prompts = [template.replace("{}", name) for template in templates for name in names]
         shape = (len(templates), len(names), self.clip.config.embed_dim)
         return self.encode_texts(prompts).reshape(shape)
+
+    def _ensemble_or_explain(
+        self, names: Sequence[str], missing: Sequence[str], templates: tuple[str, ...]
+    ) -> Tensor:
+        """Embed some of the missing names; if one cannot be used, list all that cannot."""
+        try:
+            return self._ensemble(names, templates)
+        except InputError:
+            bad = _unusable(missing, self._embed, templates)
+            if bad:
+                raise NamesError(_list_of_bad_names(bad)) from None
+            raise
 
     def _ensemble(self, names: Sequence[str], templates: tuple[str, ...]) -> Tensor:
         prompts = [template.replace("{}", name) for template in templates for name in names]
