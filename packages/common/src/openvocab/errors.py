@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 
 class InputError(ValueError):
@@ -14,6 +16,27 @@ class InputError(ValueError):
 
 class NamesError(InputError):
     """Names that cannot be used, with whatever image."""
+
+
+def import_extra(module: str, extra: str, task: str) -> Any:
+    """Import a library that only some tasks need, and return the module.
+
+    Args:
+        module: dotted name, such as "tensorboard".
+        extra: the extra of our packages that installs the library.
+        task: what the library is needed for, such as "training".
+
+    Raises:
+        InputError: the library is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{task} needs the package {module.partition('.')[0]!r}, which is not installed; "
+            f'install it with pip install "openvocab-seg[{extra}]", or from a checkout with '
+            f'pip install ".[{extra}]".'
+        ) from error
 
 
 def one_line(text: str) -> str:

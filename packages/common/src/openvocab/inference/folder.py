@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from openvocab.errors import InputError, NamesError, is_out_of_memory, one_line
-from openvocab.files import write_text
 from openvocab.image import DEFAULT_MAX_PIXELS, ImageArray, read_image
 from openvocab.inference.outputs import Files, write_results
 from openvocab.inference.progress import Progress
-from openvocab.inference.summary import NAMES, Journal, Row, file_state, write_summary
+from openvocab.inference.summary import Journal, Row, file_state, write_summary
 from openvocab.segmenter import BaseSegmenter, Segmentation, Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary
 
@@ -107,7 +106,7 @@ class _Run:
             self._predict(todo)
         finally:
             self.progress.close()
-            if self.journal is not None:
+            if self.journal is not None and self.journal.started:
                 assert self.order.folder is not None
                 seconds = time.perf_counter() - start
                 names = (_name(path) for path in self.order.outputs)
@@ -234,13 +233,7 @@ class _Run:
             "method": method,
             "thresholds": dict(self.order.thresholds),
         }
-        try:
-            journal = Journal(folder, settings, keep=self.order.skip_existing)
-            names = (" ".join(name.splitlines()) for name in vocabulary.names)
-            write_text(folder / NAMES, "".join(f"{one_line(name)}\n" for name in names))
-        except OSError as error:
-            raise InputError(f"cannot write to '{folder}': {error.strerror or error}.") from error
-        return journal
+        return Journal(folder, settings, vocabulary.names, keep=self.order.skip_existing)
 
     def _is_complete(self, path: Path) -> bool:
         if not self.order.skip_existing or self.journal is None:

@@ -9,7 +9,7 @@ import csv
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,30 +55,45 @@ def file_state(path: Path) -> tuple[int, int] | None:
 class Journal:
     """The rows of a folder of results, one line of JSON each, after a line with the settings.
 
+    Nothing is written before the first image has results.
+
     Args:
         folder: of the results.
         settings: what decides the results, as plain data.
+        names: of the labels, for a file beside the results.
         keep: go on with the rows of an earlier run.
 
     Raises:
         InputError: the earlier run had other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, keep: bool) -> None:
-        self.path = folder / JOURNAL
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], names: Sequence[str], *, keep: bool
+    ) -> None:
+        self.folder, self.path, self.names = folder, folder / JOURNAL, names
         self.settings = json.loads(json.dumps(settings))
+        self.started = False
         self._places: dict[str, int] = {}  # of the last row of each image
+        self._waiting: list[Row] = []
         if keep and self.path.exists():
             self._find_rows()
-        else:
-            write_text(self.path, json.dumps({"settings": self.settings}) + "\n")
-        self._end_torn_line()
+            self._end_torn_line()
+            self.started = True
 
     def add(self, row: Row) -> None:
         """Keep a row, at once also for a run that goes on after this one was killed."""
+        self._waiting.append(row)
+        if not self.started and row.failure is not None:
+            return
+        if not self.started:
+            write_text(self.folder / NAMES, "".join(f"{one_line(n)}\n" for n in self.names))
+            write_text(self.path, json.dumps({"settings": self.settings}) + "\n")
+            self.started = True
         with self.path.open("ab") as file:
-            self._places[row.file] = file.tell()
-            file.write(json.dumps(asdict(row)).encode() + b"\n")
+            for row in self._waiting:
+                self._places[row.file] = file.tell()
+                file.write(json.dumps(asdict(row)).encode() + b"\n")
+        self._waiting.clear()
 
     def row(self, file: str) -> Row | None:
         """Return the last row of an image."""
