@@ -215,9 +215,9 @@ def test_threads_take_turns_on_a_segmenter_and_its_copies() -> None:
     found: dict[int, Any] = {}
 
     def work(seed: int) -> None:
-        torch.set_default_dtype(torch.float64 if seed % 2 else torch.float32)
         found[seed] = shared[seed % 2].segment(photo(seed), NAMES).labels
 
+    torch.set_default_dtype(torch.float64)
     try:
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
         for thread in threads:
