@@ -322,15 +322,18 @@ def _anything(results: Path) -> bool:
 def diff(first: Path, second: Path) -> str:
     """Say what differs between two results: the protocols in words, then the numbers.
 
+    The difference is first - second, as in `openvocab.compare` and in the report.
+
     Raises:
         InputError: a file is missing or holds no result.
     """
     left, right = Result.load(first), Result.load(second)
     lines = diff_cards(left.card, right.card) or ["the protocols are the same"]
-    lines.append(f"{'convention':<20}{'A':>8}{'B':>8}{'B - A':>8}")
+    lines.append(f"A: {left.images}; B: {right.images}")
+    lines.append(f"{'convention':<20}{'A':>8}{'B':>8}{'A - B':>8}")
     for convention in CONVENTIONS:
         a, b = left.scores(convention).miou, right.scores(convention).miou
-        lines.append(f"{convention:<20}{a:>8.2f}{b:>8.2f}{b - a:>+8.2f}")
+        lines.append(f"{convention:<20}{a:>8.2f}{b:>8.2f}{a - b:>+8.2f}")
     return "\n".join(lines)
 
 

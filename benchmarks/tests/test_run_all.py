@@ -187,6 +187,8 @@ def test_diff_says_the_protocol_before_the_numbers(finished, capsys) -> None:
     assert run_all.main(["diff", first, second]) == 0
     said = capsys.readouterr().out
     assert said.index("the weights differ") < said.index("convention")
+    a, b, difference = map(float, said.splitlines()[-1].split()[1:])
+    assert difference == pytest.approx(a - b, abs=0.011)  # of the sign of openvocab.compare
     assert run_all.main(["diff", first, first]) == 0
     assert "the protocols are the same" in capsys.readouterr().out
 

@@ -66,6 +66,7 @@ def test_the_command(outputs):
     command = [sys.executable, "-m", "openvocab.compare", str(outputs["good"]), str(outputs["bad"])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "the variant differs: good against bad" in done.stdout
+    assert "8 images; the difference is first - second" in done.stdout
     assert done.stdout.count("+") == 9  # every difference and interval is above 0
 
 
@@ -79,6 +80,20 @@ def test_other_images_cannot_be_compared(data, outputs, tmp_path):
     evaluate_set(Noisy(0, "few"), data, output=few, progress=False, limit=3)
     with pytest.raises(InputError, match="not evaluated on the same images"):
         compare(outputs["good"], few)
+
+
+def test_a_result_of_other_images_than_its_log_is_refused(data, outputs):
+    again = evaluate_set(Noisy(0, "good"), data, output=outputs["good"], progress=False, limit=3)
+    assert "3 of 8 images" in again.table() and again.to_json()["images_of_set"] == 8
+    with pytest.raises(InputError, match="is of 3 of 8 images and its logs hold 8"):
+        compare(outputs["good"], outputs["bad"])
+    evaluate_set(Noisy(0, "bad"), data, output=outputs["bad"], progress=False, limit=3)
+    with pytest.raises(InputError, match="without it, which computes only what is missing"):
+        compare(outputs["good"], outputs["bad"])
+    for variant, folder in outputs.items():  # nothing is computed again
+        whole = evaluate_set(Noisy(0, variant), data, output=folder, progress=False)
+        assert "8 images" in whole.table() and "of 8" not in whole.table()
+    assert compare(outputs["good"], outputs["bad"]).paired["detectron2"].interval.estimate > 0
 
 
 def test_other_labels_cannot_be_compared(data, outputs, tmp_path):

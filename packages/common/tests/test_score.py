@@ -134,7 +134,7 @@ def test_missing_predictions_are_an_error_unless_allowed(coco, tmp_path, make_la
     result = scored(tmp_path, tmp_path / "out", *arguments, "--partial")
     some = {stem: predictions[stem] for stem in kept}
     np.testing.assert_array_equal(result.matrix, expected(coco, some))
-    assert result.card.n_images == 2
+    assert result.card.n_images == 2 and result.images == "2 of 3 images"
 
 
 @pytest.mark.parametrize(

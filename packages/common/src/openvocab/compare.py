@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.evaluation.log import ImageRecord, read_records
@@ -19,7 +21,7 @@ from openvocab.evaluation.protocol import diff_cards
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import RESULT_FILE
 from openvocab.metrics.bootstrap import PairedDifference, paired_difference
-from openvocab.metrics.scores import CONVENTIONS, Convention
+from openvocab.metrics.scores import CONVENTIONS, ConfusionMatrix, Convention
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,11 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
     """Compare two evaluations image by image.
 
     Raises:
-        InputError: the two are not of the same images, label maps and class names.
+        InputError: the two are not of the same images, label maps and class names, or a result is
+            not what its log says.
     """
+    _check_log(first)
+    _check_log(second)
     left, right = first.result, second.result
     if (left.names, left.card.label_tree_hash) != (right.names, right.card.label_tree_hash):
         raise InputError(
@@ -95,8 +100,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
     ids = sorted(first.records)
     if ids != sorted(second.records):
         raise InputError(
-            f"{first.folder} and {second.folder} were not evaluated on the same images; use the "
-            f"same --limit."
+            f"{first.folder} ({left.images}) and {second.folder} ({right.images}) were not "
+            f"evaluated on the same images; use the same --limit."
         )
     paired = {
         convention: paired_difference(
@@ -108,6 +113,20 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         for convention in CONVENTIONS
     }
     return Comparison(left, right, tuple(diff_cards(left.card, right.card)), paired)
+
+
+def _check_log(evaluation: Evaluation) -> None:
+    """Refuse a result that is not the sum of the images that are compared."""
+    found = evaluation.result
+    matrix = ConfusionMatrix(len(found.names))
+    for record in evaluation.records.values():
+        matrix.add(record.pairs)
+    if not np.array_equal(matrix.matrix, found.matrix):
+        raise InputError(
+            f"The result in {evaluation.folder} is of {found.images} and its logs hold "
+            f"{len(evaluation.records)}, as after evaluating again with another --limit; evaluate "
+            f"once more without it, which computes only what is missing."
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     found = compare(args.first, args.second)
     print("\n".join(found.differences) or "the protocols are the same")
+    print(f"{found.first.images}; the difference is first - second")
     print(f"{'convention':<18}{'first':>8}{'second':>8}{'difference':>12}{'95 % interval':>20}")
     for convention, paired in found.paired.items():
         scores = [result.scores(convention).miou for result in (found.first, found.second)]

@@ -89,7 +89,8 @@ def score_predictions(
     )
     scored = CONVENTIONS if matrix.any() else ()
     intervals = {c: bootstrap_interval(pairs, len(names), c, seed=0) for c in scored}
-    return Result(card=card, names=names, matrix=matrix, intervals=intervals)
+    whole = len(data.samples)
+    return Result(card, names, matrix, intervals, images_of_set=whole)
 
 
 def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:

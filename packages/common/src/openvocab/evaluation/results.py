@@ -43,6 +43,8 @@ class Result:
         intervals: bootstrap interval of mIoU for each convention; empty if not computed.
         boundary: `(3, K)` sums of `boundary_counts`, or None.
         complete: False while images of other processes are missing.
+        images_of_set: how many images the set has, of which `card.n_images` count here; None where
+            that is not known.
     """
 
     card: ProtocolCard
@@ -51,6 +53,13 @@ class Result:
     intervals: Mapping[Convention, Interval] = field(default_factory=dict)
     boundary: IntArray | None = None
     complete: bool = True
+    images_of_set: int | None = None
+
+    @property
+    def images(self) -> str:
+        """How many images count here, and of how many if not all of the set do."""
+        count, whole = self.card.n_images, self.images_of_set
+        return f"{count} images" if whole in (None, count) else f"{count} of {whole} images"
 
     def scores(self, convention: Convention = "detectron2") -> Scores:
         """Score the matrix by one convention."""
@@ -67,6 +76,7 @@ class Result:
             "format": FORMAT,
             "card": self.card.to_json(),
             "complete": self.complete,
+            "images_of_set": self.images_of_set,
             "scores": {c: _summary(s, self.intervals.get(c)) for c, s in table.items()},
             "names": list(self.names),
             "iou": _plain(table["detectron2"].iou),
@@ -111,6 +121,7 @@ class Result:
             },
             boundary=unpack(data["boundary"]) if "boundary" in data else None,
             complete=data["complete"],
+            images_of_set=data.get("images_of_set"),
         )
         if result.matrix.shape != (len(result.names), len(result.names) + 1):
             raise InputError(f"{len(result.names)} names, matrix of shape {result.matrix.shape}")
@@ -122,7 +133,7 @@ class Result:
         present = found["detectron2"].n_present
         head = " ".join(word for word in (card.data_set, card.split) if word)
         lines = [
-            f"{head}: {card.n_images} images, {len(self.names)} classes, {present} of them present",
+            f"{head}: {self.images}, {len(self.names)} classes, {present} of them present",
             f"{'convention':<18}{'mIoU':>7}{'95 % interval':>18}{'fwIoU':>8}{'mACC':>8}{'pACC':>8}"
             f"{'averaged over':>15}{'IoU 0':>8}",
         ]

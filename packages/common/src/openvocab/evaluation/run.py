@@ -96,6 +96,7 @@ def evaluate(
         InputError: a file cannot be read, image and label map differ in size, a label value has no
             name (the sentence names file, value and count), or the arguments make no sense.
     """
+    whole = len(samples)
     samples = _selected(samples, limit)
     rank, world = _checked_shard(shard)
     if save_predictions and output is None:
@@ -120,7 +121,7 @@ def evaluate(
     if output is None:
         own = samples[rank::world]
         records = {s.id: job.run(s) for s in _bar(own, progress, len(own))}
-        return _result(card, names, samples, records, boundary)
+        return _result(card, names, samples, records, boundary, whole)
     log = EvaluationLog(output, card, (rank, world), keep=resume)
     if resume and log.changes:
         message = f"{log.path} belongs to another protocol and is started anew: "
@@ -130,7 +131,7 @@ def evaluate(
         records = {r.id: r for r in log.records() if job.satisfied_by(r)}
     finally:
         log.close()
-    result = _result(card, names, samples, records, boundary)
+    result = _result(card, names, samples, records, boundary, whole)
     if result.complete:
         result.save(output / RESULT_FILE)
         if save_predictions:
@@ -235,6 +236,7 @@ def _result(
     samples: Sequence[Sample],
     records: Mapping[str, ImageRecord],
     boundary: bool,
+    whole: int,
 ) -> Result:
     # In the order of the samples, so that the intervals do not depend on who did what.
     found = [records[sample.id] for sample in samples if sample.id in records]
@@ -255,6 +257,7 @@ def _result(
         intervals=intervals,
         boundary=sum(edges, np.zeros((3, len(names)), np.int64)) if boundary else None,
         complete=complete,
+        images_of_set=whole,
     )
 
 
