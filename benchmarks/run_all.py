@@ -43,7 +43,7 @@ from openvocab.evaluation.results import Result, diff_cards
 from openvocab.files import write_text
 from openvocab.methods import available_methods, broken_methods, find_method
 from openvocab.metrics.scores import CONVENTIONS
-from openvocab.training.distributed import join_world
+from openvocab.training.distributed import join_processes
 from openvocab.vocabulary import WORLD
 
 # Seconds after which a method's curves of latency end early, so that a whole run takes minutes.
@@ -269,7 +269,7 @@ def compare_all(args: argparse.Namespace) -> int:
     start = time.monotonic()
     asked = read_request(args)
     start_server()
-    with join_world("cpu", PATIENCE) as world:
+    with join_processes("cpu", PATIENCE) as world:
         request, data, missing = preflight(asked)
         for known in data.values():
             seen_classes(args.seen, known)  # a wrong list is said before anything runs

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from benchmarks.measuring import add_measuring_arguments, report
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.training import EndlessShuffle
+from openvocab.training.order import EndlessShuffle
 from openvocab.vocabulary import WORLD
 from openvocab.world.names import seen_labels, world_vocabulary
 from ovseg import collect_pairs, finetune_clip

@@ -33,7 +33,6 @@ from openvocab.cli import run
 from openvocab.clip.config import VisionConfig
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.files import write_text
-from openvocab.training import EndlessShuffle, StepBatches
 from openvocab.training.losses import (
     Draw,
     Losses,
@@ -44,25 +43,26 @@ from openvocab.training.losses import (
     totals_of,
 )
 from openvocab.training.matching import Match
+from openvocab.training.order import EndlessShuffle, StepBatches
 from openvocab.training.segmentation_data import (
-    DataConfig,
     SegmentationBatch,
     SegmentationData,
     collate_segmentation,
     open_training_set,
 )
+from openvocab.training.settings import DataConfig
 from ovseg.config import load_published
-from ovseg.criterion import CriterionConfig as OVSegLosses
 from ovseg.criterion import OVSegCriterion
 from ovseg.model import OVSeg
-from ovseg.train import OptimizerConfig as OVSegOptimizer
-from ovseg.train import make_optimizer as ovseg_optimizer
+from ovseg.task import make_optimizer as ovseg_optimizer
+from ovseg.train_config import CriterionConfig as OVSegLosses
+from ovseg.train_config import OptimizerConfig as OVSegOptimizer
 from san.config import san_vit_b_16
-from san.criterion import CriterionConfig as SANLosses
 from san.criterion import SANCriterion
 from san.model import SAN
-from san.train import OptimizerConfig as SANOptimizer
-from san.train import make_optimizer as san_optimizer
+from san.task import make_optimizer as san_optimizer
+from san.train_config import CriterionConfig as SANLosses
+from san.train_config import OptimizerConfig as SANOptimizer
 
 SIDE, CLASSES, PRESENT = 640, 171, 20
 

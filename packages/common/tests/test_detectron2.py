@@ -18,7 +18,6 @@ from openvocab.datasets import ALIASES, CATALOG, resolve
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import (
     Prediction,
-    as_detectron2_model,
     dataset_dicts,
     dataset_metadata,
     flatten,
@@ -30,6 +29,7 @@ from openvocab.formats.detectron2 import (
     register_datasets,
     write_predictions,
 )
+from openvocab.formats.detectron2_model import as_detectron2_model
 from openvocab.formats.run_length import encode_labels
 from openvocab.metrics.scores import ConfusionMatrix, scores
 from openvocab.vocabulary import Vocabulary

@@ -19,26 +19,15 @@ from torch.utils.data import Dataset
 
 from openvocab.datasets.samples import Sample
 from openvocab.errors import InputError
-from openvocab.training import (
-    Checkpoints,
-    EndlessShuffle,
-    NotFiniteError,
-    PolySchedule,
-    RunConfig,
-    StepBatches,
-    Task,
-    Trainer,
-    World,
-    generator_of,
-    join_world,
-    launch,
-    names_of_norms,
-    parameter_groups,
-    seed_of,
-    set_rates,
-)
+from openvocab.training.checkpoints import Checkpoints
+from openvocab.training.distributed import Processes, join_processes, launch
 from openvocab.training.log import read_log
-from openvocab.training.segmentation_data import DataConfig, SegmentationData, open_training_set
+from openvocab.training.loop import NotFiniteError, Trainer
+from openvocab.training.order import EndlessShuffle, StepBatches, generator_of, seed_of
+from openvocab.training.schedule import PolySchedule, names_of_norms, parameter_groups, set_rates
+from openvocab.training.segmentation_data import SegmentationData, open_training_set
+from openvocab.training.settings import DataConfig, RunConfig
+from openvocab.training.task import Task
 
 
 class Points(Dataset[Tensor]):
@@ -92,7 +81,9 @@ def _run(
     folder: Path, task: Regression | None = None, steps: int = 20, **changes: object
 ) -> Regression:
     task = task or Regression()
-    trainer = Trainer(task, _config(folder, **changes), steps=steps, samples=7, world=World())
+    trainer = Trainer(
+        task, _config(folder, **changes), steps=steps, samples=7, processes=Processes()
+    )
     trainer.resume()
     assert trainer.run() == 0
     return task
@@ -111,14 +102,14 @@ def test_every_epoch_has_every_sample_once(samples: int, epoch: int, seed: int) 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4))
 def test_processes_and_accumulation_split_the_same_batches(
-    world: int, accumulate: int, micro: int, start: int
+    processes: int, accumulate: int, micro: int, start: int
 ) -> None:
-    order, batch = EndlessShuffle(11, 0), world * accumulate * micro
+    order, batch = EndlessShuffle(11, 0), processes * accumulate * micro
     alone = [*StepBatches(order, batch=batch, start=start, steps=6)]
     parts = [
-        list(StepBatches(order, batch=batch, start=start, steps=6, rank=rank, world=world,
+        list(StepBatches(order, batch=batch, start=start, steps=6, rank=rank, processes=processes,
                          accumulate=accumulate))
-        for rank in range(world)
+        for rank in range(processes)
     ]  # fmt: skip
     for step, whole in enumerate(alone):
         of_step = [p[step * accumulate + part] for p in parts for part in range(accumulate)]
@@ -185,7 +176,7 @@ def test_a_resumed_run_obeys_the_settings_it_is_given(tmp_path: Path) -> None:
     other.optimizer = torch.optim.AdamW(groups)
     for task in (lower, other):
         trainer = Trainer(task, _config(tmp_path, precision="fp16"), steps=20, samples=7,
-                          world=World())  # fmt: skip
+                          processes=Processes())  # fmt: skip
         trainer.resume()  # a checkpoint in fp32 knows no scale of the loss
         assert {group["initial_lr"] for group in task.optimizer.param_groups} == {0.01}
         saved = half["optimizer"]["state"]
@@ -202,7 +193,7 @@ class Scored(Regression):
         super().__init__()
         self.folder = folder
 
-    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
+    def evaluate(self, folder: Path, processes: Processes) -> dict[str, float]:
         mark = self.folder / "was_here"
         if folder.name == "0000010" and not mark.exists():
             mark.touch()
@@ -334,9 +325,11 @@ def test_a_sample_that_cannot_be_used_is_one_sentence(tmp_path: Path, workers: i
 
 def test_batches_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="multiple of 3"):
-        Trainer(Regression(), _config(tmp_path, grad_accum=3), steps=1, samples=5, world=World())
+        Trainer(
+            Regression(), _config(tmp_path, grad_accum=3), steps=1, samples=5, processes=Processes()
+        )
     with pytest.raises(InputError, match="no training samples"):
-        Trainer(Regression(), _config(tmp_path), steps=1, samples=0, world=World())
+        Trainer(Regression(), _config(tmp_path), steps=1, samples=0, processes=Processes())
     for name, value in {"log_period": 0, "workers": -1, "keep": 0, "clip_norm": 0.0}.items():
         with pytest.raises(InputError, match=name):
             _config(tmp_path, **{name: value})
@@ -345,15 +338,15 @@ def test_batches_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
 WORKER = """
 import json, sys
 import torch
-from openvocab.training import gather_with_gradient, join_world
-with join_world("cpu") as world:
-    x = torch.full((2, 3), float(world.rank + 1), requires_grad=True)
-    whole = gather_with_gradient(x, world)
-    (whole.square() * (world.rank + 1)).sum().backward()
-    found = {"sum": world.sum([world.rank + 1.0, 5.0]), "whole": whole[:, 0].tolist(),
+from openvocab.training.distributed import gather_with_gradient, join_processes
+with join_processes("cpu") as processes:
+    x = torch.full((2, 3), float(processes.rank + 1), requires_grad=True)
+    whole = gather_with_gradient(x, processes)
+    (whole.square() * (processes.rank + 1)).sum().backward()
+    found = {"sum": processes.sum([processes.rank + 1.0, 5.0]), "whole": whole[:, 0].tolist(),
              "gradient": x.grad[:, 0].tolist()}
-    open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
-    if len(sys.argv) > 2 and world.rank == 1:
+    open(f"{sys.argv[1]}/{processes.rank}.json", "w").write(json.dumps(found))
+    if len(sys.argv) > 2 and processes.rank == 1:
         sys.exit(7)
 """
 
@@ -373,14 +366,14 @@ def test_processes_sum_and_gather_with_gradient(tmp_path: Path, monkeypatch) -> 
 def test_one_process_is_a_world(monkeypatch) -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    with join_world("cpu") as world:
-        assert world.is_main and world.sum([1.0, 2.0]) == [1.0, 2.0]
-    with pytest.raises(InputError, match="unknown"), join_world("tpux"):
+    with join_processes("cpu") as processes:
+        assert processes.is_main and processes.sum([1.0, 2.0]) == [1.0, 2.0]
+    with pytest.raises(InputError, match="unknown"), join_processes("tpux"):
         pass
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match="process 2 has no GPU: there are 2"), join_world():
+    with pytest.raises(InputError, match="process 2 has no GPU: there are 2"), join_processes():
         pass
     with pytest.raises(InputError, match="dist-url"):
         launch("x", [], 1, machines=2)
@@ -394,8 +387,8 @@ from pathlib import Path
 import numpy as np
 from openvocab.datasets.samples import FolderDataset
 from openvocab.segmenter import Segmentation
-from openvocab.training import join_world
-from openvocab.training.evaluation import evaluate_in_world
+from openvocab.training.distributed import join_processes
+from openvocab.training.evaluation import evaluate_in_processes
 
 class Reddest:
     def segment(self, image, vocabulary, **_):
@@ -405,10 +398,10 @@ class Reddest:
 
 root, out = map(Path, sys.argv[1:])
 data = FolderDataset(root / "images", root / "labels", root / "names.txt")
-with join_world("cpu") as world:
-    result = evaluate_in_world(Reddest(), [data], out, world)[0]
+with join_processes("cpu") as processes:
+    result = evaluate_in_processes(Reddest(), [data], out, processes)[0]
     assert result.complete
-    np.save(out / f"matrix{world.rank}.npy", result.matrix)
+    np.save(out / f"matrix{processes.rank}.npy", result.matrix)
 """
 
 

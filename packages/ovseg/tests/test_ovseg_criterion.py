@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from openvocab.training.losses import Targets, targets_of, totals_of
-from ovseg.criterion import CriterionConfig, OVSegCriterion
+from ovseg.criterion import OVSegCriterion
 from ovseg.model import OVSeg, Proposals
+from ovseg.train_config import CriterionConfig
 
 CRITERION = OVSegCriterion(CriterionConfig())
 
@@ -94,7 +95,7 @@ def test_a_batch_without_targets_has_mask_losses_of_zero() -> None:
 
 
 def test_the_recorded_training_step(golden) -> None:
-    from ovseg.train import mark_trainable, stack_targets
+    from ovseg.task import mark_trainable, stack_targets
 
     recorded = golden.arrays("train_step.npz")
     model = OVSeg(golden.configs()[0])

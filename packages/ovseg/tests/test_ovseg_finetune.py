@@ -14,21 +14,17 @@ from safetensors.torch import save_file
 from openvocab.cli import run
 from openvocab.clip.model import CLIP
 from openvocab.clip.weights import config_from_state_dict
-from openvocab.training import World
+from openvocab.training.distributed import Processes
 from openvocab.training.log import read_log
 from openvocab.weights.state_dict import load_strict
-from ovseg import finetune_clip
+from ovseg import finetune_clip, finetune_task
 from ovseg._convert import CLIP_PREFIX, PROMPTS
 from ovseg.contrastive import contrastive_loss
-from ovseg.finetune_clip import (
-    FinetuneConfig,
-    OptimizerConfig,
-    main,
-    make_optimizer,
-    mark_trainable,
-)
+from ovseg.finetune_clip import main
+from ovseg.finetune_task import make_optimizer, mark_trainable
 from ovseg.mask_clip import MaskCLIP, MaskPromptedCLIP
 from ovseg.pairs import PAINT, PairWriter
+from ovseg.train_config import FinetuneConfig, FinetuneOptimizerConfig
 
 
 def test_the_recorded_step_of_mask_prompt_tuning(mpt_step) -> None:
@@ -81,7 +77,7 @@ def test_groups_follow_the_published_rules(tiny) -> None:
     clip = MaskPromptedCLIP(tiny.configs()[0].clip, 2)
     trained = mark_trainable(clip)
     assert set(trained) == {PROMPTS, "logit_scale"}
-    optimizer = make_optimizer(trained, OptimizerConfig(0.05, 0.2, 0.1, 3.0))
+    optimizer = make_optimizer(trained, FinetuneOptimizerConfig(0.05, 0.2, 0.1, 3.0))
     rules = {n: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for n in g["names"]}
     assert rules[PROMPTS] == (pytest.approx(0.15), 0.1) and rules["logit_scale"] == (0.05, 0)
     assert optimizer.defaults["betas"] == (0.9, 0.98) and optimizer.defaults["eps"] == 1e-6
@@ -195,7 +191,7 @@ def test_cached_gradients_are_those_of_the_whole_batch(tiny, depth: int) -> None
     load_strict(clip, {k: recorded[k] for k in clip.state_dict()}, source="the recording")
     torch.manual_seed(0)
     trained = mark_trainable(clip)
-    step = finetune_clip.FinetuneStep(clip, config, World())
+    step = finetune_task.FinetuneStep(clip, config, Processes())
     size, width = architecture.vision.image_size, architecture.embed_dim
     images, masks = torch.randn(6, 3, size, size), torch.zeros(6, 1, size, size)
     masks[..., : size // 2] = 1
@@ -208,7 +204,7 @@ def test_cached_gradients_are_those_of_the_whole_batch(tiny, depth: int) -> None
         clip.zero_grad()
         cached = step.cache(batches, [texts[row] for row in rows]) if len(rows) > 1 else [None]
         for batch, row, part in zip(batches, rows, cached, strict=True):
-            known = finetune_clip.Known(texts[row], part)
+            known = finetune_task.Known(texts[row], part)
             (step(batch, known)["loss_contrastive"] / len(rows)).backward()
         assert all(parameter.grad.any() for parameter in trained.values())
         return torch.cat([parameter.grad.flatten() for parameter in trained.values()])

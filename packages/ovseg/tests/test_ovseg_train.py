@@ -14,13 +14,16 @@ from PIL import Image
 
 from openvocab.cli import run
 from openvocab.clip.model import CLIP
-from openvocab.training import CosineSchedule, PolySchedule, World
+from openvocab.training.distributed import Processes
 from openvocab.training.log import read_log
+from openvocab.training.schedule import CosineSchedule, PolySchedule
 from openvocab.vocabulary import Vocabulary
-from ovseg import train
+from ovseg import task, train
 from ovseg.config import ResNetConfig
 from ovseg.model import OVSeg
-from ovseg.train import OptimizerConfig, OVSegTask, OVSegTrainConfig, main, make_optimizer
+from ovseg.task import OVSegTask, make_optimizer
+from ovseg.train import main
+from ovseg.train_config import OptimizerConfig, OVSegTrainConfig
 from ovseg.weights import load_ovseg, save_model
 
 
@@ -74,7 +77,7 @@ def test_a_run_gives_checkpoints_that_segment(command, tmp_path: Path, tiny) -> 
     state = torch.load(out / "model_final.pth", weights_only=True)
     assert state["model"].keys() == tiny.state_dict().keys() and state["iteration"] == 3
     trained = {n for n, t in tiny.state_dict().items() if not torch.equal(t, state["model"][n])}
-    assert trained and all(name.startswith(train._TRAINED) for name in trained)
+    assert trained and all(name.startswith(task._TRAINED) for name in trained)
 
 
 def test_a_killed_run_continues_to_the_bit(command, check_survival) -> None:
@@ -177,7 +180,7 @@ def test_a_resnet_learns_and_its_batch_norms_stay(tiny) -> None:
     task = OVSegTask(model, training, SimpleNamespace(samples=[], vocabulary=vocabulary))
     task.begin(torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
-    totals, history = task.prepare([batch], World()), []
+    totals, history = task.prepare([batch], Processes()), []
     task.module.train()
     for _ in range(12):
         losses = task.module(batch, totals)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from openvocab.training.losses import Losses, PerImageDraws, Targets, targets_of, totals_of
 from san._convert import official_name
-from san.criterion import CriterionConfig, SANCriterion
+from san.criterion import SANCriterion
 from san.model import SAN, SANPrediction
-from san.train import OptimizerConfig, make_optimizer
+from san.task import make_optimizer
+from san.train_config import CriterionConfig, OptimizerConfig
 
 
 class RecordedDraws:

@@ -19,11 +19,12 @@ from openvocab.config import load_config
 from openvocab.datasets.samples import FolderDataset
 from openvocab.training import segmentation
 from openvocab.training.log import read_log
-from san import train
+from san import task, train
 from san.config import VARIANTS
 from san.model import SAN
 from san.segmenter import load_san
-from san.train import SANTrainConfig, main
+from san.train import main
+from san.train_config import SANTrainConfig
 
 SIZE = (100, 120)
 
@@ -141,14 +142,14 @@ def test_two_processes_and_accumulation_make_the_same_steps_as_one(
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_inputs(
     command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forward = train.SANStep.forward
+    forward = task.SANStep.forward
 
-    def broken(self: train.SANStep, batch, totals):
+    def broken(self: task.SANStep, batch, totals):
         losses = forward(self, batch, totals)
         self.calls = getattr(self, "calls", 0) + 1
         return losses | ({"loss_mask": losses["loss_mask"] * np.nan} if self.calls == 3 else {})
 
-    monkeypatch.setattr(train.SANStep, "forward", broken)
+    monkeypatch.setattr(task.SANStep, "forward", broken)
     assert run(main, command(tmp_path)) == 2
     assert "the loss of step 2 is not finite (loss, loss_mask)" in capsys.readouterr().err
     saved = torch.load(tmp_path / "not_finite_0000002_rank0.pt", weights_only=True)
@@ -224,7 +225,7 @@ def test_a_configuration_of_the_original_is_read(tmp_path: Path) -> None:
     assert config.run.precision == "fp16" and config.run.eval_period == 3
     assert config.transform.min_sizes == (320, 384) and config.data.dataset == "voc_sem_seg_train"
     assert (config.criterion.points, config.criterion.class_weight) == (100, 3.0)
-    network = train.build_network(config, settings.original, resumed=True)
+    network = task.build_network(config, settings.original, resumed=True)
     assert network.config.num_queries == 9 and network.config.supervised == (3, 4)
 
 

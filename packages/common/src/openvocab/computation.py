@@ -83,6 +83,16 @@ def choose_device(name: str | None = "auto") -> str:
     return name
 
 
+def check_precision(precision: str) -> None:
+    """Refuse what is not "fp32", "bf16" or "fp16".
+
+    Raises:
+        InputError: another word.
+    """
+    if precision not in _NAMES:
+        raise InputError(f"the precision {precision!r} is unknown; use {', '.join(_NAMES)}")
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """Return the type of "fp32", "bf16" or "fp16".
 
@@ -91,8 +101,7 @@ def dtype_of(precision: str) -> torch.dtype:
     """
     import torch
 
-    if precision not in _NAMES:
-        raise InputError(f"the precision {precision!r} is unknown; use {', '.join(_NAMES)}")
+    check_precision(precision)
     dtype: torch.dtype = getattr(torch, _NAMES[precision])
     return dtype
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvocab.computation import add_computation_arguments, choose_device, dtype_of
+from openvocab.computation import add_computation_arguments, check_precision, choose_device
 from openvocab.errors import InputError
 from openvocab.image import DEFAULT_MAX_PIXELS, list_images
 from openvocab.inference.folder import Prediction
@@ -145,7 +145,7 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
     vocabulary = _vocabulary(args)
     check_lengths(vocabulary.words, vocabulary.templates)
     choose_device(args.device)
-    dtype_of(args.precision)
+    check_precision(args.precision)
     patterns = [*args.images, *args.input]
     if not patterns:
         raise InputError("no image is given; name files, folders or globs with --input.")

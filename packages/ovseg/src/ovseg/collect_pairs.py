@@ -30,7 +30,8 @@ from openvocab.datasets.label_check import check_labels, check_same_size
 from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, list_images, read_image, resize_shortest_edge
-from openvocab.training.segmentation_data import DataConfig, open_training_set
+from openvocab.training.segmentation_data import open_training_set
+from openvocab.training.settings import DataConfig
 from openvocab.vocabulary import Vocabulary
 from ovseg.config import RegionConfig
 from ovseg.mask_clip import MaskCLIP

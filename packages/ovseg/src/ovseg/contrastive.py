@@ -5,16 +5,15 @@ Source: OVSeg paper section 3.2; SPEC ovseg 11.3.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from openvocab.training import World, gather_with_gradient
-
-Duplicates = Literal["negative", "ignore"]
+from openvocab.training.distributed import Processes, gather_with_gradient
+from ovseg.train_config import Duplicates
 
 
 def contrastive_loss(
@@ -24,7 +23,7 @@ def contrastive_loss(
     *,
     groups: Tensor | None = None,
     duplicates: Duplicates = "negative",
-    world: World | None = None,
+    processes: Processes | None = None,
 ) -> Tensor:
     """Symmetric cross-entropy between this process's crops and nouns and those of all.
 
@@ -36,14 +35,14 @@ def contrastive_loss(
         scale: factor of the cosines.
         groups: numbers of the titles (N,); equal numbers are duplicates. None: there are none.
         duplicates: see `FinetuneConfig`.
-        world: the processes.
+        processes: the processes.
 
     Source: SPEC ovseg 11.3.
     """
-    world = world or World()
-    all_images, all_texts = (gather_with_gradient(x, world) for x in (images, texts))
-    own = torch.arange(len(images), device=images.device) + world.rank * len(images)
-    same = None if groups is None else groups[:, None] == _gather_numbers(groups, world)[None]
+    processes = processes or Processes()
+    all_images, all_texts = (gather_with_gradient(x, processes) for x in (images, texts))
+    own = torch.arange(len(images), device=images.device) + processes.rank * len(images)
+    same = None if groups is None else groups[:, None] == _gather_numbers(groups, processes)[None]
     parts = [
         _cross_entropy(scale * left @ right.T, own, same, duplicates)
         for left, right in ((images, all_texts), (texts, all_images))
@@ -62,10 +61,10 @@ def _cross_entropy(
     return F.cross_entropy(logits.masked_fill(others, float("-inf")), own)
 
 
-def _gather_numbers(numbers: Tensor, world: World) -> Tensor:
-    if world.size == 1:
+def _gather_numbers(numbers: Tensor, processes: Processes) -> Tensor:
+    if processes.size == 1:
         return numbers
-    parts = [torch.empty_like(numbers) for _ in range(world.size)]
+    parts = [torch.empty_like(numbers) for _ in range(processes.size)]
     dist.all_gather(parts, numbers)
     return torch.cat(parts)
 

@@ -6,7 +6,6 @@ Source: OVSeg paper section 3.1; SPEC ovseg 10.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,21 +23,7 @@ from openvocab.training.losses import (
 )
 from openvocab.training.matching import Match, assign, class_cost, dice_cost, focal_cost
 from ovseg.model import Proposals
-
-
-@dataclass(frozen=True)
-class CriterionConfig:
-    """Weights of the losses, which are also those of the matching costs.
-
-    Attributes:
-        class_weight: of the cross-entropy over classes.
-        mask_weight: of the focal loss of masks.
-        dice_weight: of the dice loss of masks.
-    """
-
-    class_weight: float = 1.0
-    mask_weight: float = 20.0
-    dice_weight: float = 1.0
+from ovseg.train_config import CriterionConfig
 
 
 class OVSegCriterion:

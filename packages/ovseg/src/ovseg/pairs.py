@@ -29,8 +29,7 @@ from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.image import ImageArray, read_image
-from openvocab.training import seed_of
-from openvocab.training.order import Key
+from openvocab.training.order import Key, seed_of
 from ovseg.regions import expand_boxes, tight_boxes
 
 PAINT = (124, 116, 103)  # CLIP's mean colour, rounded

@@ -7,46 +7,14 @@ Source: OVSeg paper section 3.1; SPEC ovseg 10.
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from openvocab.cli import run
-from openvocab.datasets.samples import SampleSet
-from openvocab.datasets.transforms import TransformConfig
-from openvocab.training import PolySchedule, World, decay_rule, parameter_groups
-from openvocab.training.losses import Losses, Targets, Totals
-from openvocab.training.segmentation import (
-    SegmentationStep,
-    SegmentationTask,
-    SegmentationTrainConfig,
-    segmentation_command,
-)
-from openvocab.training.segmentation_data import SegmentationBatch
-from openvocab.weights.state_dict import fingerprint, load_strict
-from ovseg._convert import PROMPTS, config_from_detectron2, load_backbone, read_mask_clip
-from ovseg.config import InferenceConfig, OVSegConfig, load_published
-from ovseg.criterion import CriterionConfig, OVSegCriterion
-from ovseg.model import ClassWeights, OVSeg
-from ovseg.segmenter import OVSegSegmenter
-from ovseg.weights import (
-    find_checkpoint,
-    load_model,
-    metadata_of,
-    read_config,
-    read_tensors,
-    save_model,
-)
+from openvocab.training.command import TrainingCommand, add_data_flags
+from ovseg.train_config import OVSegTrainConfig
 
-_TRAINED = ("backbone.", "sem_seg_head.", "clip_adapter.non_object_embedding")
-_UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")
 _KEYS = {
     "MODEL.MASK_FORMER.DICE_WEIGHT": "criterion.dice_weight",
     "MODEL.MASK_FORMER.MASK_WEIGHT": "criterion.mask_weight",
@@ -56,215 +24,30 @@ _ALIASES = {
     "ovseg_swinB_vitL_bs32_120k": "swinB_vitL",
     "ovseg_R101c_vitB_bs32_120k": "R101c_vitB",
 }
-_CLIPS = {"ViT-L/14": "ViT-L-14:openai", "ViT-B/16": "ViT-B-16:openai"}
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW as published.
+def train(config: OVSegTrainConfig, original: Mapping[str, Any], resume: bool) -> int:
+    """Train; see `train_segmenter`."""
+    from openvocab.training.segmentation import train_segmenter  # late: it imports torch
+    from ovseg.task import OVSegTask
 
-    Attributes:
-        base_lr: learning rate behind the warm-up.
-        weight_decay: of everything but norms, embeddings and position tables.
-        backbone_multiplier: of the learning rate of the backbone.
-    """
-
-    base_lr: float = 6e-5
-    weight_decay: float = 0.01
-    backbone_multiplier: float = 1.0
+    return train_segmenter(OVSegTask, config, original, resume=resume)
 
 
-@dataclass(frozen=True)
-class OVSegTrainConfig(SegmentationTrainConfig):
-    """A training run of OVSeg's proposals.
+def evaluate(config: OVSegTrainConfig, original: Mapping[str, Any]) -> int:
+    """Evaluate given weights; see `evaluate_segmenter`."""
+    from openvocab.training.segmentation import evaluate_segmenter  # late: it imports torch
+    from ovseg.task import OVSegTask
 
-    `clip` may also be a fine-tuned CLIP, and `weights` a pretrained backbone.
-
-    Attributes:
-        criterion: the losses.
-        optimizer: AdamW.
-    """
-
-    variant: str = "ovseg_swinB_vitL_bs32_120k"
-    clip: str = "ViT-L-14:openai"
-    transform: TransformConfig = field(
-        default_factory=lambda: TransformConfig(min_sizes=tuple(range(320, 1281, 64)))
-    )
-    criterion: CriterionConfig = field(default_factory=CriterionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: PolySchedule = field(default_factory=lambda: PolySchedule(120000, warmup_steps=1500))
+    return evaluate_segmenter(OVSegTask, config, original)
 
 
-def mark_trainable(model: OVSeg) -> dict[str, nn.Parameter]:
-    """Freeze CLIP, and return what is trained; a backbone's frozen stages stay frozen."""
-    trained = {}
-    for name, parameter in model.named_parameters():
-        if not name.startswith(_TRAINED):
-            parameter.requires_grad_(False)
-        elif parameter.requires_grad:
-            trained[name] = parameter
-    return trained
-
-
-def make_optimizer(model: OVSeg, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Group what is trained by learning rate and weight decay."""
-
-    def rate(name: str) -> float:
-        backbone = "backbone" in name
-        return config.base_lr * (config.backbone_multiplier if backbone else 1.0)
-
-    decay = decay_rule(model, config.weight_decay, _UNDECAYED)
-    return torch.optim.AdamW(parameter_groups(mark_trainable(model), rate=rate, decay=decay))
-
-
-def stack_targets(targets: Sequence[Targets], size: Sequence[int]) -> list[Targets]:
-    """Pad masks (T, h, w) with nothing, right and below, to one size (H, W)."""
-    padded = []
-    for labels, masks in targets:
-        below, right = size[0] - masks.shape[1], size[1] - masks.shape[2]
-        padded.append(Targets(labels, F.pad(masks, (0, right, 0, below))))
-    return padded
-
-
-class OVSegStep(SegmentationStep):
-    """From a micro-batch to the losses of all decoder layers."""
-
-    def __init__(self, model: OVSeg, criterion: OVSegCriterion) -> None:
-        super().__init__()
-        self.model, self.criterion = model, criterion
-
-    def forward(self, batch: SegmentationBatch, totals: Totals) -> Losses:
-        """See `SegmentationStep`."""
-        images, step = batch["images"], self.model.config.size_divisibility
-        nothing = F.normalize(self.model.clip_adapter.non_object_embedding, dim=-1, eps=0.0)
-        classifier = torch.cat([self.text, nothing])
-        size = [-(-side // step) * step for side in images.shape[-2:]]
-        proposals = self.model(list(images), classifier, all_layers=True)
-        return self.criterion(proposals, stack_targets(self.targets(batch), size), totals)
-
-
-class OVSegTask(SegmentationTask):
-    """Everything the engine needs to train OVSeg's proposals."""
-
-    def __init__(
-        self,
-        model: OVSeg,
-        config: OVSegTrainConfig,
-        data: SampleSet,
-        inference: InferenceConfig | None = None,
-    ) -> None:
-        weight, classes = model.config.no_object_weight, len(data.vocabulary)
-        model.config = replace(model.config, num_training_classes=classes)
-        model.criterion = ClassWeights(classes, weight)
-        super().__init__(
-            config, data, num_queries=model.config.num_queries, no_object_weight=weight
-        )
-        self.model, self.inference = model, inference or InferenceConfig()
-        self.clip = model.clip_adapter.clip_model
-        own = self.inference.own_templates
-        self.templates = own or self.inference.template_set or "vild"
-        self.module = OVSegStep(model, OVSegCriterion(config.criterion, weight))
-        self.optimizer = make_optimizer(model, config.optimizer)
-
-    @property
-    def checkpointed(self) -> Sequence[nn.Module]:
-        """The blocks of the backbone."""
-        blocks = ("SwinBlock", "Bottleneck")
-        return [m for m in self.model.backbone.modules() if type(m).__name__ in blocks]
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return the weights under the official names, which are ours."""
-        return self.model.state_dict()
-
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load weights with the official names."""
-        load_strict(self.model, tensors, source="the checkpoint")
-
-    def metadata(self) -> Mapping[str, Any]:
-        """Return the architecture and how it is run."""
-        return metadata_of(self.model, self.inference)
-
-    def export(self, folder: Path) -> None:
-        """Write `model_final.safetensors`, which stores its configuration."""
-        save_model(self.model, folder / "model_final.safetensors", self.inference)
-
-    def segmenter(self, world: World) -> OVSegSegmenter:
-        """Return a segmenter with a copy of the weights, since it freezes them."""
-        return _segmenter(copy.deepcopy(self.model), self.inference, world)
-
-
-def build_model(
-    config: OVSegTrainConfig, original: Mapping[str, Any], *, resumed: bool
-) -> tuple[OVSeg, InferenceConfig]:
-    """Build the model to start from.
-
-    Args:
-        config: names a checkpoint of OVSeg, or a CLIP and perhaps a pretrained backbone.
-        original: an original configuration, whose `MODEL` tells the architecture; or nothing.
-        resumed: all weights come from a checkpoint of this run, so none are needed here.
-    """
-    weights = None if config.weights is None else find_checkpoint(config.weights)
-    tensors = {} if weights is None else _checkpoint(weights)
-    if weights is not None and tensors:
-        architecture, inference = _architecture(config, original)
-        if not original:
-            architecture, inference = read_config(None, tensors, weights, {})
-        return load_model(architecture, tensors, source=str(weights)), inference
-    architecture, inference = _architecture(config, original)
-    if resumed:
-        return OVSeg(architecture), inference
-    clip, clip_tensors, prompted = read_mask_clip(_CLIPS.get(config.clip, config.clip), None)
-    depth = len(clip_tensors[PROMPTS]) if prompted else architecture.mask_prompt_depth
-    model = OVSeg(replace(architecture, clip=clip, mask_prompt_depth=depth))
-    encoder = model.clip_adapter.clip_model
-    if not prompted:
-        clip_tensors = {**clip_tensors, PROMPTS: encoder.visual.mask_embedding.detach()}
-    load_strict(encoder, clip_tensors, source=config.clip)
-    if weights is not None:
-        load_backbone(model.backbone, weights)
-    return model, inference
-
-
-def _checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint of OVSeg; nothing if the file holds a backbone."""
-    tensors = read_tensors(path)
-    return tensors if any(name.startswith("sem_seg_head.") for name in tensors) else {}
-
-
-def _architecture(
-    config: OVSegTrainConfig, original: Mapping[str, Any]
-) -> tuple[OVSegConfig, InferenceConfig]:
-    if "MODEL" not in original or "BACKBONE" not in original["MODEL"]:
-        return load_published(config.variant)
-    known = None if config.clip in _CLIPS else load_published(config.variant)[0].clip
-    return config_from_detectron2(original, clip=known)
-
-
-def _segmenter(model: OVSeg, inference: InferenceConfig, world: World) -> OVSegSegmenter:
-    sha256 = fingerprint(model.state_dict())
-    return OVSegSegmenter(model, inference, device=str(world.device), weights_sha256=sha256)
-
-
-def make_task(
-    config: OVSegTrainConfig, original: Mapping[str, Any], data: SampleSet, resumed: bool
-) -> OVSegTask:
-    """Return what is trained; see `segmentation_command`."""
-    model, inference = build_model(config, original, resumed=resumed)
-    return OVSegTask(model, config, data, inference)
-
-
-def make_segmenter(
-    config: OVSegTrainConfig, original: Mapping[str, Any], world: World
-) -> OVSegSegmenter:
-    """Return what `--eval-only` evaluates."""
-    return _segmenter(*build_model(config, original, resumed=False), world)
-
-
-COMMAND = segmentation_command(
+COMMAND = TrainingCommand(
     "ovseg.train",
     OVSegTrainConfig,
-    make_task,
-    make_segmenter,
+    train=train,
+    evaluate=evaluate,
+    add_flags=add_data_flags,
     description="Train OVSeg's mask proposals beside CLIP's text classifier.",
     recipes="recipes: swinB_vitL, R101c_vitB\n\nThe published recipe (swinB_vitL):",
     keys=_KEYS,

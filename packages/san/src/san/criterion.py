@@ -6,7 +6,6 @@ Source: SAN paper section 3.3; SPEC san 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,27 +25,7 @@ from openvocab.training.losses import (
 )
 from openvocab.training.matching import Match, assign, class_cost, cross_entropy_cost, dice_cost
 from san.model import SANPrediction
-
-
-@dataclass(frozen=True)
-class CriterionConfig:
-    """Weights of the losses, which are also those of the matching costs, and the points.
-
-    Attributes:
-        class_weight: of the cross-entropy over classes.
-        mask_weight: of the binary cross-entropy of masks.
-        dice_weight: of the dice loss of masks.
-        points: at which masks are compared, P.
-        oversample: candidates for uncertain points, as a multiple of P.
-        importance: share of P that is chosen by uncertainty.
-    """
-
-    class_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    points: int = 12544
-    oversample: float = 3.0
-    importance: float = 0.75
+from san.train_config import CriterionConfig
 
 
 class SANCriterion:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, resize_shortest_edge
 from openvocab.segmenter import BaseSegmenter, Segmentation, Segmenter
-from openvocab.semantic import vocabulary_scores
 from openvocab.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DenseSegmenter(Segmenter, Protocol):
@@ -84,7 +84,6 @@ class TestTimeAugmentation(BaseSegmenter):
         assert total is not None
         return total.div_(count)
 
-    @torch.inference_mode()
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
     ) -> list[Segmentation]:
@@ -98,12 +97,19 @@ class TestTimeAugmentation(BaseSegmenter):
                 "Test-time augmentation averages the scores of words and cannot use a learned "
                 "background; choose another background policy."
             )
-        results = []
-        for image in images:
+        return [self._segment(image, vocabulary, return_scores) for image in images]
+
+    def _segment(
+        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
+    ) -> Segmentation:
+        import torch  # late: commands must not wait for it to parse their arguments
+
+        from openvocab.semantic import vocabulary_scores
+
+        with torch.inference_mode():
             scores = self.scores(image, vocabulary)
             kept = vocabulary_scores(scores, vocabulary) if return_scores else None
-            results.append(Segmentation(labels_of_scores(scores, vocabulary), vocabulary, kept))
-        return results
+            return Segmentation(labels_of_scores(scores, vocabulary), vocabulary, kept)
 
     def describe(self) -> dict[str, Any]:
         """Return the lines of the protocol card."""

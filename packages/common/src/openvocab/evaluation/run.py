@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -116,6 +115,8 @@ def evaluate(
         read_label or _read_file,
         label_hint,
     )
+    import torch  # late: commands must not wait for it to parse their arguments
+
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     if output is None:

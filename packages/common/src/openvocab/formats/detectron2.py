@@ -10,28 +10,25 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 import yaml
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from openvocab.datasets import ALIASES, CATALOG, resolve
 from openvocab.datasets.resolver import parse_name
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
-from openvocab.evaluation.augmentation import DenseSegmenter
 from openvocab.files import atomic_path
 from openvocab.formats.arithmetic import evaluate_arithmetic
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_label_map
 from openvocab.metrics.scores import Ignore, void_values
-from openvocab.reading.numpy_pickle import read_pickled_arrays
-from openvocab.semantic import vocabulary_scores
 from openvocab.vocabulary import Vocabulary
-from openvocab.weights.state_dict import read_state_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BASE_KEY = "_BASE_"
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
@@ -169,6 +166,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, damaged, or would have to run code; nothing was run.
     """
+    from openvocab.reading.numpy_pickle import read_pickled_arrays  # late: they import torch
+    from openvocab.weights.state_dict import read_state_dict
+
     path = Path(path)
     if not path.is_file():
         raise InputError(f"The weights file {path} does not exist; check the path.")
@@ -333,49 +333,3 @@ def _listing(catalog: Any, name: str, data_root: str | Path | None) -> list[dict
         catalog.pop(name)  # values that are set cannot be changed
         catalog.get(name).set(**metadata)
     return dataset_dicts(data)
-
-
-def as_detectron2_model(segmenter: DenseSegmenter, vocabulary: Vocabulary) -> nn.Module:
-    """Return a module that takes detectron2's input dicts and gives its outputs.
-
-    Its evaluators, test-time augmentation and visualizers then work on the segmenter.
-
-    Args:
-        segmenter: makes the scores.
-        vocabulary: the classes, in the order of the data set's `stuff_classes`; an input dict may
-            bring its own as "vocabulary", a list of names.
-    """
-    return _Detectron2Model(segmenter, vocabulary)
-
-
-class _Detectron2Model(nn.Module):
-    def __init__(self, segmenter: DenseSegmenter, vocabulary: Vocabulary) -> None:
-        super().__init__()
-        self.segmenter = segmenter
-        self.vocabulary = vocabulary
-        self.eval()
-
-    @torch.inference_mode()
-    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
-        """Score a batch.
-
-        Args:
-            batched_inputs: dicts with "image" `(3, h, w)` RGB in 0..255, resized already, and
-                optionally "height" and "width" of the output.
-
-        Returns:
-            One `{"sem_seg": (K, height, width)}` for each.
-        """
-        return [{"sem_seg": self._scores(entry)} for entry in batched_inputs]
-
-    def _scores(self, entry: Mapping[str, Any]) -> Tensor:
-        image = entry.get("image")
-        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
-            raise InputError("An input dict needs 'image', a tensor (3, height, width) in RGB.")
-        pixels = image.detach().cpu().permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
-        size = int(entry.get("height", image.shape[1])), int(entry.get("width", image.shape[2]))
-        vocabulary = self.vocabulary
-        if "vocabulary" in entry:
-            vocabulary = Vocabulary.from_names(entry["vocabulary"])
-        scores = self.segmenter.scores_at(pixels.contiguous().numpy(), vocabulary, size)
-        return torch.from_numpy(vocabulary_scores(scores, vocabulary))

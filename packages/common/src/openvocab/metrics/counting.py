@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
@@ -239,6 +238,8 @@ def _count_pixels(
     outside = np.count_nonzero(rows >= num_classes), np.count_nonzero(columns >= num_classes)
     if outside != (voids, nothings):
         return None
+    import torch  # late: commands must not wait for it to parse their arguments
+
     width = num_classes + 1
     cells = np.minimum(rows, num_classes, out=rows)
     cells *= width

@@ -7,44 +7,27 @@ translated, and so are its trailing `KEY VALUE` pairs. Flags win over pairs, pai
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-import torch
 import yaml
 
 from openvocab.config import (
     add_config_flags,
     config_to_dict,
-    dump_config,
     flags_of,
     load_config,
     near_matches,
 )
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import BASE_KEY, flatten, merge_overrides, read_yaml
-from openvocab.training.distributed import World, join_world, launch
-from openvocab.training.loop import Trainer, check_fresh
-from openvocab.training.task import RunConfig, Task
-
-
-class TrainConfig(Protocol):
-    """The settings of any training."""
-
-    @property
-    def run(self) -> RunConfig:
-        """How it is carried out."""
-
 
 Config = TypeVar("Config")
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # detectron2's keys and ours. What an original configuration says beyond them and `MODEL` has no
 # meaning here (evaluation, logging and loader details).
@@ -94,7 +77,8 @@ class TrainingCommand(Generic[Config]):
         config: the dataclass of the settings; its defaults are the published recipe.
         description: what the command is for.
         recipes: what `--help` says of the recipes before it shows the published one.
-        train: gets the settings, an original configuration, and whether to resume.
+        train: gets the settings, an original configuration, and whether to resume; imports what
+            it needs by itself, so that `--help` does not wait for torch.
         evaluate: gets the settings and an original configuration, for `--eval-only`.
         keys: keys of original configurations and ours, besides `KEYS`.
         aliases: file names of the original release and the recipes that are the same.
@@ -165,40 +149,6 @@ class _Parser(argparse.ArgumentParser):
         return found
 
 
-def train(config: TrainConfig, make_task: Callable[[World], Task[Any]], *, resume: bool) -> int:
-    """Run a training in all processes that were started for it.
-
-    Args:
-        config: the settings, written beside the results.
-        make_task: what is trained.
-        resume: go on from the last checkpoint, if there is one.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        InputError: the settings make no sense, or the disk is full where training cannot go on.
-    """
-    output = config.run.output
-    check_fresh(output, resume=resume)
-    with join_world(config.run.device) as world:
-        torch.manual_seed(config.run.seed)  # every process starts from the same weights
-        task = make_task(world)
-        trainer = Trainer(task, config.run, steps=task.steps, samples=task.samples, world=world)
-        if resume:
-            trainer.resume()
-        try:
-            if world.is_main:
-                dump_config(config, output / "config.yaml")
-            return trainer.run()
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise InputError(
-                f"{output} has no room ({error.strerror}); make some, and go on with --resume"
-            ) from None
-
-
 def add_training_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add the options of every training command, and a flag for every setting of `cls`."""
     parser.add_argument(
@@ -226,6 +176,17 @@ def add_training_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
     )
 
 
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that commands with data of one's own share, under its short name."""
+    parser.add_argument(
+        "--label-offset",
+        dest="data.label_offset",
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="the same as --data.label-offset",
+    )
+
+
 def launch_if_asked(
     args: argparse.Namespace, module: str, argv: Sequence[str] | None
 ) -> int | None:
@@ -242,6 +203,8 @@ def launch_if_asked(
         )
     if args.num_gpus * args.num_machines == 1:
         return None
+    from openvocab.training.distributed import launch  # late: it imports torch
+
     return launch(
         module,
         sys.argv[1:] if argv is None else argv,

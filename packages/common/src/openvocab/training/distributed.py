@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from openvocab.computation import choose_device
 from openvocab.errors import InputError
 
 _POLL_SECONDS = 0.1
@@ -25,7 +26,7 @@ _GRACE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class World:
+class Processes:
     """The processes of a run, and this one among them."""
 
     rank: int = 0
@@ -52,11 +53,13 @@ class World:
 
 
 @contextmanager
-def join_world(device: str | None = None, patience: timedelta | None = None) -> Iterator[World]:
+def join_processes(
+    device: str | None = None, patience: timedelta | None = None
+) -> Iterator[Processes]:
     """Join the processes that torchrun, or `launch`, has started; alone if nobody has.
 
     Args:
-        device: "cpu", "cuda", ...; None takes a GPU where there is one.
+        device: "cpu", "cuda", ...; None or "auto" takes a GPU where there is one.
         patience: how long processes wait for each other; None: as long as PyTorch does.
 
     Raises:
@@ -66,7 +69,7 @@ def join_world(device: str | None = None, patience: timedelta | None = None) -> 
     rank = int(os.environ.get("RANK", "0"))
     chosen = _device(device, local)
     if size == 1:
-        yield World(device=chosen)
+        yield Processes(device=chosen)
         return
     if "MASTER_ADDR" not in os.environ:
         raise InputError("WORLD_SIZE is set, but not MASTER_ADDR; start the processes by torchrun")
@@ -75,7 +78,7 @@ def join_world(device: str | None = None, patience: timedelta | None = None) -> 
     engine = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(engine, rank=rank, world_size=size, timeout=patience)
     try:
-        yield World(rank, size, chosen)
+        yield Processes(rank, size, chosen)
     finally:
         dist.destroy_process_group()
 
@@ -123,19 +126,21 @@ def launch(
         return _wait(children)
 
 
-def gather_with_gradient(features: Tensor, world: World) -> Tensor:
-    """Concatenate (N, E) features of all processes to (world * N, E); gradients flow to each."""
-    if world.size == 1:
+def gather_with_gradient(features: Tensor, processes: Processes) -> Tensor:
+    """Concatenate (N, E) features of all P processes to (P * N, E); gradients flow to each."""
+    if processes.size == 1:
         return features
-    gathered: Tensor = _Gather.apply(features, world)
+    gathered: Tensor = _Gather.apply(features, processes)
     return gathered
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor, world: World) -> Tensor:
-        ctx.world, ctx.rows = world, len(features)  # type: ignore[attr-defined]
-        parts = [torch.empty_like(features) for _ in range(world.size)]
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, features: Tensor, processes: Processes
+    ) -> Tensor:
+        ctx.processes, ctx.rows = processes, len(features)  # type: ignore[attr-defined]
+        parts = [torch.empty_like(features) for _ in range(processes.size)]
         dist.all_gather(parts, features.contiguous())
         return torch.cat(parts)
 
@@ -143,19 +148,12 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
-        rows, world = ctx.rows, ctx.world  # type: ignore[attr-defined]
-        return total[world.rank * rows : (world.rank + 1) * rows], None
+        rows, processes = ctx.rows, ctx.processes  # type: ignore[attr-defined]
+        return total[processes.rank * rows : (processes.rank + 1) * rows], None
 
 
 def _device(name: str | None, local: int) -> torch.device:
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device {name!r} is unknown; use cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here; use --run.device cpu")
+    device = torch.device(choose_device(name))
     if device.type != "cuda" or device.index is not None:
         return device
     if local >= torch.cuda.device_count():

@@ -10,11 +10,11 @@ from openvocab.datasets.samples import SampleSet
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import evaluate_set
 from openvocab.segmenter import Segmenter
-from openvocab.training.distributed import World
+from openvocab.training.distributed import Processes
 
 
-def evaluate_in_world(
-    segmenter: Segmenter, sets: Sequence[SampleSet], folder: Path, world: World
+def evaluate_in_processes(
+    segmenter: Segmenter, sets: Sequence[SampleSet], folder: Path, processes: Processes
 ) -> list[Result]:
     """Evaluate on data sets, every process on its share of the images.
 
@@ -22,7 +22,7 @@ def evaluate_in_world(
         segmenter: with the same weights in every process.
         sets: what to evaluate on.
         folder: for logs and results, seen by all processes.
-        world: the processes.
+        processes: the processes.
 
     Returns:
         The complete result of each set, in every process.
@@ -32,12 +32,16 @@ def evaluate_in_world(
     for data in sets:
         output = folder / data.name
         result = evaluate_set(
-            segmenter, data, output=output, shard=(world.rank, world.size), progress=world.is_main
+            segmenter,
+            data,
+            output=output,
+            shard=(processes.rank, processes.size),
+            progress=processes.is_main,
         )
-        world.barrier()
+        processes.barrier()
         if not result.complete:  # the others had finished later: read what they logged
             result = evaluate_set(segmenter, data, output=output, progress=False)
-        world.barrier()
+        processes.barrier()
         results.append(result)
     return results
 

@@ -29,12 +29,13 @@ from openvocab.computation import dtype_of
 from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.training.checkpoints import BEST, FINAL, Checkpoints
-from openvocab.training.distributed import World
+from openvocab.training.distributed import Processes
 from openvocab.training.log import TrainingLog, peak_memory_mb
 from openvocab.training.losses import Losses
 from openvocab.training.order import EndlessShuffle, StepBatches, seed_of
 from openvocab.training.schedule import set_rates, take_over_moments
-from openvocab.training.task import Batch, RunConfig, Task
+from openvocab.training.settings import RunConfig
+from openvocab.training.task import Batch, Task
 from openvocab.weights.state_dict import METADATA, metadata_text
 
 TERMINATED = 128 + signal.SIGTERM
@@ -53,17 +54,23 @@ class Trainer(Generic[Batch]):
         config: how.
         steps: of the whole run.
         samples: size of the data set.
-        world: the processes.
+        processes: the processes.
     """
 
     def __init__(
-        self, task: Task[Batch], config: RunConfig, *, steps: int, samples: int, world: World
+        self,
+        task: Task[Batch],
+        config: RunConfig,
+        *,
+        steps: int,
+        samples: int,
+        processes: Processes,
     ) -> None:
-        self.task, self.config, self.steps, self.world = task, config, steps, world
-        parts = world.size * config.grad_accum
+        self.task, self.config, self.steps, self.processes = task, config, steps, processes
+        parts = processes.size * config.grad_accum
         if config.batch % parts:
             raise InputError(
-                f"a batch of {config.batch} cannot be split over {world.size} processes with "
+                f"a batch of {config.batch} cannot be split over {processes.size} processes with "
                 f"{config.grad_accum} accumulated parts; give a multiple of {parts}"
             )
         if samples < 1:
@@ -71,10 +78,10 @@ class Trainer(Generic[Batch]):
         self.order = EndlessShuffle(samples, config.seed)
         self.checkpoints = Checkpoints(config.output, config.keep)
         scaled = config.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=scaled)
         self.start = 0
         self.log: TrainingLog | None = None  # of the main process
-        task.module.to(world.device)
+        task.module.to(processes.device)
         self._terminated = False
 
     def resume(self) -> None:
@@ -92,7 +99,7 @@ class Trainer(Generic[Batch]):
         if state["scaler"]:  # none of a run in another precision
             self.scaler.load_state_dict(state["scaler"])
         self.start = state["iteration"] + 1
-        if self.world.is_main:
+        if self.processes.is_main:
             print(f"resumed {path}: {self.start} of {self.steps} steps are done", file=sys.stderr)
 
     def run(self) -> int:
@@ -104,15 +111,15 @@ class Trainer(Generic[Batch]):
         Raises:
             NotFiniteError: the loss is no number any more.
         """
-        config, world = self.config, self.world
+        config, processes = self.config, self.processes
         config.output.mkdir(parents=True, exist_ok=True)
-        if world.is_main:
+        if processes.is_main:
             self.checkpoints.remove_leftovers()
             print(self._announcement(), file=sys.stderr)
         if config.activation_checkpoints:
             for block in self.task.checkpointed:
                 _recompute(block)
-        if world.is_main:
+        if processes.is_main:
             names = (config.wandb_project, config.wandb_name) if config.wandb_project else None
             self.log = TrainingLog(config.output, start=self.start, steps=self.steps, wandb=names)
         before = signal.signal(signal.SIGTERM, self._terminate)
@@ -131,9 +138,9 @@ class Trainer(Generic[Batch]):
             stopped = self._train(module, batches)
         if stopped:
             return TERMINATED
-        if self.world.is_main:
+        if self.processes.is_main:
             self.task.export(self.config.output)
-        self.world.barrier()
+        self.processes.barrier()
         return 0
 
     def _train(self, module: nn.Module, batches: Iterator[Any]) -> bool:
@@ -141,7 +148,7 @@ class Trainer(Generic[Batch]):
         config = self.config
         for step in range(self.start, self.steps):
             began = time.perf_counter()
-            parts = [_to(_next(batches), self.world.device) for _ in range(config.grad_accum)]
+            parts = [_to(_next(batches), self.processes.device) for _ in range(config.grad_accum)]
             loaded = time.perf_counter()
             losses, stop = self._step(module, step, parts)
             self._tell(step, losses, time.perf_counter() - began, loaded - began)
@@ -152,7 +159,7 @@ class Trainer(Generic[Batch]):
                 if evaluates and not stop and path is not None:
                     self._evaluate(done, path)
             if stop and done < self.steps:
-                if self.world.is_main:
+                if self.processes.is_main:
                     print(f"stopped by SIGTERM after step {done}; go on with --resume")
                 return True
         return False
@@ -162,10 +169,10 @@ class Trainer(Generic[Batch]):
     ) -> tuple[dict[str, float], bool]:
         """Make one step; return its losses over the whole batch, and whether to stop."""
         task, config = self.task, self.config
-        torch.manual_seed(seed_of(config.seed, step, self.world.rank))
+        torch.manual_seed(seed_of(config.seed, step, self.processes.rank))
         set_rates(task.optimizer, task.schedule.factor(step))
         task.optimizer.zero_grad(set_to_none=True)
-        common = task.prepare(parts, self.world)
+        common = task.prepare(parts, self.processes)
         found = [
             self._backward(module, part, task.part(common, index), last=part is parts[-1])
             for index, part in enumerate(parts)
@@ -173,8 +180,8 @@ class Trainer(Generic[Batch]):
         values = torch.stack([torch.stack(list(part.values())) for part in found]).double().mean(0)
         own = dict(zip(found[0], values.tolist(), strict=True))
         flag = float(self._terminated)
-        summed = self.world.sum([*own.values(), flag])
-        losses = {n: v / self.world.size for n, v in zip(own, summed[:-1], strict=True)}
+        summed = self.processes.sum([*own.values(), flag])
+        losses = {n: v / self.processes.size for n, v in zip(own, summed[:-1], strict=True)}
         losses = {"loss": sum(losses.values()), **losses}
         if not math.isfinite(losses["loss"]):
             self._fail(step, "loss", losses, parts, own)
@@ -199,7 +206,7 @@ class Trainer(Generic[Batch]):
         wait: AbstractContextManager[None] = nullcontext()
         if isinstance(module, DistributedDataParallel) and not last:
             wait = module.no_sync()
-        device, precision = self.world.device.type, self.config.precision
+        device, precision = self.processes.device.type, self.config.precision
         with wait:
             with torch.autocast(device, dtype_of(precision), enabled=precision != "fp32"):
                 losses: Losses = module(part, common)
@@ -209,10 +216,10 @@ class Trainer(Generic[Batch]):
 
     def _distributed(self) -> nn.Module:
         module = self.task.module.train()
-        self.task.begin(self.world.device)
-        if self.world.size == 1:
+        self.task.begin(self.processes.device)
+        if self.processes.size == 1:
             return module
-        devices = [self.world.device] if self.world.device.type == "cuda" else None
+        devices = [self.processes.device] if self.processes.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def _loader(self) -> DataLoader[Any]:
@@ -224,21 +231,21 @@ class Trainer(Generic[Batch]):
                 batch=config.batch,
                 start=self.start,
                 steps=self.steps,
-                rank=self.world.rank,
-                world=self.world.size,
+                rank=self.processes.rank,
+                processes=self.processes.size,
                 accumulate=config.grad_accum,
             ),
             collate_fn=self.task.collate,
             num_workers=config.workers,
             worker_init_fn=_outlive_sigterm,
-            pin_memory=self.world.device.type == "cuda",
+            pin_memory=self.processes.device.type == "cuda",
         )
 
     def _save(self, done: int) -> Path | None:
         """Write a checkpoint from the main process; return it in all, or None if it failed."""
         path = self.checkpoints.path(done)
-        written = self.world.is_main and self._write(done)
-        return path if any(self.world.sum([float(written)])) else None
+        written = self.processes.is_main and self._write(done)
+        return path if any(self.processes.sum([float(written)])) else None
 
     def _write(self, done: int) -> bool:
         state = {
@@ -257,7 +264,9 @@ class Trainer(Generic[Batch]):
 
         The scores are logged at the end, so that whoever finds them need not do any of it again.
         """
-        scores = self.task.evaluate(self.config.output / "evaluation" / f"{done:07d}", self.world)
+        scores = self.task.evaluate(
+            self.config.output / "evaluation" / f"{done:07d}", self.processes
+        )
         self.task.module.train()
         if self.log is None or not scores:
             return
@@ -272,7 +281,7 @@ class Trainer(Generic[Batch]):
         """Tell whether the run ended between the checkpoint it resumes from and its scores."""
         due = self.start > 0 and self._is_due(self.start, self.config.eval_period)
         missing = self.log is not None and due and not self.log.has_scores(self.start - 1)
-        return any(self.world.sum([float(missing)]))
+        return any(self.processes.sum([float(missing)]))
 
     def _is_due(self, done: int, period: int) -> bool:
         return bool(period) and (done % period == 0 or done == self.steps)
@@ -285,7 +294,7 @@ class Trainer(Generic[Batch]):
             return
         speed = {
             "images_per_second": self.config.batch / seconds,
-            "memory_mb": peak_memory_mb(self.world.device),
+            "memory_mb": peak_memory_mb(self.processes.device),
         }
         self.log.step(losses["loss"], **speed)
         if (step + 1) % self.config.log_period == 0 or step + 1 == self.steps:
@@ -304,11 +313,11 @@ class Trainer(Generic[Batch]):
         """Save the inputs of the processes whose loss is no number (or of all), and stop."""
         if self.log is not None:
             self.log.write(step, losses)
-        path = self.config.output / f"not_finite_{step:07d}_rank{self.world.rank}.pt"
+        path = self.config.output / f"not_finite_{step:07d}_rank{self.processes.rank}.pt"
         if what == "gradient" or not math.isfinite(sum(own.values())):
             batches = [_to(part, torch.device("cpu")) for part in parts]
             torch.save({"iteration": step, "losses": dict(own), "batches": batches}, path)
-        self.world.barrier()
+        self.processes.barrier()
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         raise NotFiniteError(
             f"the {what} of step {step} is not finite ({', '.join(bad) or 'gradient norm'}); its "
@@ -317,15 +326,15 @@ class Trainer(Generic[Batch]):
         )
 
     def _announcement(self) -> str:
-        config, world = self.config, self.world
+        config, processes = self.config, self.processes
         trained = [p for g in self.task.optimizer.param_groups for p in g["params"]]
-        each = config.batch // (world.size * config.grad_accum)
+        each = config.batch // (processes.size * config.grad_accum)
         rates = sorted({group["initial_lr"] for group in self.task.optimizer.param_groups})
         return (
-            f"batch {config.batch} = {world.size} processes x {config.grad_accum} accumulated x "
-            f"{each} images, learning rate {', '.join(f'{rate:g}' for rate in rates)}; "
+            f"batch {config.batch} = {processes.size} processes x {config.grad_accum} accumulated "
+            f"x {each} images, learning rate {', '.join(f'{rate:g}' for rate in rates)}; "
             f"{sum(p.numel() for p in trained) / 1e6:.2f} M trainable parameters, steps "
-            f"{self.start}..{self.steps}, {config.precision} on {world.device}"
+            f"{self.start}..{self.steps}, {config.precision} on {processes.device}"
         )
 
     def _terminate(self, *_: int | FrameType | None) -> None:

@@ -44,12 +44,12 @@ class StepBatches(Sampler[list[Key]]):
         start: int,
         steps: int,
         rank: int = 0,
-        world: int = 1,
+        processes: int = 1,
         accumulate: int = 1,
     ) -> None:
         self.order, self.batch, self.start, self.steps = order, batch, start, steps
         self.rank, self.accumulate = rank, accumulate
-        self.micro = batch // (world * accumulate)
+        self.micro = batch // (processes * accumulate)
 
     def __len__(self) -> int:
         return (self.steps - self.start) * self.accumulate

@@ -8,18 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import nn
-from torch.optim import Optimizer
-
-_NORMS = (
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.LocalResponseNorm,
-)
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 
 class Schedule(Protocol):
@@ -134,11 +127,22 @@ def decay_rule(
 
 def names_of_norms(model: nn.Module) -> set[str]:
     """Return the names of the parameters of normalisation layers."""
-    return _names_in(model, lambda module: isinstance(module, _NORMS))
+    from torch import nn
+
+    norms = (
+        nn.LayerNorm,
+        nn.GroupNorm,
+        nn.modules.batchnorm._BatchNorm,
+        nn.modules.instancenorm._InstanceNorm,
+        nn.LocalResponseNorm,
+    )
+    return _names_in(model, lambda module: isinstance(module, norms))
 
 
 def names_of_embeddings(model: nn.Module) -> set[str]:
     """Return the names of the parameters of `nn.Embedding` tables."""
+    from torch import nn
+
     return _names_in(model, lambda module: isinstance(module, nn.Embedding))
 
 

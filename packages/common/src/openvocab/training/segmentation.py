@@ -1,12 +1,10 @@
-"""What SAN and OVSeg have in common when they train: settings, data, losses' divisors, the run."""
+"""What SAN and OVSeg have in common when they train: data, losses' divisors, the run."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +13,14 @@ from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
 from openvocab.datasets.label_check import check_labels
 from openvocab.datasets.samples import SampleSet
-from openvocab.datasets.transforms import TransformConfig
 from openvocab.errors import InputError
 from openvocab.segmenter import Segmenter
 from openvocab.training.checkpoints import Checkpoints
-from openvocab.training.command import TrainingCommand, train
-from openvocab.training.distributed import World, join_world
-from openvocab.training.evaluation import evaluate_in_world, mean_ious
+from openvocab.training.distributed import Processes, join_processes
+from openvocab.training.evaluation import evaluate_in_processes, mean_ious
 from openvocab.training.losses import Targets, Totals, targets_of, totals_of
-from openvocab.training.schedule import PolySchedule
+from openvocab.training.run import begin_run, train_task
 from openvocab.training.segmentation_data import (
-    DataConfig,
     SegmentationBatch,
     SegmentationData,
     SegmentationItem,
@@ -34,33 +29,8 @@ from openvocab.training.segmentation_data import (
     open_named_set,
     open_training_set,
 )
-from openvocab.training.task import RunConfig, Task
-
-Config = TypeVar("Config", bound="SegmentationTrainConfig")
-
-
-@dataclass(frozen=True)
-class SegmentationTrainConfig:
-    """What the training of any segmenter has; a method adds its losses and its optimiser.
-
-    Attributes:
-        variant: the architecture, where neither weights nor an original configuration tell it.
-        clip: CLIP beside which the method is trained, "name:tag" or a file.
-        weights: a checkpoint of the method to start from, its CLIP included; None starts from
-            `clip` alone.
-        data: what to train and evaluate on.
-        transform: how images are varied.
-        schedule: of the learning rate.
-        run: how it is carried out.
-    """
-
-    variant: str = ""
-    clip: str = ""
-    weights: str | None = None
-    data: DataConfig = field(default_factory=DataConfig)
-    transform: TransformConfig = field(default_factory=TransformConfig)
-    schedule: PolySchedule = field(default_factory=lambda: PolySchedule(60000))
-    run: RunConfig = field(default_factory=RunConfig)
+from openvocab.training.settings import DataConfig, SegmentationTrainConfig
+from openvocab.training.task import Task
 
 
 class SegmentationStep(nn.Module):
@@ -113,7 +83,29 @@ class SegmentationTask(Task[SegmentationBatch]):
         self.data = SegmentationData(data, config.transform, config.run.seed)
         self._evaluation = config.data
 
-    def segmenter(self, world: World) -> Segmenter:
+    @classmethod
+    def build(
+        cls, config: Any, original: Mapping[str, Any], data: SampleSet, *, resumed: bool
+    ) -> Self:
+        """Make the task.
+
+        Args:
+            config: the settings.
+            original: a configuration of the original release, or nothing.
+            data: the training set.
+            resumed: all weights will come from a checkpoint of this run, so no pretrained ones are
+                needed.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def load_segmenter(
+        cls, config: Any, original: Mapping[str, Any], device: torch.device
+    ) -> Segmenter:
+        """Return what `--eval-only` evaluates: the segmenter of `config.weights`."""
+        raise NotImplementedError
+
+    def segmenter(self, processes: Processes) -> Segmenter:
         """Return a segmenter with a copy of the current weights."""
         raise NotImplementedError
 
@@ -126,22 +118,24 @@ class SegmentationTask(Task[SegmentationBatch]):
         """Stack items."""
         return collate_segmentation(items)
 
-    def prepare(self, batches: Sequence[SegmentationBatch], world: World) -> Totals:
+    def prepare(self, batches: Sequence[SegmentationBatch], processes: Processes) -> Totals:
         """Count the targets of the whole batch, over all processes and accumulated parts."""
         return totals_of(
             [count for batch in batches for count in counts_of(batch["labels"])],
             self.num_queries,
             self.no_object_weight,
-            shares=world.size * len(batches),
-            add=world.sum,
+            shares=processes.size * len(batches),
+            add=processes.sum,
         )
 
-    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
+    def evaluate(self, folder: Path, processes: Processes) -> dict[str, float]:
         """Return the mean IoU on every evaluation set."""
         sets = evaluation_sets(self._evaluation)
         if not sets:
             return {}
-        return mean_ious(sets, evaluate_in_world(self.segmenter(world), sets, folder, world))
+        return mean_ious(
+            sets, evaluate_in_processes(self.segmenter(processes), sets, folder, processes)
+        )
 
 
 def evaluation_sets(config: DataConfig) -> list[SampleSet]:
@@ -149,66 +143,54 @@ def evaluation_sets(config: DataConfig) -> list[SampleSet]:
     return [open_named_set(name, config.root) for name in config.evaluate]
 
 
-def segmentation_command(
-    module: str,
-    config: type[Config],
-    make_task: Callable[[Config, Mapping[str, Any], SampleSet, bool], SegmentationTask],
-    make_segmenter: Callable[[Config, Mapping[str, Any], World], Segmenter],
-    **more: Any,
-) -> TrainingCommand[Config]:
-    """Return the command that trains, or evaluates, a segmenter.
+def train_segmenter(
+    task: type[SegmentationTask],
+    config: SegmentationTrainConfig,
+    original: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> int:
+    """Train a segmenter.
 
     Args:
-        module: see `TrainingCommand`.
-        config: see `TrainingCommand`.
-        make_task: gets the settings, an original configuration, the training set, and whether all
-            weights will come from a checkpoint of this run, so that no pretrained ones are needed.
-        make_segmenter: gets the settings, whose `weights` are given, and an original configuration.
-        more: of `TrainingCommand`.
+        task: what is trained.
+        config: the settings.
+        original: a configuration of the original release, or nothing.
+        resume: go on from the last checkpoint, if there is one.
+
+    Returns:
+        The exit code.
     """
-
-    def run_training(settings: Config, original: Mapping[str, Any], resume: bool) -> int:
-        def make(world: World) -> SegmentationTask:
-            resumed = resume and bool(Checkpoints(settings.run.output).numbered())
-            data = open_training_set(settings.data)
-            share = data.samples[world.rank :: world.size]
-            check_labels(data, samples=share, progress=world.is_main)
-            return make_task(settings, original, data, resumed)
-
-        return train(settings, make, resume=resume)
-
-    def evaluate(settings: Config, original: Mapping[str, Any]) -> int:
-        if settings.weights is None:
-            raise InputError(
-                "--eval-only needs weights; give MODEL.WEIGHTS FILE, or --weights FILE"
-            )
-        return _evaluate(settings, lambda world: make_segmenter(settings, original, world))
-
-    return TrainingCommand(
-        module, config, train=run_training, evaluate=evaluate, add_flags=_add_data_flags, **more
-    )
+    with begin_run(config.run, resume=resume) as processes:
+        resumed = resume and bool(Checkpoints(config.run.output).numbered())
+        data = open_training_set(config.data)
+        share = data.samples[processes.rank :: processes.size]
+        check_labels(data, samples=share, progress=processes.is_main)
+        built = task.build(config, original, data, resumed=resumed)
+        return train_task(built, config, processes, resume=resume)
 
 
-def _add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that commands with data of one's own share, under its short name."""
-    parser.add_argument(
-        "--label-offset",
-        dest="data.label_offset",
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="the same as --data.label-offset",
-    )
+def evaluate_segmenter(
+    task: type[SegmentationTask], config: SegmentationTrainConfig, original: Mapping[str, Any]
+) -> int:
+    """Evaluate given weights on every evaluation set and print the scores.
 
+    Returns:
+        The exit code.
 
-def _evaluate(config: SegmentationTrainConfig, make_segmenter: Callable[[World], Segmenter]) -> int:
-    """Evaluate on every evaluation set and print the scores; returns the exit code."""
+    Raises:
+        InputError: there are no weights, or nothing to evaluate on.
+    """
+    if config.weights is None:
+        raise InputError("--eval-only needs weights; give MODEL.WEIGHTS FILE, or --weights FILE")
     sets = evaluation_sets(config.data)
     if not sets:
         raise InputError("there is nothing to evaluate on; give DATASETS.TEST \"('name',)\"")
-    with join_world(config.run.device) as world:
+    with join_processes(config.run.device) as processes:
+        segmenter = task.load_segmenter(config, original, processes.device)
         folder = config.run.output / "inference"
-        results = evaluate_in_world(make_segmenter(world), sets, folder, world)
+        results = evaluate_in_processes(segmenter, sets, folder, processes)
         for data, result in zip(sets, results, strict=True):
-            if world.is_main:
+            if processes.is_main:
                 print(data.name, result.table(), sep="\n")
     return 0

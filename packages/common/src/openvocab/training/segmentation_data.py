@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,31 +16,9 @@ from openvocab.datasets.transforms import TrainTransform, TransformConfig
 from openvocab.errors import InputError
 from openvocab.image import read_image
 from openvocab.training.order import Key, generator_of, seed_of
+from openvocab.training.settings import DataConfig
 
 VOID = -1  # of label maps in a batch, whatever the data set's void values are
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the training images come from: a known data set, or three paths of your own.
-
-    Attributes:
-        dataset: name of a data set.
-        root: where the data sets lie; None for $DETECTRON2_DATASETS, else ./datasets.
-        images: folder of images, instead of `dataset`.
-        labels: folder of their label maps.
-        names: file with the name of each label, one a line.
-        evaluate: data sets to evaluate on; with folders, none.
-        label_offset: added to the values of label maps in a folder: -1 where they count from 1.
-    """
-
-    dataset: str | None = "coco_2017_train_stuff_sem_seg"
-    root: Path | None = None
-    images: Path | None = None
-    labels: Path | None = None
-    names: Path | None = None
-    evaluate: tuple[str, ...] = ()
-    label_offset: int = 0
 
 
 class SegmentationItem(TypedDict):

@@ -32,16 +32,7 @@ from openvocab.clip.model import CLIP, VisionTransformer, resize_positions
 from openvocab.clip.template_sets import load_templates
 from openvocab.clip.tokenizer import CONTEXT_LENGTH, tokenize
 from openvocab.clip.weights import choices_of, load_clip
-from openvocab.config import dump_config
 from openvocab.errors import InputError
-from openvocab.training import (
-    CosineSchedule,
-    RunConfig,
-    World,
-    names_of_embeddings,
-    names_of_norms,
-    parameter_groups,
-)
 from openvocab.training.command import (
     add_training_arguments,
     describe_recipe,
@@ -49,10 +40,17 @@ from openvocab.training.command import (
     load_settings,
     settings_of,
 )
-from openvocab.training.distributed import join_world
-from openvocab.training.loop import Trainer, check_fresh
+from openvocab.training.distributed import Processes
 from openvocab.training.losses import Losses
 from openvocab.training.order import Key, generator_of
+from openvocab.training.run import begin_run, train_task
+from openvocab.training.schedule import (
+    CosineSchedule,
+    names_of_embeddings,
+    names_of_norms,
+    parameter_groups,
+)
+from openvocab.training.settings import RunConfig
 from openvocab.training.task import Task
 from openvocab.weights.state_dict import load_strict, save_state_dict
 from openvocab.world.crops import Ground, crop
@@ -309,6 +307,7 @@ class PretrainTask(Task[PretrainBatch]):
         self.module = PretrainStep(clip, config)
         self.data = WorldPictures(config)
         self.schedule = CosineSchedule(config.steps, config.warmup_steps)
+        self.steps, self.samples = config.steps, SAMPLES
         self.optimizer = make_optimizer(clip, config.optimizer)
         self.templates = (*known_templates(), *caption_frames())
 
@@ -322,7 +321,7 @@ class PretrainTask(Task[PretrainBatch]):
             for kind in dict.fromkeys(item["kind"] for item in items)
         }
 
-    def prepare(self, batches: Sequence[PretrainBatch], world: World) -> Tensor:
+    def prepare(self, batches: Sequence[PretrainBatch], processes: Processes) -> Tensor:
         """Say every name in a random template, with or without its article: tokens (K, T)."""
         choice = torch.randint(len(self.templates), (len(world_names()),)).tolist()
         articles = torch.rand(len(choice)).tolist()
@@ -350,7 +349,7 @@ class PretrainTask(Task[PretrainBatch]):
         save_clip(self.clip, folder / "model_final.safetensors")
 
     @torch.no_grad()
-    def evaluate(self, folder: Path, world: World) -> dict[str, float]:
+    def evaluate(self, folder: Path, processes: Processes) -> dict[str, float]:
         """Classify crops of the tuning split among all names: percent right."""
         self.clip.eval()
         return top1(self.clip, "tune", self.config.crops)
@@ -482,17 +481,9 @@ def with_image_size(clip: CLIP, side: int) -> CLIP:
 
 def pretrain(config: PretrainConfig, *, resume: bool) -> int:
     """Run a training; returns the exit code."""
-    output = config.run.output
-    check_fresh(output, resume=resume)
-    with join_world(config.run.device) as world:
-        torch.manual_seed(config.run.seed)
+    with begin_run(config.run, resume=resume) as processes:
         task = PretrainTask(build_clip(config), config)
-        if world.is_main:
-            dump_config(config, output / "config.yaml")
-        trainer = Trainer(task, config.run, steps=config.steps, samples=SAMPLES, world=world)
-        if resume:
-            trainer.resume()
-        return trainer.run()
+        return train_task(task, config, processes, resume=resume)
 
 
 def build_parser() -> argparse.ArgumentParser:
