@@ -21,15 +21,9 @@ from openvocab.cli import run
 from openvocab.datasets.catalog import CATALOG
 from openvocab.datasets.diagnosis import Finding, diagnose, prepare_command
 from openvocab.datasets.inspection import TreeInspection, inspect_set
+from openvocab.datasets.labelled_set import LabelledSet, data_root_of
 from openvocab.datasets.preparation import default_workers
-from openvocab.datasets.resolver import (
-    LabelledSet,
-    Request,
-    data_root_of,
-    find_layouts,
-    load_layout,
-    parse_name,
-)
+from openvocab.datasets.resolver import Request, find_layouts, load_layout, parse_name
 from openvocab.drawing.overlay import draw_overlay, side_by_side
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text

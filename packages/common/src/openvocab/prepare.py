@@ -24,11 +24,12 @@ from openvocab.datasets import (
 )
 from openvocab.datasets.archives import Source
 from openvocab.datasets.catalog import CATALOG
+from openvocab.datasets.labelled_set import data_root_of
 from openvocab.datasets.pascal_context_compare import compare
 from openvocab.datasets.pascal_context_masks import ROUTES
 from openvocab.datasets.preparation import Tree, default_workers, make_tree
 from openvocab.datasets.referring import REFERRING
-from openvocab.datasets.resolver import data_root_of, parse_name
+from openvocab.datasets.resolver import parse_name
 from openvocab.datasets.spec import read_data
 from openvocab.errors import InputError
 

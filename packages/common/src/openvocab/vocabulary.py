@@ -246,15 +246,11 @@ class Vocabulary:
 def available_vocabularies() -> tuple[str, ...]:
     """Return the names that `Vocabulary.load` knows, sorted."""
     files = resources.files("openvocab.datasets").joinpath("vocabularies").iterdir()
-    return tuple(sorted([WORLD, *(Path(f.name).stem for f in files if f.name.endswith(".json"))]))
+    return tuple(sorted(Path(f.name).stem for f in files if f.name.endswith(".json")))
 
 
 @cache
 def _load(key: str) -> Vocabulary:
-    if key == WORLD:
-        from openvocab.world.names import world_vocabulary  # which needs this module
-
-        return world_vocabulary()
     known = available_vocabularies()
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known

@@ -10,7 +10,7 @@ from typing import Literal
 
 from openvocab.datasets.inspection import Inspection, TreeInspection
 from openvocab.datasets.label_order import order_findings
-from openvocab.datasets.resolver import LabelledSet
+from openvocab.datasets.labelled_set import LabelledSet
 from openvocab.datasets.spec import VOID_8_BIT
 from openvocab.metrics.scores import void_values
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openvocab.datasets.label_files import read_stored
+from openvocab.datasets.labelled_set import LabelledSet, label_hash, tree_hash
 from openvocab.datasets.preparation import run_parallel
-from openvocab.datasets.resolver import LabelledSet, label_hash, tree_hash
 from openvocab.datasets.samples import Sample
 from openvocab.datasets.spec import Coding, decode
 from openvocab.errors import InputError

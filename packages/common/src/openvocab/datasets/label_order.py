@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from openvocab.datasets.inspection import TreeInspection
+from openvocab.datasets.labelled_set import LabelledSet
 from openvocab.datasets.preparation import MANIFEST
-from openvocab.datasets.resolver import LabelledSet, find_layouts, load_layout, parse_name
+from openvocab.datasets.resolver import find_layouts, load_layout, parse_name
 from openvocab.errors import InputError
 from openvocab.vocabulary import Vocabulary
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openvocab.datasets.labelled_set import data_root_of
 from openvocab.datasets.polygons import segment_mask
-from openvocab.datasets.resolver import data_root_of
 from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.errors import InputError
 from openvocab.formats.run_length import Mask

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from openvocab.datasets.catalog import ALIASES, CATALOG
-from openvocab.datasets.label_files import read_stored
+from openvocab.datasets.labelled_set import DATA_ROOT_VARIABLE, LabelledSet, data_root_of
 from openvocab.datasets.samples import Sample
-from openvocab.datasets.spec import VOID_16_BIT, DatasetSpec, Layout, decode, read_list
+from openvocab.datasets.spec import DatasetSpec, Layout, read_list
 from openvocab.errors import InputError
 from openvocab.image import IMAGE_SUFFIXES
-from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
+from openvocab.vocabulary import Vocabulary
 
-DATA_ROOT_VARIABLE = "DETECTRON2_DATASETS"
 _SHOWN = 5  # names in a message
 
 
@@ -45,79 +38,6 @@ class Request(NamedTuple):
     vocabulary: str | None = None
 
 
-@dataclass(frozen=True)
-class LabelledSet:
-    """A data set that was found: a `SampleSet` that knows where and how it lies.
-
-    Args:
-        spec: what is known of it.
-        split: canonical.
-        layout: the layout in which it lies.
-        root: the data root and what the layout has below it.
-        samples: the pairs, sorted by id.
-        vocabulary: the names of its labels in this layout.
-        left_out: sentences about files without a partner.
-    """
-
-    spec: DatasetSpec
-    split: str
-    layout: Layout
-    root: Path
-    samples: tuple[Sample, ...]
-    vocabulary: Vocabulary
-    left_out: tuple[str, ...] = field(default=())
-
-    @property
-    def name(self) -> str:
-        """The canonical name of the set."""
-        return self.spec.name
-
-    @property
-    def ignore_index(self) -> tuple[int, ...]:
-        """The label values that are void."""
-        return self.spec.ignore
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """The name of every label; where labels from one on are background, it is the last."""
-        first = self.vocabulary.background.index
-        names = self.vocabulary.names
-        return names if first is None else (*names[:first], BACKGROUND_NAME)
-
-    @property
-    def images_folder(self) -> Path:
-        """Where the images are."""
-        return self.root / self.layout.fill(self.layout.images, self.split)
-
-    @property
-    def labels_folder(self) -> Path:
-        """Where the label maps are."""
-        return self.root / self.layout.fill(self.layout.labels, self.split)
-
-    def read_label(self, sample: Sample) -> NDArray[np.int32]:
-        """Return the ground truth of a sample, `(H, W)` in `0..K-1` or void.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
-        return decode(read_stored(sample.label), self.layout.coding, max(self.ignore_index))
-
-    def label_tree_hash(self) -> str:
-        """Return a SHA-256 over ids and labels, the same for every layout with the same labels."""
-        with ThreadPoolExecutor() as pool:  # decoders and hashes let other threads run
-            parts = pool.map(
-                lambda s: label_hash(self.read_label(s), self.ignore_index), self.samples
-            )
-            return tree_hash((s.id, part) for s, part in zip(self.samples, parts, strict=True))
-
-    def describe(self) -> str:
-        """Return one line for people: how many, where, in which layout."""
-        return (
-            f"{self.name} ({self.split}): {len(self.samples)} images in the layout of "
-            f"{self.layout.name}, labels in {self.labels_folder}"
-        )
-
-
 def resolve(name: str, data_root: str | Path | None = None) -> LabelledSet:
     """Find a data set.
 
@@ -131,7 +51,7 @@ def resolve(name: str, data_root: str | Path | None = None) -> LabelledSet:
         InputError: the name is not known, or none of the set's layouts is there.
     """
     if name.partition(":")[0] == "world":
-        from openvocab.world.dataset import resolve_world  # it is built on this module
+        from openvocab.world.dataset import resolve_world  # it draws with OpenCV
 
         return resolve_world(name, data_root)
     request = parse_name(name)
@@ -140,11 +60,6 @@ def resolve(name: str, data_root: str | Path | None = None) -> LabelledSet:
     if not found:
         raise InputError(_not_found(request, root))
     return load_layout(request, *found[0])
-
-
-def data_root_of(data_root: str | Path | None = None) -> Path:
-    """Return the folder of data sets: the given one, `$DETECTRON2_DATASETS`, or `./datasets`."""
-    return Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "datasets").expanduser()
 
 
 def parse_name(name: str) -> Request:
@@ -221,23 +136,6 @@ def load_layout(request: Request, layout: Layout, root: Path) -> LabelledSet:
     return LabelledSet(
         request.spec, request.split, layout, root, samples, vocabulary, tuple(left_out)
     )
-
-
-def label_hash(labels: NDArray[Any], ignore: Sequence[int]) -> bytes:
-    """Return a SHA-256 of one label map, in which all void values are the same."""
-    narrow = labels.astype("<u2")
-    narrow[np.isin(labels, ignore)] = VOID_16_BIT
-    digest = hashlib.sha256(f"{labels.shape[0]}x{labels.shape[1]}\n".encode())
-    digest.update(np.ascontiguousarray(narrow).data)
-    return digest.digest()
-
-
-def tree_hash(parts: Iterable[tuple[str, bytes]]) -> str:
-    """Return a SHA-256 over ids and the hashes of their label maps, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, part in parts:
-        digest.update(name.encode() + b"\n" + part)
-    return digest.hexdigest()
 
 
 def _is_there(layout: Layout, root: Path, split: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from openvocab.clip.text_cache import default_cache_dir
-from openvocab.datasets.resolver import LabelledSet, data_root_of
+from openvocab.datasets.labelled_set import LabelledSet, data_root_of
 from openvocab.datasets.samples import Sample
 from openvocab.datasets.spec import DatasetSpec, Layout
 from openvocab.errors import InputError
