@@ -91,7 +91,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -112,7 +112,8 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @torch.inference_mode()
 def count_flops(work: Callable[[], object]) -> int:
     """Count the floating-point operations of matrix products and convolutions."""
-    with FlopCounter() as counter:
+    counter = FlopCounter()
+    with counter:
         work()
     return counter.total
 
@@ -155,7 +156,7 @@ def in_fresh_process(
         RuntimeError: it failed; with what it said.
     """
     start_server()
-    context = multiprocessing.get_context(_METHOD)
+    context: Any = multiprocessing.get_context(_METHOD)  # the stubs know no `Process` of it
     ours, theirs = context.Pipe()
     given = (module, arguments, show, dict(os.environ), theirs)
     process = context.Process(target=_run_module, args=given)

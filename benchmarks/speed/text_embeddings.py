@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def encode_full_length(clip: CLIP, names: Sequence[str], templates: Sequence[str
     """Embed names (K, E) with every one of the 77 positions computed."""
     tokens = tokenize([t.replace("{}", name) for t in templates for name in names])
     out = []
-    for batch in tokens.split(FULL_LENGTH_BATCH):
+    for batch in torch.split(tokens, FULL_LENGTH_BATCH):
         x = clip.token_embedding(batch) + clip.positional_embedding
         for block in clip.transformer.resblocks:
             x = block(x, causal=True)
@@ -55,7 +56,9 @@ def encode_full_length(clip: CLIP, names: Sequence[str], templates: Sequence[str
     return F.normalize(each.mean(dim=0), dim=-1)
 
 
-def measure(clip: CLIP, names: Sequence[str], templates: Sequence[str], parts: int) -> dict:
+def measure(
+    clip: CLIP, names: Sequence[str], templates: Sequence[str], parts: int
+) -> dict[str, Any]:
     """Time both ways over `parts` parts of the names."""
     encoder = TextEncoder(clip, cache_dir=False)
     encoder.encode_names(["warm up"], templates)  # fingerprint, tokenizer, thread pool

@@ -127,7 +127,7 @@ class Step:
         total = torch.stack(losses).sum()
         clock.stop("losses")
         self.optimizer.zero_grad()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         clock.stop("backward")
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, 0.01)
@@ -192,13 +192,15 @@ class OVSegParts(Step):
 
     def match(self, layer: Any, targets: list[Targets], draw: Draw) -> list[Match]:
         """See `Step`."""
-        return self.criterion.match(*layer, targets)
+        logits, masks = layer
+        return self.criterion.match(logits, masks, targets)
 
     def compare(
         self, layer: Any, targets: list[Targets], found: list[Match], totals: Totals, draw: Draw
     ) -> Losses:
         """See `Step`."""
-        return self.criterion.compare(*layer, targets, found, totals)
+        logits, masks = layer
+        return self.criterion.compare(logits, masks, targets, found, totals)
 
 
 class Clock:
@@ -255,8 +257,9 @@ def memory(images: int) -> dict[str, float]:
 def loading(workers: int, steps: int, batch: int) -> Iterator[Iterator[SegmentationBatch]]:
     """Load and vary batches from JPEG and PNG files of COCO's size."""
     with tempfile.TemporaryDirectory() as folder:
+        images, labels, names = (Path(folder, name) for name in ("images", "labels", "names"))
         _write_photographs(Path(folder), 16)
-        config = DataConfig(None, None, *(Path(folder, n) for n in ("images", "labels", "names")))
+        config = DataConfig(None, None, images, labels, names)
         data = SegmentationData(open_training_set(config), TransformConfig(), seed=0)
         order = StepBatches(EndlessShuffle(16, 0), batch=batch, start=0, steps=steps)
         yield iter(
