@@ -12,6 +12,7 @@ needed.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -235,3 +236,34 @@ def find_method(key: str) -> Method:
             )
     known = ", ".join(methods) or "none"
     raise InputError(f"there is no method {key!r}; installed are {known}")
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that works with any installed method."""
+    methods = available_methods()
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--method",
+        required=True,
+        metavar="KEY",
+        help=f"one of the installed methods: {', '.join(methods) or 'none'}",
+    )
+    known = "; ".join(f"{key}: {method.weights}" for key, method in methods.items())
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help=f"weights of the method, where it has no default. {known}".replace("%", "%%"),
+    )
+
+
+def load_from_arguments(args: argparse.Namespace) -> Segmenter:
+    """Load the method that parsed `add_method_arguments` name.
+
+    The parser needs `openvocab.computation.add_computation_arguments`, too.
+
+    Raises:
+        InputError: there is no such method, or it cannot be loaded.
+    """
+    from openvocab.computation import computation_options
+
+    return find_method(args.method).load(args.weights, **computation_options(args))

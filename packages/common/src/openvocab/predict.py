@@ -1,4 +1,6 @@
-"""The prediction command that the three models share: images and names in, files out.
+"""The prediction command that all methods share: images and names in, files out.
+
+    python -m openvocab.predict --method san --weights world photo.jpg --class-names dog grass
 
 Everything that can be wrong with the arguments is found before a model is loaded; an image that
 cannot be used is reported and does not stop the others.
@@ -8,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from openvocab.cli import run
 from openvocab.computation import add_computation_arguments, check_precision, choose_device
 from openvocab.errors import InputError
 from openvocab.image import DEFAULT_MAX_PIXELS, list_images
@@ -24,6 +28,7 @@ from openvocab.inference.outputs import (
     is_one_file,
     plan_outputs,
 )
+from openvocab.methods import add_method_arguments, find_method, load_from_arguments
 from openvocab.segmenter import Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary, parse_names
 
@@ -268,3 +273,31 @@ def _find_images(patterns: Sequence[str], args: argparse.Namespace) -> dict[Path
 
 def _is_below(path: str, folder: str) -> bool:
     return path.startswith(os.path.join(folder, ""))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command for any installed method."""
+    parser = argparse.ArgumentParser(
+        prog="openvocab.predict",
+        description="Find what names describe in images, with any installed method. Writes for "
+        "each image a label map, an overlay with a legend, and the masks as JSON.",
+    )
+    add_method_arguments(parser)
+    add_predict_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict; 0, 1 if some images could not be used.
+
+    Raises:
+        InputError: there is no such method, or the arguments, the weights or all images cannot be
+            used.
+    """
+    args = build_parser().parse_args(argv)
+    args.templates = find_method(args.method).templates
+    return run_prediction(args, load_from_arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
