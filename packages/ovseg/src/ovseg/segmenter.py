@@ -185,10 +185,7 @@ class OVSegSegmenter(BaseSegmenter):
     @torch.inference_mode()
     def paint(self, found: ImageBranches, vocabulary: Vocabulary) -> Painting:
         """Decide what each proposal counts for which word, and where."""
-        if self.proposals is not None:
-            votes = ensemble(found.branches, 0.0)
-        else:
-            votes = vote(found.branches, self.inference, vocabulary.words)
+        votes = self.votes(found, vocabulary)
         if not len(votes.rows):
             return _nothing(found, len(vocabulary.words))
         no_object = found.no_object[votes.rows]
@@ -198,6 +195,12 @@ class OVSegSegmenter(BaseSegmenter):
         covered = self._covered(found, votes)
         logits = torch.where(covered, _CERTAIN, -_CERTAIN)  # the sigmoid gives back 1 and 0
         return Painting(votes.weights, no_object, logits, found.size, found.size)
+
+    def votes(self, found: ImageBranches, vocabulary: Vocabulary) -> Votes:
+        """Decide what each proposal counts for which word."""
+        if self.proposals is not None:
+            return ensemble(found.branches, 0.0)
+        return vote(found.branches, self.inference, vocabulary.words)
 
     def _covered(self, found: ImageBranches, votes: Votes) -> Tensor:
         """Return the binary masks (R, h, w) of the proposals that vote."""
