@@ -21,9 +21,7 @@ _MOST_KEPT, _MOST_DROPPED, _MOST_BARS = 8, 4, 16  # names of a step that are dra
 _PHOTO, _SIDE, _PANEL = 320, 480, 160  # pixels of long sides, and of a panel's height
 
 
-def explain(
-    segmenter: CaRSegmenter, image: ImageArray, vocabulary: Vocabulary
-) -> list[Explained]:
+def explain(segmenter: CaRSegmenter, image: ImageArray, vocabulary: Vocabulary) -> list[Explained]:
     """Show every step of the recurrence, the CRF, and the result.
 
     Args:

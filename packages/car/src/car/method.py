@@ -7,14 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.methods import Method
+from openvocab.methods import Explained, Method
 
 if TYPE_CHECKING:
     from car.segmenter import CaRSegmenter
     from openvocab.clip.prompts import TextEncoder
     from openvocab.datasets.samples import SampleSet
     from openvocab.evaluation.diagnosis import Diagnosis
+    from openvocab.image import ImageArray
     from openvocab.stages import Anatomy, Architecture
+    from openvocab.vocabulary import Vocabulary
 
 HERE = Path(__file__).parent
 
@@ -87,6 +89,14 @@ def _naming_clip(segmenter: CaRSegmenter) -> TextEncoder:
     return segmenter.car.mask_classifier.text
 
 
+def _explain(
+    segmenter: CaRSegmenter, image: ImageArray, vocabulary: Vocabulary
+) -> Sequence[Explained]:
+    from car.explain import explain
+
+    return explain(segmenter, image, vocabulary)
+
+
 METHOD = Method(
     key="car",
     title="CaR",
@@ -103,6 +113,7 @@ METHOD = Method(
     for_data=_for_data,
     architecture=_architecture,
     anatomy=_anatomy,
+    explain=_explain,
     diagnoses=_diagnoses,
     naming_clip=_naming_clip,
     published=HERE / "published.json",

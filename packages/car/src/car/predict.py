@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from car.method import METHOD
 from car.options import Settings, add_model_arguments, load_segmenter, read_settings
-from car.recurrence import Recurrence, Step
-from car.sam import MaskGenerator, load_sam
+from car.sam import load_sam
 from car.segmenter import CaRSegmenter
-from car.steps import draw_steps
 from openvocab.cli import run
 from openvocab.computation import choose_device
 from openvocab.errors import InputError
-from openvocab.image import ImageArray
 from openvocab.predict import add_predict_arguments, run_prediction
-from openvocab.segmenter import BaseSegmenter, Segmentation
-from openvocab.vocabulary import Vocabulary
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,49 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     more = parser.add_argument_group("CaR")
     more.add_argument(
-        "--show-steps",
-        action="store_true",
-        help="also write a picture of every step: saliency, proposal, prompted image, score",
-    )
-    more.add_argument(
         "--sam", metavar="FILE", help="replace masks by those of this SAM checkpoint that fit"
     )
     more.add_argument("--output_path", type=Path, metavar="DIR", help="the same as --output")
     return parser
-
-
-class DemoSegmenter(BaseSegmenter):
-    """CaR as the command shows it: with pictures of the steps, or with SAM's masks."""
-
-    templates = CaRSegmenter.templates
-
-    def __init__(
-        self, segmenter: CaRSegmenter, *, show_steps: bool, sam: MaskGenerator | None
-    ) -> None:
-        self.segmenter, self.show_steps = segmenter, show_steps
-        self.segmenter.mask_generator = sam
-
-    def segment_arrays(
-        self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
-    ) -> list[Segmentation]:
-        """Segment, and hand the picture of the steps over in `extra`."""
-        return [self._segment(image, vocabulary, return_scores) for image in images]
-
-    def _segment(
-        self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
-    ) -> Segmentation:
-        if not self.show_steps:
-            return self.segmenter.segment_arrays([image], vocabulary, return_scores)[0]
-        taken: dict[Recurrence, list[Step]] = defaultdict(list)
-        self.segmenter.on_step = lambda recurrence, step: taken[recurrence].append(step)
-        found = self.segmenter.segment_arrays([image], vocabulary, return_scores)[0]
-        seen = next(iter(taken)).image.pixels
-        found.extra["pictures"] = {"steps": draw_steps(seen, list(taken.items()))}
-        return found
-
-    def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
-        return self.segmenter.describe()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,12 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.sam is None:
             print("the file asks for SAM's masks; give --sam FILE to have them", file=sys.stderr)
 
-    def load(args: argparse.Namespace) -> DemoSegmenter:
+    def load(args: argparse.Namespace) -> CaRSegmenter:
         sam = None if args.sam is None else load_sam(args.sam, choose_device(args.device))
         segmenter = load_segmenter(args, settings.car)
-        return DemoSegmenter(segmenter, show_steps=args.show_steps, sam=sam)
+        segmenter.mask_generator = sam
+        return segmenter
 
-    return run_prediction(args, load)
+    return run_prediction(args, load, METHOD.explain)
 
 
 def _take_over(args: argparse.Namespace, settings: Settings) -> None:

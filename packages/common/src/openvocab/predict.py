@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvocab.cli import run
 from openvocab.computation import add_computation_arguments, check_precision, choose_device
@@ -31,6 +31,9 @@ from openvocab.inference.outputs import (
 from openvocab.methods import add_method_arguments, find_method, load_from_arguments
 from openvocab.segmenter import Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary, parse_names
+
+if TYPE_CHECKING:
+    from openvocab.drawing.steps import Explain
 
 _FILE_SIGN = "@"  # in front of a file of names
 
@@ -134,6 +137,11 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         action="store_true",
         help="go on with an earlier run: leave images alone whose results are complete",
     )
+    result.add_argument(
+        "--show-steps",
+        action="store_true",
+        help="also write a picture, NAME_steps.png, of how the method came to its result",
+    )
     result.add_argument("--quiet", action="store_true", help="print nothing but failures")
     add_computation_arguments(parser)
 
@@ -175,6 +183,7 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
 def run_prediction(
     args: argparse.Namespace,
     segmenter: Segmenter | Callable[[argparse.Namespace], Segmenter],
+    explain: Explain | None = None,
 ) -> int:
     """Check everything, load the model, predict.
 
@@ -182,15 +191,22 @@ def run_prediction(
         args: parsed with `add_predict_arguments`.
         segmenter: the method, or better what makes it of the arguments: it is called when all else
             has been checked.
+        explain: of the method, see `openvocab.methods.Method`; for `--show-steps`.
 
     Returns:
         0, or 1 if some images could not be used.
 
     Raises:
-        InputError: see `plan_prediction`.
+        InputError: see `plan_prediction`; or the method cannot show its steps.
     """
+    if args.show_steps and explain is None:
+        raise InputError("this method cannot show its steps; leave --show-steps out")
     prediction = plan_prediction(args)
     ready = segmenter if isinstance(segmenter, Segmenter) else segmenter(args)
+    if args.show_steps and explain is not None:
+        from openvocab.drawing.steps import ShowingSteps
+
+        ready = ShowingSteps(ready, explain)
     return prediction.run(ready)
 
 

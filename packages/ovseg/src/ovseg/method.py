@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.methods import Method
+from openvocab.methods import Explained, Method
 
 if TYPE_CHECKING:
     from openvocab.datasets.samples import SampleSet
     from openvocab.evaluation.diagnosis import Diagnosis
+    from openvocab.image import ImageArray
     from openvocab.stages import Anatomy, Architecture
+    from openvocab.vocabulary import Vocabulary
     from ovseg.segmenter import OVSegSegmenter
 
 HERE = Path(__file__).parent
@@ -58,6 +60,14 @@ def _diagnoses(segmenter: OVSegSegmenter) -> Sequence[Diagnosis]:
     )
 
 
+def _explain(
+    segmenter: OVSegSegmenter, image: ImageArray, vocabulary: Vocabulary
+) -> Sequence[Explained]:
+    from ovseg.explain import explain
+
+    return explain(segmenter, image, vocabulary)
+
+
 METHOD = Method(
     key="ovseg",
     title="OVSeg",
@@ -71,6 +81,7 @@ METHOD = Method(
     for_data=_for_data,
     architecture=_architecture,
     anatomy=_anatomy,
+    explain=_explain,
     diagnoses=_diagnoses,
     published=HERE / "published.json",
     acceptance=HERE / "acceptance.json",

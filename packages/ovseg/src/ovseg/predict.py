@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from openvocab.cli import run
 from openvocab.predict import add_predict_arguments, run_prediction
+from ovseg.method import METHOD
 from ovseg.options import (
     DEMO_SETTINGS,
     add_model_arguments,
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults = DEMO_SETTINGS if args.config_file is None else {}
         return load_from_arguments(args, options, defaults=defaults)
 
-    return run_prediction(args, load)
+    return run_prediction(args, load, METHOD.explain)
 
 
 def cli() -> None:

@@ -43,12 +43,11 @@ class Inside:
 
     def importance(self) -> NDArray[np.float32]:
         """Return how much each proposal adds to the best score of its name (Q,)."""
-        return self.class_prob[:, :-1].max(axis=1) * self.masks.mean(axis=(1, 2))
+        best = self.class_prob[:, :-1].max(axis=1)
+        return np.asarray(best * self.masks.mean(axis=(1, 2)))
 
 
-def explain(
-    segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary
-) -> list[Explained]:
+def explain(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) -> list[Explained]:
     """Show the mask proposals with their classes, the attention bias, and the result.
 
     Args:

@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.methods import Method
+from openvocab.methods import Explained, Method
 
 if TYPE_CHECKING:
     from openvocab.evaluation.diagnosis import Diagnosis
+    from openvocab.image import ImageArray
     from openvocab.stages import Anatomy, Architecture
+    from openvocab.vocabulary import Vocabulary
     from san.segmenter import SANSegmenter
 
 HERE = Path(__file__).parent
@@ -54,6 +56,14 @@ def _diagnoses(segmenter: SANSegmenter) -> Sequence[Diagnosis]:
     )
 
 
+def _explain(
+    segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary
+) -> Sequence[Explained]:
+    from san.explain import explain
+
+    return explain(segmenter, image, vocabulary)
+
+
 METHOD = Method(
     key="san",
     title="SAN",
@@ -68,6 +78,7 @@ METHOD = Method(
     preload=("san.segmenter",),
     architecture=_architecture,
     anatomy=_anatomy,
+    explain=_explain,
     diagnoses=_diagnoses,
     published=HERE / "published.json",
     acceptance=HERE / "acceptance.json",

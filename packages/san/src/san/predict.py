@@ -16,6 +16,7 @@ from openvocab.cli import run
 from openvocab.predict import add_predict_arguments, run_prediction
 from openvocab.vocabulary import parse_names
 from san.loading import add_model_arguments, load_from_arguments
+from san.method import METHOD
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.augment_vocabulary = args.augment_vocabulary or "coco-all"
     if args.output_file:
         args.output = args.output_file
-    return run_prediction(args, load_from_arguments)
+    return run_prediction(args, load_from_arguments, METHOD.explain)
 
 
 def cli() -> None:

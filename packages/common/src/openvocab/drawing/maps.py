@@ -119,8 +119,8 @@ def bars(
         pen.line((at, top, at, bottom + 4), INK, 2)
         said = f"threshold {number(threshold)}"
         room = font_for(said, _TEXT).getlength(said) / 2
-        place = min(max(at, room + 2), width - room - 2)
-        pen.text((place, bottom + foot / 2 + 2), said, INK, font_for(said, _TEXT), "mm")
+        center = min(max(at, room + 2), width - room - 2)
+        pen.text((center, bottom + foot / 2 + 2), said, INK, font_for(said, _TEXT), "mm")
     return np.array(canvas)
 
 

@@ -37,6 +37,7 @@ class ShowingSteps(BaseSegmenter):
 
     def __init__(self, segmenter: Segmenter, explain: Explain) -> None:
         self.segmenter, self.explain = segmenter, explain
+        self.calibrated = bool(getattr(segmenter, "calibrated", False))
 
     def vocabulary(self, names: Any) -> Vocabulary:
         """Return the method's own vocabulary of names."""
@@ -73,7 +74,8 @@ class _Tile:
 
     @property
     def height(self) -> int:
-        return _line(_TEXT) + self.picture.shape[0] + _line(_TEXT) * len(self.caption) + 8
+        lines = 1 + len(self.caption)
+        return _line(_TEXT) * lines + int(self.picture.shape[0]) + 8
 
 
 def draw_steps(explained: Sequence[Explained]) -> ImageArray:
