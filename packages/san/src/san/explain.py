@@ -86,21 +86,19 @@ def look_inside(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabula
     network = segmenter.network
     resized = segmenter.resize(image)
     batch = network.preprocess([torch.from_numpy(resized).permute(2, 0, 1)])
-    decoded: list[tuple[Tensor, list[Tensor]]] = []
+    decoded: list[tuple[tuple[int, int], list[Tensor]]] = []  # CLIP's grid, and the biases
     hook = network.side_adapter.register_forward_hook(
-        lambda _module, _inputs, output: decoded.append(output[-1])
+        lambda _module, inputs, output: decoded.append((inputs[2], output[-1][1]))
     )
     try:
         text = segmenter.text.encode_names(vocabulary.words, vocabulary.templates)
         prediction = network(batch, network.classifier(text))[-1]
     finally:
         hook.remove()
-    patch = segmenter.config.clip.vision.patch_size
-    size = network.clip_input(batch).shape[-2:]
-    grid = size[0] // patch, size[1] // patch
+    grid, layers = decoded[-1]
     # Padding is cut off, in cells of either grid.
     covered = resized.shape[0] / batch.shape[2], resized.shape[1] / batch.shape[3]
-    biases = torch.stack([pool_bias(bias, grid)[0].float() for bias in decoded[-1][1]])
+    biases = torch.stack([pool_bias(bias, grid)[0].float() for bias in layers])
     biases = torch.unflatten(biases, -1, grid)
     return Inside(
         prediction,
