@@ -371,6 +371,17 @@ def no_cache_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Monke
     return monkeypatch
 
 
+def test_a_user_without_a_home_has_no_cache_folder(
+    no_cache_variables: pytest.MonkeyPatch,
+) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    no_cache_variables.delenv("HOME", raising=False)
+    no_cache_variables.setattr("pwd.getpwuid", unknown)
+    assert default_cache_dir() is None
+
+
 def test_the_cache_folder(no_cache_variables: pytest.MonkeyPatch) -> None:
     assert default_cache_dir() == Path.home() / ".cache" / "openvocab"
     no_cache_variables.setenv("XDG_CACHE_HOME", "/xdg")

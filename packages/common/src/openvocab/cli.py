@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 import warnings
@@ -50,10 +51,13 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         _say("interrupted")
         return INTERRUPTED
     except Exception as error:  # whatever it is, a person should not have to read a traceback
-        if isinstance(error, OSError) and _output_is_lost() and isinstance(error, BrokenPipeError):
-            return BROKEN_PIPE
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError):
+            nobody_reads = _nobody_reads()
+            _drop_output()  # which may be what cannot be written
+            if isinstance(error, BrokenPipeError) and nobody_reads:
+                return BROKEN_PIPE
         message, code = _explain(error)
         _say(f"error: {message}")
         return code
@@ -93,19 +97,23 @@ def _say(line: str) -> None:
         pass
 
 
-def _output_is_lost() -> bool:
-    """Tell whether stdout cannot be written, and if so, let the rest of it go nowhere.
+def _nobody_reads() -> bool:
+    """Tell whether stdout is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return bool(poll.poll(0))  # errors are reported unasked
+    except (OSError, ValueError, AttributeError):  # no pipe, or no poll on this system
+        return True
 
-    Otherwise Python would complain once more when it ends.
-    """
+
+def _drop_output() -> None:
+    """Let what stdout cannot write go nowhere, so that Python does not complain when it ends."""
     try:
         sys.stdout.flush()
-        return False
     except (OSError, ValueError, AttributeError):
-        pass
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        pass  # no stream of the system, such as that of a test
-    return True
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        except (OSError, ValueError, AttributeError):
+            pass  # no stream of the system, such as that of a test

@@ -190,7 +190,7 @@ class _Run:
             failure = f"cannot write results of '{loaded.path}': {reason}."
             if error.errno in _DISK:
                 raise InputError(failure) from error
-        return Row(
+        row = Row(
             _name(loaded.path),
             round(loaded.seconds + seconds + time.perf_counter() - start, 4),
             {} if failure else found.areas(),
@@ -198,6 +198,9 @@ class _Run:
             failure,
             file_state(loaded.path),
         )
+        if self.journal is not None:
+            self.journal.add(row)
+        return row
 
     def _finish(self, row: Row) -> None:
         """Take note of an image that was written; called in the main thread."""
@@ -205,8 +208,6 @@ class _Run:
             self.progress.advance()
         else:
             self._note_failure(row.failure)
-        if self.journal is not None:
-            self.journal.add(row)
 
     def _fail(self, path: Path, reason: str, seconds: float) -> None:
         self._note_failure(reason)

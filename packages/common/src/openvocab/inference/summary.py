@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -75,6 +76,7 @@ class Journal:
         self.started = False
         self._places: dict[str, int] = {}  # of the last row of each image
         self._waiting: list[Row] = []
+        self._lock = threading.Lock()
         if keep and self.path.exists():
             self._find_rows()
             self._end_torn_line()
@@ -82,6 +84,10 @@ class Journal:
 
     def add(self, row: Row) -> None:
         """Keep a row, at once also for a run that goes on after this one was killed."""
+        with self._lock:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
         self._waiting.append(row)
         if not self.started and row.failure is not None:
             return
