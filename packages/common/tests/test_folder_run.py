@@ -434,3 +434,51 @@ def test_progress(terminal: bool, quiet: bool, monkeypatch: pytest.MonkeyPatch) 
         expected += ["'b.png' is no image\\x1b[2J"]
         expected += [] if quiet else ["40 of 100 images, 1 failed, 2.0 per second, 0:30 left"]
         assert lines == [*expected, ""]
+
+
+# --- what other commands read
+
+
+@pytest.fixture
+def colored_set(tmp_path: Path, predict: Predict) -> Path:
+    """Photos of one's own with their true labels, predicted into `first` and `second`."""
+    Path("names.txt").write_text("red\ngreen\nblue\n")
+    for seed in range(4):
+        path = photo(f"i/deep/{seed}.png", seed)
+        labels = np.asarray(Image.open(path)).argmax(axis=2).astype(np.uint8)
+        Path("l/deep").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels).save(f"l/deep/{seed}.png")
+    assert predict("i", "--names", "names.txt", "--output", "first") == 0
+    limit = ("--none-of-these", "0.6")
+    assert predict("i", "--names", "names.txt", "--output", "second", *limit) == 0
+    return tmp_path
+
+
+DATA = ("--images", "i", "--labels", "l", "--names", "names.txt")
+
+
+def test_score_visualize_and_compare_read_the_results_as_they_are(
+    colored_set: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    from openvocab import compare, score, visualize
+
+    assert cli.run(score.main, ["--predictions", "first", *DATA, "--output", "r.json"]) == 0
+    assert "100.00" in capsys.readouterr().out
+    assert cli.run(visualize.main, ["--input", "first", *DATA, "--output", "drawn"]) == 0
+    assert "4 pictures" in capsys.readouterr().out
+    assert cli.run(compare.main, ["first", "second", *DATA]) == 0
+    numbers = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(numbers[1]) == 100 and float(numbers[2]) < 100
+    assert not [warning for warning in recwarn if "left out" in str(warning.message)]
+
+
+def test_predictions_of_other_names_are_not_scored(
+    colored_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from openvocab import compare, score
+
+    Path("names.txt").write_text("green\nred\nblue\n")
+    assert cli.run(score.main, ["--predictions", "first", *DATA]) == 2
+    assert "of the names red, green, blue (3)" in capsys.readouterr().err
+    assert cli.run(compare.main, ["first", "second"]) == 2
+    assert "say with --dataset" in capsys.readouterr().err

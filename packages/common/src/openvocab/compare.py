@@ -1,7 +1,7 @@
 """Comparing two methods on the same images: `python -m openvocab.compare FIRST SECOND`.
 
-FIRST and SECOND are output folders of evaluate commands. What differs between their protocols is
-printed before the numbers.
+FIRST and SECOND are output folders of evaluate commands; or of prediction commands, if --dataset
+says what they are compared with. What differs between their protocols is printed first.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from openvocab.cli import run
+from openvocab.datasets.predictions import open_predictions
+from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
+from openvocab.evaluation.data_arguments import add_data_arguments, sample_set
 from openvocab.evaluation.log import ImageRecord, read_records
 from openvocab.evaluation.protocol import diff_cards
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import RESULT_FILE
+from openvocab.inference.layout import JOURNAL
 from openvocab.metrics.bootstrap import PairedDifference, paired_difference
 from openvocab.metrics.scores import CONVENTIONS, ConfusionMatrix, Convention
+from openvocab.score import score_images
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,41 @@ class Evaluation:
             )
         return cls(folder, result, records)
 
+    @classmethod
+    def of_predictions(cls, folder: Path, data: SampleSet) -> Evaluation:
+        """Score the output folder of a prediction command.
 
-def compare(first: Path, second: Path) -> Comparison:
+        Raises:
+            InputError: see `openvocab.score.score_images`.
+        """
+        predictions = open_predictions(folder, data)
+        result, pairs = score_images(predictions, data, method=folder.name)
+        return cls(folder, result, {one: ImageRecord(one, found) for one, found in pairs.items()})
+
+
+def compare(first: Path, second: Path, data: SampleSet | None = None) -> Comparison:
     """Compare the results in two output folders image by image.
+
+    Args:
+        first: output folder of an evaluate command, or of a prediction command.
+        second: another.
+        data: with what the predictions are compared.
 
     Raises:
         InputError: a folder holds no complete result, or the two are not of the same images, label
             maps and class names.
     """
-    return compare_evaluations(Evaluation.read(first), Evaluation.read(second))
+    return compare_evaluations(_evaluation(first, data), _evaluation(second, data))
+
+
+def _evaluation(folder: Path, data: SampleSet | None) -> Evaluation:
+    if not (folder / JOURNAL).is_file():
+        return Evaluation.read(folder)
+    if data is None:
+        raise InputError(
+            f"{folder} holds predictions; say with --dataset what they are compared with."
+        )
+    return Evaluation.of_predictions(folder, data)
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
@@ -136,10 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: see `compare`.
     """
     parser = argparse.ArgumentParser(prog="openvocab.compare", description=__doc__)
-    parser.add_argument("first", type=Path, help="output folder of an evaluate command")
+    parser.add_argument("first", type=Path, help="output folder of evaluate or predict")
     parser.add_argument("second", type=Path, help="another, on the same data")
+    add_data_arguments(parser)
     args = parser.parse_args(argv)
-    found = compare(args.first, args.second)
+    named = args.dataset or args.images or args.labels or args.names
+    found = compare(args.first, args.second, sample_set(args) if named else None)
     print("\n".join(found.differences) or "the protocols are the same")
     print(f"{found.first.images}; the difference is first - second")
     print(f"{'convention':<18}{'first':>8}{'second':>8}{'difference':>12}{'95 % interval':>20}")

@@ -20,9 +20,8 @@ from openvocab.computation import add_computation_arguments, check_precision, ch
 from openvocab.errors import InputError
 from openvocab.image import DEFAULT_MAX_PIXELS, list_images
 from openvocab.inference.folder import Prediction
+from openvocab.inference.layout import DEFAULT_KINDS, KINDS
 from openvocab.inference.outputs import (
-    DEFAULT_KINDS,
-    KINDS,
     check_no_input_is_overwritten,
     check_writable,
     is_one_file,

@@ -58,7 +58,27 @@ def score_predictions(
     progress: bool = False,
     method: str = "predictions",
 ) -> Result:
-    """Compare predictions with the ground truth of a set.
+    """Compare predictions with the ground truth of a set; see `score_images`."""
+    return score_images(
+        predictions,
+        data,
+        partial_set=partial_set,
+        workers=workers,
+        progress=progress,
+        method=method,
+    )[0]
+
+
+def score_images(
+    predictions: Predictions,
+    data: SampleSet,
+    *,
+    partial_set: bool = False,
+    workers: int = 1,
+    progress: bool = False,
+    method: str = "predictions",
+) -> tuple[Result, dict[str, PairCounts]]:
+    """Compare predictions with the ground truth of a set; also return the counts of each image.
 
     Raises:
         InputError: a prediction is missing (unless `partial_set`), unreadable, of the wrong size,
@@ -90,7 +110,8 @@ def score_predictions(
     scored = CONVENTIONS if matrix.any() else ()
     intervals = {c: bootstrap_interval(pairs, len(names), c, seed=0) for c in scored}
     whole = len(data.samples)
-    return Result(card, names, matrix, intervals, images_of_set=whole)
+    result = Result(card, names, matrix, intervals, images_of_set=whole)
+    return result, {sample.id: image for sample, image in zip(samples, pairs, strict=True)}
 
 
 def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from openvocab.datasets.coco_stuff import COCO_STUFF_171, category_ids
 from openvocab.datasets.samples import Sample
 from openvocab.datasets.tails import Parts, match_tails, parts_of
-from openvocab.errors import InputError
+from openvocab.errors import InputError, one_line
 from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
 from openvocab.image import IMAGE_SUFFIXES, read_label_map
+from openvocab.inference.layout import ENDINGS, JOURNAL, NAMES
 
 CategoryIds = Literal["auto", "labels", "dataset"]
 _SHOWN = 5
@@ -42,14 +43,21 @@ class FolderPredictions:
         folder: may have folders in it.
         samples: what predictions are looked for.
         ends: what may follow a sample's name in front of the suffix, such as "_labelTrainIds".
+        only: take only files whose names end so.
 
     Raises:
         InputError: there are none, or two files differ in their suffix only.
     """
 
-    def __init__(self, folder: Path, samples: Sequence[Sample], ends: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        samples: Sequence[Sample],
+        ends: Sequence[str] = (),
+        only: str = "",
+    ) -> None:
         files: dict[str, Path] = {}
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(folder.rglob(f"*{only}")):
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
                 stem = path.relative_to(folder).with_suffix("").as_posix()
                 if stem in files:
@@ -153,6 +161,8 @@ def open_predictions(
     Raises:
         InputError: there are none, or nothing proves what the ids are.
     """
+    if (path / JOURNAL).is_file():
+        return _own_predictions(path, data)
     if path.is_dir():
         layout = getattr(data, "layout", None)
         ends = [] if layout is None else [layout.image_end, layout.label_end]
@@ -167,6 +177,30 @@ def open_predictions(
     elif ids == "dataset" and data.name != COCO_STUFF_171.name:
         raise InputError(f"{data.name} has no category ids but its labels; use 'labels'.")
     return found
+
+
+def _own_predictions(folder: Path, data: Any) -> FolderPredictions:
+    """Open a folder that the prediction command wrote, if it was asked for the set's names.
+
+    Raises:
+        InputError: it was asked for others, or wrote no label maps.
+    """
+    try:
+        names = (folder / NAMES).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / NAMES} cannot be read; predict once more.") from error
+    if names != [one_line(name) for name in data.vocabulary.names]:
+        raise InputError(
+            f"The predictions in {folder} are of the names {_first(names)}, but {data.name} has "
+            f"the classes {_first(data.vocabulary.names)}; predict with --vocabulary "
+            f"{data.vocabulary.key or 'FILE'}."
+        )
+    end = ENDINGS["label"]
+    return FolderPredictions(folder, data.samples, [Path(end).stem], end)
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''} ({len(names)})"
 
 
 def _are_coco_ids(seen: set[int], ids: CategoryIds, path: Path) -> bool:

@@ -17,16 +17,9 @@ from PIL import Image
 from openvocab.errors import InputError, one_line
 from openvocab.files import atomic_paths
 from openvocab.image import IMAGE_SUFFIXES, ImageArray
+from openvocab.inference.layout import DEFAULT_KINDS, ENDINGS
 from openvocab.segmenter import Segmentation
 
-KINDS = ("label", "overlay", "json", "scores")
-DEFAULT_KINDS = ("label", "overlay", "json")
-ENDINGS = {
-    "label": "_labels.png",
-    "overlay": "_overlay.png",
-    "json": ".json",
-    "scores": "_scores.npz",
-}
 _RESERVED = "summary"  # the file of the run, not of an image
 Files = dict[str, Path]
 """The file of each kind of result of one image."""

@@ -17,10 +17,7 @@ from typing import Any
 
 from openvocab.errors import InputError, one_line
 from openvocab.files import atomic_path, write_text
-
-JOURNAL = ".predict.jsonl"
-NAMES = "names.txt"
-SUMMARY_CSV, SUMMARY_JSON = "summary.csv", "summary.json"
+from openvocab.inference.layout import JOURNAL, NAMES, SUMMARY_CSV, SUMMARY_JSON
 
 
 @dataclass(frozen=True)
