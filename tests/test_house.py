@@ -16,6 +16,11 @@ MEMBERS = {
     for init in sorted(ROOT.glob("packages/*/src/*/__init__.py"))
 }
 MODELS = set(MEMBERS.values()) - {"openvocab"}
+# Plugins that are no part of what is installed: import names by folder below examples.
+EXAMPLES = {
+    init.parents[2].name: init.parent.name
+    for init in sorted(ROOT.glob("examples/*/src/*/__init__.py"))
+}
 SOURCES = {own: ROOT / "packages" / member / "src" / own for member, own in MEMBERS.items()}
 # The parts of the benchmark that work with any method, and so know none by name.
 GENERAL = ("*.py", "quality/*.py", "structure/*.py", "reporting/*.py")
@@ -57,6 +62,16 @@ def test_packages_import_only_common(member: str) -> None:
     for path in source_files(member):
         assert not imports_of(path) & forbidden, path
         assert not path.name == "utils.py", path
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_import_only_common_and_are_imported_by_nobody(example: str) -> None:
+    foreign = MODELS | {"benchmarks"} | set(EXAMPLES.values()) - {EXAMPLES[example]}
+    for path in sorted((ROOT / "examples" / example / "src").rglob("*.py")):
+        assert not imports_of(path) & foreign, path
+    for folder in (ROOT / "packages", ROOT / "benchmarks"):
+        for path in sorted(folder.rglob("*.py")):
+            assert EXAMPLES[example] not in imports_of(path), path
 
 
 def test_nothing_imports_benchmarks() -> None:
@@ -193,7 +208,11 @@ def test_the_lists_of_the_root_name_every_member() -> None:
     tool = content["tool"]
     packed = tool["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert sorted(packed) == sorted([*map(str, folders), "benchmarks"])
-    assert set(tool["mypy"]["packages"]) == {*MEMBERS.values(), "benchmarks"}
+    assert set(tool["mypy"]["packages"]) == {
+        *MEMBERS.values(),
+        *EXAMPLES.values(),
+        "benchmarks",
+    }
     parents = {str(folder.parent) for folder in folders}
     assert parents <= set(tool["mypy"]["mypy_path"].split(":")) and parents <= set(
         tool["ruff"]["src"]
