@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import openvocab
+from openvocab.cli import commands_of
 from openvocab.errors import InputError
 
 PACKAGES = ("openvocab", "san", "ovseg", "car")
@@ -85,3 +86,63 @@ def test_every_public_name_is_there_and_listed(package: str) -> None:
 @pytest.mark.parametrize("package", ["openvocab", "san", "ovseg", "car"])
 def test_all_packages_have_one_version(package: str) -> None:
     assert import_module(package).__version__ == openvocab.__version__
+
+
+COMMANDS = {package: commands_of(package) for package in ("openvocab", "san", "ovseg")}
+# For developers and, the page, for whoever leaves it open: they may import torch to say hello.
+PATIENT = {f"{package}.app" for package in COMMANDS} | {
+    "openvocab.world.pretrain",
+    "openvocab.datasets.transform_sheet",
+}
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+@pytest.mark.parametrize("argument", ["--help", "--no-such-option"])
+def test_help_and_typos_do_not_wait_for_torch(package: str, argument: str) -> None:
+    code = f"""
+import contextlib, importlib, io, sys
+from openvocab.cli import run
+names = {sorted(set(COMMANDS[package]) - PATIENT)!r}
+for name in names:
+    module = importlib.import_module(name)
+    if not hasattr(module, "main"):
+        module = importlib.import_module(name + ".__main__")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            code = run(module.main, [{argument!r}])
+        except SystemExit as stop:
+            code = stop.code
+    assert code == {0 if argument == "--help" else 2}, (name, code)
+    slow = [m for m in ("torch", "matplotlib", "scipy.ndimage", "scipy.io") if m in sys.modules]
+    assert not slow, (name, slow)
+print(len(names))
+"""
+    assert int(python(code)) >= 3
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_a_package_lists_its_commands(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", package], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()[2:]
+    assert [line.split()[2] for line in lines] == list(COMMANDS[package])
+    assert all(len(line.split()) > 5 and line.endswith(".") for line in lines)
+    assert {f"{package}.predict", f"{package}.evaluate"} <= set(COMMANDS[package]) or (
+        package == "openvocab"
+    )
+
+
+def test_every_command_tells_the_version() -> None:
+    for module in ("san", "ovseg.predict"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"openvocab-seg {openvocab.__version__}\n"
+
+
+def test_a_command_behind_a_package_is_one_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "san", "predict"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "python -m san.predict" in done.stderr

@@ -18,9 +18,9 @@ from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder, length_batches, templates_sha256, text_fingerprint
 from openvocab.clip.template_sets import available_templates, load_templates, resolve_templates
-from openvocab.clip.text_cache import default_cache_dir
 from openvocab.clip.tokenizer import tokenize
 from openvocab.errors import InputError
+from openvocab.files import default_cache_dir
 from openvocab.vocabulary import Vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"

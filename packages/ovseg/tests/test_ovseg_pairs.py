@@ -17,8 +17,9 @@ from PIL import Image
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.image import read_image
-from ovseg import collect_pairs
-from ovseg.collect_pairs import match_nouns, nouns_of_captions, read_captions, without_determiner
+from ovseg import collect_pairs, nouns
+from ovseg.crops import match_nouns
+from ovseg.nouns import nouns_of_captions, read_captions, without_determiner
 from ovseg.pairs import (
     PAINT,
     Pair,
@@ -229,15 +230,15 @@ def test_a_bad_list_of_nouns_is_one_sentence(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=sentence):
-        collect_pairs.read_nouns(tmp_path / name)
+        nouns.read_nouns(tmp_path / name)
 
 
 def test_nouns_belong_to_images_in_subfolders_and_must_meet_some(tmp_path: Path) -> None:
     images = [tmp_path / "a" / "0.png", tmp_path / "b" / "0.png"]
-    found = collect_pairs.nouns_by_path(images, tmp_path, {"a/0.png": ["dog"], "b/0.png": ["cat"]})
+    found = nouns.nouns_by_path(images, tmp_path, {"a/0.png": ["dog"], "b/0.png": ["cat"]})
     assert found == {images[0]: ["dog"], images[1]: ["cat"]}
     with pytest.raises(InputError, match=r"no image .* has a noun"):
-        collect_pairs.nouns_by_path(images, tmp_path, {"9.png": ["dog"]})
+        nouns.nouns_by_path(images, tmp_path, {"9.png": ["dog"]})
 
 
 def test_captions_without_spacy_say_what_to_do(tmp_path: Path, monkeypatch) -> None:

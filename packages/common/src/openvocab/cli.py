@@ -1,29 +1,38 @@
-"""How every command of the project ends: an exit code, and one sentence instead of a traceback."""
+"""What every command of the project does alike: how it ends, its version, and lists of commands.
+
+A command ends with an exit code, and with one sentence instead of a traceback.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import select
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from openvocab import __version__
 from openvocab.errors import InputError, is_out_of_memory, one_line
 
-DEBUG = "--debug"
+DEBUG, VERSION = "--debug", "--version"
 FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell says of programs that the signal ends
+_RUNS = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)
+_OWN_CALL = re.compile(r":? *`python -m [^`]*`:?")
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a command's `main` and turn whatever ends it into an exit code.
 
-    Every command takes `--debug`, which also prints the traceback of an error.
+    Every command takes `--debug`, which also prints the traceback of an error, and `--version`.
 
     Args:
         main: takes the arguments behind the program's name, returns the code.
@@ -35,6 +44,9 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         program. One line on stderr says what happened, except for 141.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if VERSION in arguments:
+        print(f"openvocab-seg {__version__}")
+        return 0
     debug = DEBUG in arguments
     arguments = [argument for argument in arguments if argument != DEBUG]
     for stream in (sys.stdout, sys.stderr):
@@ -61,6 +73,50 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         message, code = _explain(error)
         _say(f"error: {message}")
         return code
+
+
+def commands_of(package: str) -> dict[str, str]:
+    """Return the modules of a package that `python -m` runs, each with what it is for.
+
+    Their files are read, not imported.
+    """
+    folder = Path(str(resources.files(package)))
+    found = {}
+    for file in sorted(Path(folder).rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        parts = file.relative_to(folder).with_suffix("").parts
+        if _RUNS.search(text) and parts != ("__main__",):
+            name = ".".join([package, *(part for part in parts if part != "__main__")])
+            first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+            purpose = _OWN_CALL.sub("", first).strip(" :.")
+            found[name] = f"{purpose[:1].upper()}{purpose[1:]}."
+    return found
+
+
+def list_commands(package: str, argv: Sequence[str]) -> int:
+    """Print the commands of a package, one line each: what `python -m package` does.
+
+    Args:
+        package: import name.
+        argv: nothing, or `--help`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: anything else is given.
+    """
+    commands = commands_of(package)
+    if argv and list(argv) not in (["--help"], ["-h"]):
+        raise InputError(
+            f"python -m {package} takes no arguments, but {argv[0]!r} was given; its commands are "
+            + ", ".join(f"python -m {name}" for name in commands)
+        )
+    width = max(len(name) for name in commands)
+    print(f"The commands of {package} are below; each of them has --help.\n")
+    for name, purpose in commands.items():
+        print(f"python -m {name:<{width}}  {purpose}")
+    return 0
 
 
 def print_warning(message: Warning | str, *place: Any) -> None:

@@ -100,3 +100,19 @@ def _sha256(path: Path, *_state: int) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def default_cache_dir() -> Path | None:
+    """Return the user's cache folder, or None where `OPENVOCAB_CACHE` is set to nothing.
+
+    `OPENVOCAB_CACHE` overrides `$XDG_CACHE_HOME/openvocab`, which overrides `~/.cache/openvocab`.
+    A user without a home has none.
+    """
+    chosen = os.environ.get("OPENVOCAB_CACHE")
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        if chosen is not None:
+            return Path(chosen).expanduser() if chosen else None
+        return (Path(root) if root else Path("~/.cache").expanduser()) / "openvocab"
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        return None

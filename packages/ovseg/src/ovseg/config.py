@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
-from openvocab.clip.weights import load_clip
 from openvocab.errors import InputError
 from openvocab.vocabulary import WORLD
 
@@ -253,6 +252,8 @@ def _backbone(data: Mapping[str, Any], source: str) -> SwinConfig | ResNetConfig
 def _clip(data: str | Mapping[str, Any], source: str) -> CLIPConfig:
     if isinstance(data, str):
         if data == WORLD:
+            from openvocab.clip.weights import load_clip  # late: it imports torch
+
             return load_clip(WORLD).config
         if data not in _CLIPS:
             raise InputError(f"{source}: clip is {data!r}; give one of {', '.join(_CLIPS)}")

@@ -1,4 +1,4 @@
-"""`python -m ovseg.demo`: what the original calls `python -m ovseg.predict`."""
+"""The original's name of `ovseg.predict`: `python -m ovseg.demo`."""
 
 from __future__ import annotations
 

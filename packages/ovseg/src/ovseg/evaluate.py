@@ -43,7 +43,6 @@ from ovseg.options import (
     read_opts,
     weights_of,
 )
-from ovseg.proposals import GroundTruthProposals
 
 _TTA_SIZES = (256, 384, 512, 640, 768, 896)
 _TTA_MAX_SIZE = 3584
@@ -103,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     data: SampleSet = sample_set(args)
     seen = None if args.seen is None else seen_ids(args.seen, data.vocabulary)
+    from ovseg.proposals import GroundTruthProposals  # late: it imports torch
+
     oracle = GroundTruthProposals(data) if args.proposals == "ground-truth" else None
 
     def load(args: argparse.Namespace) -> Segmenter:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from openvocab.errors import InputError
-from ovseg.pairs import read_pairs
 
 # Flags with a value that is one of our settings as it is.
 _SETTINGS = {
@@ -137,6 +136,8 @@ def _steps_of_an_epoch(values: Mapping[str, Any]) -> int:
         raise InputError(
             f"{names} count epochs; they need --train-data and --batch-size beside them"
         )
+    from ovseg.pairs import read_pairs  # late: it imports torch
+
     return max(1, len(read_pairs(Path(values["pairs"]))) // int(values["run.batch"]))
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvocab.computation import computation_options
 from openvocab.config import add_config_flags, flags_of
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import merge_overrides
 from ovseg.config import InferenceConfig, available_configs
-from ovseg.segmenter import OVSegSegmenter, ProposalSource
-from ovseg.weights import load_ovseg
+
+if TYPE_CHECKING:
+    from ovseg.segmenter import OVSegSegmenter, ProposalSource
 
 # What the published demo does, for checkpoints that come without a configuration.
 DEMO_SETTINGS = {"mode": "demo", "ensemble_weight": 0.0, "region.mask_threshold": 0.35}
@@ -77,6 +78,8 @@ def load_from_arguments(
         defaults: settings that flags win over.
         proposals: makes masks instead of MaskFormer.
     """
+    from ovseg.weights import load_ovseg  # late: it imports torch
+
     return load_ovseg(
         weights_of(args, options),
         config=args.config_file,

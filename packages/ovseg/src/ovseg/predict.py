@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from openvocab.cli import run
 from openvocab.predict import add_predict_arguments, run_prediction
@@ -25,7 +26,9 @@ from ovseg.options import (
     read_opts,
     weights_of,
 )
-from ovseg.segmenter import OVSegSegmenter
+
+if TYPE_CHECKING:
+    from ovseg.segmenter import OVSegSegmenter
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,15 +10,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from openvocab.cli import run
-from openvocab.clip.weights import stored_choices
 from openvocab.errors import InputError
-from openvocab.formats.detectron2 import read_checkpoint
-from openvocab.weights.state_dict import read_metadata, save_state_dict
-from ovseg._convert import CLIP_PREFIX, PROMPTS, read_mask_clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def replace_clip(
@@ -36,6 +34,8 @@ def replace_clip(
     Raises:
         InputError: if a tensor has no place or another shape.
     """
+    from ovseg._convert import CLIP_PREFIX, PROMPTS  # late: it imports torch
+
     result, changed = dict(model), {}
     for name, tensor in clip.items():
         old = model.get(CLIP_PREFIX + name)
@@ -74,6 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     args = build_parser().parse_args(argv)
+    from openvocab.clip.weights import stored_choices  # late: they import torch
+    from openvocab.formats.detectron2 import read_checkpoint
+    from openvocab.weights.state_dict import read_metadata, save_state_dict
+    from ovseg._convert import PROMPTS, read_mask_clip
+
     _, clip, prompted = read_mask_clip(args.clip, stored_choices(args.clip)[0] or "quick_gelu")
     if not prompted:
         del clip[PROMPTS]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from openvocab.clip import CLIPConfig
-from openvocab.clip.weights import load_clip, open_clip_config
 from openvocab.errors import InputError
 from openvocab.vocabulary import WORLD
 
@@ -89,11 +88,15 @@ class SANConfig:
 
 def san_vit_b_16() -> SANConfig:
     """SAN with CLIP ViT-B/16, as published (`san_vit_b_16.pth`)."""
+    from openvocab.clip.weights import open_clip_config  # late: it imports torch
+
     return SANConfig(clip=open_clip_config("ViT-B-16", "quick_gelu"))
 
 
 def san_vit_large_14() -> SANConfig:
     """SAN with CLIP ViT-L/14 at 336 pixels, as published (`san_vit_large_14.pth`)."""
+    from openvocab.clip.weights import open_clip_config  # late: it imports torch
+
     return SANConfig(
         clip=open_clip_config("ViT-L-14-336", "quick_gelu"),
         clip_resolution=0.7,
@@ -105,6 +108,8 @@ def san_vit_large_14() -> SANConfig:
 
 def san_world() -> SANConfig:
     """SAN beside the small CLIP of the embedded world, whose scenes have 128 pixels a side."""
+    from openvocab.clip.weights import load_clip  # late: it imports torch
+
     clip = load_clip(WORLD).config
     return SANConfig(
         clip=clip,
@@ -168,6 +173,8 @@ def from_detectron2(config: Mapping[str, Any], clip: CLIPConfig | None = None) -
         **_side_vit(side.get("VIT_NAME")),
     }
     if clip is None:
+        from openvocab.clip.weights import open_clip_config  # late: it imports torch
+
         name = san.get("CLIP_MODEL_NAME", "ViT-B/16")
         tag = san.get("CLIP_PRETRAINED_NAME", "openai")
         clip = open_clip_config(name, "quick_gelu" if tag == "openai" else "gelu")

@@ -1,4 +1,4 @@
-"""`python -m san.evaluate`: mIoU of SAN on a data set, with the protocol that made it.
+"""`python -m san.evaluate`: score SAN on labelled images, and say how the scores were made.
 
 python -m san.evaluate --dataset ade20k-150 --data-root datasets --output results
 python -m san.evaluate --images photos --labels maps --names names.txt

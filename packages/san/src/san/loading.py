@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvocab.computation import computation_options
 from openvocab.formats.detectron2 import merge_overrides, read_yaml
 from san.config import SANConfig, from_detectron2
-from san.segmenter import SANSegmenter, load_san
+
+if TYPE_CHECKING:
+    from san.segmenter import SANSegmenter
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +44,8 @@ def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
     Raises:
         InputError: see `load_san`, or the configuration cannot be read.
     """
+    from san.segmenter import load_san  # late: it imports torch
+
     nested = read_yaml(args.config_file) if args.config_file else {}
     nested = merge_overrides(nested, args.opts)
     weights = args.weights or nested.get("MODEL", {}).get("WEIGHTS") or None

@@ -1,4 +1,4 @@
-"""Run `python -m openvocab.app`."""
+"""Open the page in a browser: `python -m openvocab.app`."""
 
 from __future__ import annotations
 

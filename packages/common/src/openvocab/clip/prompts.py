@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from openvocab.clip.model import CLIP
 from openvocab.clip.template_sets import Templates, resolve_templates
-from openvocab.clip.text_cache import EmbeddingStore, default_cache_dir
+from openvocab.clip.text_cache import EmbeddingStore
 from openvocab.clip.tokenizer import tokenize
 from openvocab.errors import InputError, NamesError
+from openvocab.files import default_cache_dir
 
 _FORMAT = 1  # of the cache; raise it when the same key should give other values
 _TOKENS_PER_BATCH = 4096

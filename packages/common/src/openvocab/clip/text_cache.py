@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -26,22 +25,6 @@ from openvocab.files import atomic_path
 
 _FILE_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")  # not the temporary files of other writers
 _MANY_FILES = 32
-
-
-def default_cache_dir() -> Path | None:
-    """Return the user's cache folder, or None where `OPENVOCAB_CACHE` is set to nothing.
-
-    `OPENVOCAB_CACHE` overrides `$XDG_CACHE_HOME/openvocab`, which overrides `~/.cache/openvocab`.
-    A user without a home has none.
-    """
-    chosen = os.environ.get("OPENVOCAB_CACHE")
-    root = os.environ.get("XDG_CACHE_HOME")
-    try:
-        if chosen is not None:
-            return Path(chosen).expanduser() if chosen else None
-        return (Path(root) if root else Path("~/.cache").expanduser()) / "openvocab"
-    except RuntimeError:  # neither HOME nor an entry in the system's list of users
-        return None
 
 
 class EmbeddingStore:

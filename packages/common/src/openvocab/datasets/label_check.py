@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvocab.clip.text_cache import default_cache_dir
 from openvocab.datasets.preparation import default_workers, run_parallel
 from openvocab.datasets.samples import FolderDataset, Sample, SampleSet
 from openvocab.errors import InputError
-from openvocab.files import write_text
+from openvocab.files import default_cache_dir, write_text
 from openvocab.image import stored_size_and_turn
 from openvocab.metrics.counting import check_truth, void_values
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.io.matlab import MatReadError
 
 from openvocab.errors import InputError
 from openvocab.formats.run_length import decode_rle
@@ -22,7 +20,7 @@ IntArray = NDArray[np.int32]
 _CODED_END = "_seg.png"  # ADE20K's RGB-coded objects
 _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, NotImplementedError),
-    *(MatReadError, zlib.error),
+    zlib.error,
 )
 
 
@@ -54,12 +52,14 @@ def read_mat(path: Path) -> IntArray:
     Raises:
         InputError: it is missing, damaged, or has no such array of numbers.
     """
+    import scipy.io  # late: it takes as long to import as all the rest
+
     try:
         content = scipy.io.loadmat(str(path), variable_names=["LabelMap"])
         labels = np.asarray(content["LabelMap"])
     except FileNotFoundError:
         raise InputError(f"There is no file {path}; is the archive unpacked in full?") from None
-    except _DAMAGE as error:
+    except (*_DAMAGE, scipy.io.matlab.MatReadError) as error:
         raise InputError(f"{path} is no .mat file with a LabelMap ({error!r:.80}).") from None
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise InputError(

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from scipy.ndimage import find_objects
 
 from openvocab.drawing.fonts import drawable, font_for, shorten
 from openvocab.drawing.legend import INK, WHITE, LegendEntry, add_legend, legend_entries
@@ -233,6 +232,8 @@ def _name_regions(
     """Write the name where its region is widest, or what is before its comma, or its number."""
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
+    from scipy.ndimage import find_objects  # late: it takes as long to import as all the rest
+
     boxes = find_objects(np.maximum(labels, -1) + 1)
     for index, entry in zip(order, entries, strict=False):
         box = boxes[index] if index < len(boxes) else None

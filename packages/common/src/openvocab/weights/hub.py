@@ -8,9 +8,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from openvocab.clip.text_cache import default_cache_dir
 from openvocab.errors import InputError
-from openvocab.files import sha256_of, write_text
+from openvocab.files import default_cache_dir, sha256_of, write_text
 
 _OFFLINE = (OSError, HfHubHTTPError, LocalEntryNotFoundError, RuntimeError)
 

@@ -1,4 +1,4 @@
-"""Run `python -m openvocab.world`."""
+"""Show or write the embedded world: `python -m openvocab.world`."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from openvocab.clip.text_cache import default_cache_dir
 from openvocab.datasets.labelled_set import LabelledSet, data_root_of
 from openvocab.datasets.samples import Sample
 from openvocab.datasets.spec import DatasetSpec, Layout
 from openvocab.errors import InputError
+from openvocab.files import default_cache_dir
 from openvocab.world.export import write_scene
 from openvocab.world.names import world_vocabulary
 from openvocab.world.pictograms import package_versions

@@ -1,0 +1,136 @@
+"""The nouns of an image: read from a list, or found in its captions.
+
+Source: OVSeg paper section 3.2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openvocab.errors import InputError
+
+_DETERMINERS = frozenset(("a", "an", "the", "this", "that", "some", "his", "her", "its", "their"))
+
+
+def read_nouns(file: Path) -> dict[str, list[str]]:
+    """Read nouns by image: JSON `{"a.jpg": ["dog", ...]}`, or lines `a.jpg<TAB>dog, grass`.
+
+    Raises:
+        InputError: the file cannot be read, or is neither.
+    """
+    text = _read_text(file)
+    if file.suffix == ".json":
+        content = _parse_json(text, file)
+        if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
+            raise InputError(f"{file} must map image names to lists of nouns")
+        return {str(image): _unique(map(str, nouns)) for image, nouns in content.items()}
+    lines = _tabbed_lines(text, file, "its nouns")
+    return {image: _unique(nouns.split(",")) for image, nouns in lines}
+
+
+def read_captions(file: Path) -> dict[str, list[str]]:
+    """Read captions by image: COCO's JSON, or lines `a.jpg<TAB>A dog runs.`.
+
+    Raises:
+        InputError: the file cannot be read, or is neither.
+    """
+    text = _read_text(file)
+    found: dict[str, list[str]] = defaultdict(list)
+    if file.suffix != ".json":
+        for image, caption in _tabbed_lines(text, file, "its caption"):
+            found[image].append(caption)
+        return dict(found)
+    content = _parse_json(text, file)
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise InputError(f"{file} is not COCO's captions: it needs images and annotations")
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    for annotation in content["annotations"]:
+        found[names[annotation["image_id"]]].append(annotation["caption"])
+    return dict(found)
+
+
+def nouns_of_captions(captions: Mapping[str, Sequence[str]], limit: int) -> dict[str, list[str]]:
+    """Find the noun phrases of the first `limit` captions of each image, with spaCy.
+
+    Raises:
+        InputError: spaCy or its English model is not installed.
+    """
+    try:
+        import spacy
+
+        parse = spacy.load("en_core_web_sm", disable=["ner"])
+    except (ImportError, OSError):
+        raise InputError(
+            "captions need spaCy and its model en_core_web_sm (pip install spacy, then python -m "
+            "spacy download en_core_web_sm); or give the nouns yourself with --nouns FILE"
+        ) from None
+    texts = [(caption, image) for image, all_ in captions.items() for caption in all_[:limit]]
+    found: dict[str, list[str]] = defaultdict(list)
+    for document, image in parse.pipe(texts, as_tuples=True):
+        found[image] += [without_determiner(chunk.text) for chunk in document.noun_chunks]
+    return {image: _unique(nouns) for image, nouns in found.items()}
+
+
+def without_determiner(phrase: str) -> str:
+    """Take "the" and its like off the front of a noun phrase, in lower case."""
+    words = phrase.lower().split()
+    while words and words[0] in _DETERMINERS:
+        words.pop(0)
+    return " ".join(words)
+
+
+def nouns_by_path(
+    images: Sequence[Path], folder: Path, nouns: Mapping[str, Sequence[str]]
+) -> dict[Path, Sequence[str]]:
+    """Find the nouns of each image, by its path in the folder, its file name or its stem.
+
+    Raises:
+        InputError: no image has any.
+    """
+    found: dict[Path, Sequence[str]] = {}
+    for path in images:
+        inside = path.relative_to(folder).as_posix()
+        keys = (inside, path.name, path.stem)
+        found[path] = next((nouns[key] for key in keys if nouns.get(key)), ())
+    if not any(found.values()):
+        known = ", ".join(list(nouns)[:3]) or "none"
+        raise InputError(
+            f"no image of {folder} has a noun; the names that do are {known}; the list must name "
+            "images as their files are called"
+        )
+    return found
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is no UTF-8 text; convert it") from None
+
+
+def _parse_json(text: str, file: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is no JSON: {error}") from None
+
+
+def _tabbed_lines(text: str, file: Path, what: str) -> Iterator[tuple[str, str]]:
+    """Yield an image and what stands behind the tab, for each line that is not blank."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        image, tab, rest = line.partition("\t")
+        if line.strip() and not tab:
+            raise InputError(f"{file}, line {number}: expected an image, a tab, and {what}")
+        if tab:
+            yield image, rest
+
+
+def _unique(nouns: Iterable[str]) -> list[str]:
+    stripped = (" ".join(noun.split()) for noun in nouns)
+    return list(dict.fromkeys(noun for noun in stripped if noun))
