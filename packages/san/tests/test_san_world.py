@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from openvocab.cli import run
 from openvocab.datasets import resolve
 from openvocab.metrics.scores import ConfusionMatrix, seen_unseen
 from openvocab.weights.shipped import world_file
@@ -38,6 +40,24 @@ def test_an_unknown_word_is_one_sentence(tmp_path, capsys):
 
     with pytest.raises(InputError, match="zebra"):
         load_san("world").segment(np.zeros((64, 64, 3), np.uint8), ["dog", "zebra"])
+
+
+def test_overrides_change_the_stored_configuration_and_nothing_else(tmp_path, capsys):
+    image = str(resolve("world:tune").samples[0].image)
+    words = ["--weights", "world", "--vocabulary", "world", "--input", image, "--save", "json"]
+    words += ["--device", "cpu", "--output", str(tmp_path)]
+    assert run(predict, [*words, "--opts", "INPUT.MIN_SIZE_TEST", "96"]) == 0
+    method = json.loads((tmp_path / f"{Path(image).stem}.json").read_text())["method"]
+    assert "96" in method["resize_rule"]
+    for pair, sentence in (
+        (["INPUT.MIN_SIZE", "96"], "did you mean INPUT.MIN_SIZE_TEST"),
+        (["INPUT.MIN_SIZE_TEST", "wide"], "is 'wide'; expected an integer"),
+    ):
+        assert run(predict, [*words, "--opts", *pair]) == 2
+        assert sentence in capsys.readouterr().err
+    data = ["--config-file", "world", "--run.output", str(tmp_path), "--data.dataset", "world:tune"]
+    assert run(train, [*data, "MODEL.NOTHING", "1"]) == 2
+    assert "'MODEL.NOTHING' is unknown to this command" in capsys.readouterr().err
 
 
 def test_training_goes_on_with_a_low_loss(tmp_path, monkeypatch):

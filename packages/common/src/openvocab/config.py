@@ -145,7 +145,7 @@ def _update(values: dict[str, Any], new: Mapping[str, Any], cls: type, source: s
             raise InputError(
                 f"{source} has the unknown setting {key!r}; {near_matches(key, known)}"
             )
-        values[key] = _convert(value, known[key], key)
+        values[key] = convert(value, known[key], key)
 
 
 def _build(cls: type[Config], values: Mapping[str, Any], prefix: str) -> Config:
@@ -185,7 +185,7 @@ def _build_nested(
     return dataclasses.replace(base, **changes)
 
 
-def _convert(value: Any, kind: Any, key: str) -> Any:
+def convert(value: Any, kind: Any, key: str) -> Any:
     """Return a value as the type of its field.
 
     Raises:
@@ -257,7 +257,7 @@ def _convert_union(value: Any, parts: Sequence[Any], key: str) -> Any:
             return value
     for kind in sorted(kinds, key=lambda k: k is str):  # text fits everything: try it last
         try:
-            return _convert(value, kind, key)
+            return convert(value, kind, key)
         except InputError:
             continue
     names = " or ".join(map(_type_name, parts))
@@ -286,7 +286,7 @@ def _convert_sequence(value: Any, kind: Any, key: str) -> Any:
             f"The setting {key!r} is {value!r}; expected {len(parts)} values, got {len(items)}."
         )
     kinds = parts if fixed else [parts[0] if parts else Any] * len(items)
-    converted = [_convert(item, inner, key) for item, inner in zip(items, kinds, strict=True)]
+    converted = [convert(item, inner, key) for item, inner in zip(items, kinds, strict=True)]
     return converted if get_origin(kind) is list or kind is list else tuple(converted)
 
 

@@ -18,6 +18,7 @@ from openvocab.clip.config import Activation, CLIPConfig
 from openvocab.clip.weights import build_clip, config_from_state_dict, load_clip, stored_choices
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import read_checkpoint
+from openvocab.formats.overrides import check_types
 from openvocab.weights.state_dict import load_strict, unwrap_state_dict
 from ovseg.config import (
     VIT_B_16,
@@ -28,51 +29,13 @@ from ovseg.config import (
     ResNetConfig,
     SwinConfig,
 )
+from ovseg.option_keys import ADAPTER, INPUT, MODEL, OPTIONS, REGION, SWIN
 
 CLIP_PREFIX = "clip_adapter.clip_model."
 PROMPTS = "visual.mask_embedding"
 
 _CLIPS = {"ViT-B/16": VIT_B_16, "ViT-L/14": VIT_L_14}
 _RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-# detectron2's key under MODEL, our field, and the original's value where a file leaves it out.
-_MODEL = {
-    "SEM_SEG_HEAD.CONVS_DIM": ("convs_dim", 256),
-    "SEM_SEG_HEAD.MASK_DIM": ("mask_dim", 256),
-    "SEM_SEG_HEAD.EMBED_HIDDEN_DIM": ("embed_hidden_dim", 1024),
-    "SEM_SEG_HEAD.EMBED_LAYERS": ("embed_layers", 2),
-    "SEM_SEG_HEAD.NUM_CLASSES": ("num_training_classes", 171),
-    "MASK_FORMER.HIDDEN_DIM": ("hidden_dim", 256),
-    "MASK_FORMER.NUM_OBJECT_QUERIES": ("num_queries", 100),
-    "MASK_FORMER.NHEADS": ("heads", 8),
-    "MASK_FORMER.DIM_FEEDFORWARD": ("feedforward", 2048),
-    "MASK_FORMER.DEC_LAYERS": ("decoder_layers", 6),
-    "MASK_FORMER.DROPOUT": ("dropout", 0.1),
-    "MASK_FORMER.NO_OBJECT_WEIGHT": ("no_object_weight", 0.1),
-    "MASK_FORMER.SIZE_DIVISIBILITY": ("size_divisibility", 32),
-    "CLIP_ADAPTER.MASK_PROMPT_DEPTH": ("mask_prompt_depth", 3),
-    "PIXEL_MEAN": ("pixel_mean", OVSegConfig.pixel_mean),
-    "PIXEL_STD": ("pixel_std", OVSegConfig.pixel_std),
-}
-_SWIN = {
-    "EMBED_DIM": ("embed_dim", 96),
-    "DEPTHS": ("depths", (2, 2, 6, 2)),
-    "NUM_HEADS": ("heads", (3, 6, 12, 24)),
-    "WINDOW_SIZE": ("window", 7),
-    "DROP_PATH_RATE": ("drop_path", 0.3),
-}
-_REGION = {
-    "MASK_THR": ("mask_threshold", 0.4),
-    "MASK_FILL": ("mask_fill", "mean"),
-    "MASK_EXPAND_RATIO": ("expand_ratio", 1.0),
-    "MASK_MATTING": ("matting", False),
-    "MASK_PROMPT_FWD": ("mask_prompts", False),
-}
-_ADAPTER = {
-    "CLIP_ENSEMBLE": ("clip_ensemble", True),
-    "CLIP_ENSEMBLE_WEIGHT": ("ensemble_weight", 0.7),
-}
-_INPUT = {"MIN_SIZE_TEST": ("min_size", 800), "MAX_SIZE_TEST": ("max_size", 1333)}
-
 _Table = Mapping[str, tuple[str, Any]]
 
 
@@ -90,6 +53,7 @@ def config_from_detectron2(
 
     Source: SPEC ovseg 2, also for the values of options that a file leaves out.
     """
+    data = check_types(data, OPTIONS, "the configuration")
     architecture = _at(data, "MODEL.META_ARCHITECTURE")
     if architecture not in ("OVSeg", "OVSegDEMO"):
         raise InputError(
@@ -104,18 +68,35 @@ def config_from_detectron2(
             "ViT-B/16, or weights that contain the CLIP"
         )
     model = data["MODEL"]
-    config = OVSegConfig(backbone=_backbone(model), clip=clip, **_fields(model, _MODEL))
+    config = OVSegConfig(backbone=_backbone(model), clip=clip, **_fields(model, MODEL))
     inference = _inference(data)
     return config, replace(inference, mode="demo" if architecture == "OVSegDEMO" else "eval")
 
 
-def override(inference: InferenceConfig, data: Mapping[str, Any]) -> InferenceConfig:
+def override(
+    architecture: OVSegConfig, inference: InferenceConfig, data: Mapping[str, Any]
+) -> tuple[OVSegConfig, InferenceConfig]:
     """Change what detectron2's keys in `data` name, and nothing else."""
+    data = check_types(data, OPTIONS, "the configuration")
     refuse_options(data)
+    return _changed(architecture, data.get("MODEL", {})), _run_otherwise(inference, data)
+
+
+def _changed(architecture: OVSegConfig, model: Mapping[str, Any]) -> OVSegConfig:
+    changes = _fields(model, MODEL, defaults=False)
+    swin = _fields(model.get("SWIN", {}), SWIN, defaults=False)
+    if swin:
+        if not isinstance(architecture.backbone, SwinConfig):
+            raise InputError("MODEL.SWIN changes a Swin Transformer; this model has a ResNet")
+        changes["backbone"] = replace(architecture.backbone, **swin)
+    return replace(architecture, **changes)
+
+
+def _run_otherwise(inference: InferenceConfig, data: Mapping[str, Any]) -> InferenceConfig:
     adapter = _at(data, "MODEL.CLIP_ADAPTER", {})
-    region = replace(inference.region, **_fields(adapter, _REGION, defaults=False))
-    changes = _fields(adapter, _ADAPTER, defaults=False)
-    changes |= _fields(data.get("INPUT", {}), _INPUT, defaults=False)
+    region = replace(inference.region, **_fields(adapter, REGION, defaults=False))
+    changes = _fields(adapter, ADAPTER, defaults=False)
+    changes |= _fields(data.get("INPUT", {}), INPUT, defaults=False)
     if "TEXT_TEMPLATES" in adapter:
         changes |= _templates(adapter)
     return replace(inference, region=region, **changes)
@@ -221,10 +202,10 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> list[str]:
 def _inference(data: Mapping[str, Any]) -> InferenceConfig:
     adapter = _at(data, "MODEL.CLIP_ADAPTER", {})
     return InferenceConfig(
-        region=RegionConfig(**_fields(adapter, _REGION)),
+        region=RegionConfig(**_fields(adapter, REGION)),
         **_templates(adapter),
-        **_fields(adapter, _ADAPTER),
-        **_fields(data.get("INPUT", {}), _INPUT),
+        **_fields(adapter, ADAPTER),
+        **_fields(data.get("INPUT", {}), INPUT),
     )
 
 
@@ -239,7 +220,7 @@ def _templates(adapter: Mapping[str, Any]) -> dict[str, Any]:
 def _backbone(model: Mapping[str, Any]) -> SwinConfig | ResNetConfig:
     name = _at(model, "BACKBONE.NAME")
     if name == "D2SwinTransformer":
-        return SwinConfig(**_fields(model.get("SWIN", {}), _SWIN))
+        return SwinConfig(**_fields(model.get("SWIN", {}), SWIN))
     if name == "build_resnet_deeplab_backbone":
         resnet = model.get("RESNETS", {})
         depth = resnet.get("DEPTH", 50)

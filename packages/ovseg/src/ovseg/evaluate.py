@@ -48,6 +48,18 @@ _TTA_SIZES = (256, 384, 512, 640, 768, 896)
 _TTA_MAX_SIZE = 3584
 SEEN_FILE = "seen_unseen.json"
 
+# What the original's evaluation reads besides the model.
+_OPTIONS: dict[str, Any] = {
+    "OUTPUT_DIR": str,
+    "DATASETS.TEST": tuple[str, ...],
+    "TEST.AUG.ENABLED": bool,
+    "TEST.AUG.MIN_SIZES": list[int],
+    "TEST.AUG.MAX_SIZE": int,
+    "TEST.AUG.FLIP": bool,
+    "TEST.SLIDING_WINDOW": bool,
+    "TEST.DENSE_CRF": bool,
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
@@ -85,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     args = build_parser().parse_args(argv)
-    options = read_opts(args.opts)
+    options = read_opts(args.opts, _OPTIONS)
     _take_over(args, options)
     weights_of(args, options)  # before data sets are looked for
     sets = _test_sets(args, options)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from openvocab.computation import computation_options
 from openvocab.config import add_config_flags, flags_of
 from openvocab.errors import InputError
-from openvocab.formats.detectron2 import merge_overrides
+from openvocab.formats.overrides import read_overrides
 from ovseg.config import InferenceConfig, available_configs
+from ovseg.option_keys import OPTIONS
 
 if TYPE_CHECKING:
     from ovseg.segmenter import OVSegSegmenter, ProposalSource
@@ -46,9 +47,17 @@ def add_opts(parser: argparse.ArgumentParser, *flags: str) -> None:
     )
 
 
-def read_opts(opts: Sequence[str]) -> dict[str, Any]:
-    """Return the original's `KEY VALUE ...` as nested mappings."""
-    return merge_overrides({}, list(opts))
+def read_opts(opts: Sequence[str], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the original's `KEY VALUE ...` as nested mappings.
+
+    Args:
+        opts: what was typed.
+        more: keys, with their types, that a command reads besides those of the model.
+
+    Raises:
+        InputError: a key that the command does not understand, or a value of another type.
+    """
+    return read_overrides(list(opts), {**OPTIONS, **(more or {})})
 
 
 def weights_of(args: argparse.Namespace, options: Mapping[str, Any]) -> str:

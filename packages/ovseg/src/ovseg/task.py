@@ -22,7 +22,13 @@ from openvocab.training.schedule import decay_rule, parameter_groups
 from openvocab.training.segmentation import SegmentationStep, SegmentationTask
 from openvocab.training.segmentation_data import SegmentationBatch
 from openvocab.weights.state_dict import fingerprint, load_strict
-from ovseg._convert import PROMPTS, config_from_detectron2, load_backbone, read_mask_clip
+from ovseg._convert import (
+    PROMPTS,
+    config_from_detectron2,
+    load_backbone,
+    override,
+    read_mask_clip,
+)
 from ovseg.config import InferenceConfig, OVSegConfig, load_published
 from ovseg.criterion import OVSegCriterion
 from ovseg.model import ClassWeights, OVSeg
@@ -173,9 +179,10 @@ def build_model(
     weights = None if config.weights is None else find_checkpoint(config.weights)
     tensors = {} if weights is None else _checkpoint(weights)
     if weights is not None and tensors:
-        architecture, inference = _architecture(config, original)
-        if not original:
-            architecture, inference = read_config(None, tensors, weights, {})
+        if "BACKBONE" in original.get("MODEL", {}):
+            architecture, inference = _architecture(config, original)
+        else:  # what the checkpoint stores, with the KEY VALUE pairs over it
+            architecture, inference = read_config(None, tensors, weights, original)
         return load_model(architecture, tensors, source=str(weights)), inference
     architecture, inference = _architecture(config, original)
     if resumed:
@@ -202,7 +209,7 @@ def _architecture(
     config: OVSegTrainConfig, original: Mapping[str, Any]
 ) -> tuple[OVSegConfig, InferenceConfig]:
     if "MODEL" not in original or "BACKBONE" not in original["MODEL"]:
-        return load_published(config.variant)
+        return override(*load_published(config.variant), original)
     known = None if config.clip in _CLIPS else load_published(config.variant)[0].clip
     return config_from_detectron2(original, clip=known)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from openvocab.cli import run
 from openvocab.training.command import TrainingCommand, add_data_flags
+from ovseg.option_keys import OPTIONS
 from ovseg.train_config import OVSegTrainConfig
 
 _KEYS = {
@@ -51,6 +52,7 @@ COMMAND = TrainingCommand(
     description="Train OVSeg's mask proposals beside CLIP's text classifier.",
     recipes="recipes: swinB_vitL, R101c_vitB\n\nThe published recipe (swinB_vitL):",
     keys=_KEYS,
+    model_keys=OPTIONS,
     aliases=_ALIASES,
 )
 build_parser, main = COMMAND.build_parser, COMMAND.main

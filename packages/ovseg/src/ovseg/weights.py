@@ -128,7 +128,7 @@ def read_config(
             architecture, inference = from_dict(json.loads(stored), source=str(weights))
         else:
             architecture, inference = load_published(_published_name(tensors, weights))
-        return architecture, override(inference, options)
+        return override(architecture, inference, options)
     name = Path(config).stem
     if not Path(config).is_file():
         if name not in available_configs():
@@ -137,13 +137,13 @@ def read_config(
                 f"{', '.join(available_configs())}"
             )
         architecture, inference = load_published(name)
-        return architecture, override(inference, options)
+        return override(architecture, inference, options)
     data = read_yaml(config)
     if "MODEL" not in data:
         architecture, inference = from_dict(data, source=str(config))
-        return architecture, override(inference, options)
+        return override(architecture, inference, options)
     architecture, inference = config_from_detectron2(data, clip=clip_config_of(tensors))
-    return architecture, override(inference, options)
+    return override(architecture, inference, options)
 
 
 def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: str) -> OVSeg:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openvocab.clip import CLIPConfig
 from openvocab.errors import InputError
+from openvocab.formats.overrides import check_types
 from openvocab.vocabulary import WORLD
+from san.option_keys import OPTIONS
 
 
 @dataclass(frozen=True)
@@ -135,16 +137,21 @@ VARIANTS = {"san_vit_b_16": san_vit_b_16, "san_vit_large_14": san_vit_large_14}
 ARCHITECTURES = {**VARIANTS, WORLD: san_world}
 
 
-def from_detectron2(config: Mapping[str, Any], clip: CLIPConfig | None = None) -> SANConfig:
+def from_detectron2(
+    config: Mapping[str, Any], clip: CLIPConfig | None = None, base: SANConfig | None = None
+) -> SANConfig:
     """Translate a configuration of the original release, as nested mappings.
 
     Args:
-        config: `MODEL`, `INPUT` and so on; what it leaves out keeps the ViT-B/16 value.
+        config: `MODEL`, `INPUT` and so on; what it leaves out keeps the value of `base`.
         clip: the CLIP's architecture; None looks `MODEL.SAN.CLIP_MODEL_NAME` up.
+        base: what the configuration changes; None is the published ViT-B/16.
 
     Raises:
-        InputError: an option that the published models do not use and this one does not have.
+        InputError: an option that the published models do not use and this one does not have, or a
+            value of another type.
     """
+    config = check_types(config, OPTIONS, "the configuration")
     model = config.get("MODEL", {})
     san, side = model.get("SAN", {}), model.get("SIDE_ADAPTER", {})
     bias, test_input = side.get("ATTN_BIAS", {}), config.get("INPUT", {})
@@ -172,13 +179,16 @@ def from_detectron2(config: Mapping[str, Any], clip: CLIPConfig | None = None) -
         "max_side": test_input.get("MAX_SIZE_TEST"),
         **_side_vit(side.get("VIT_NAME")),
     }
+    if clip is None and base is not None and "CLIP_MODEL_NAME" not in san:
+        clip = base.clip
     if clip is None:
         from openvocab.clip.weights import open_clip_config  # late: it imports torch
 
         name = san.get("CLIP_MODEL_NAME", "ViT-B/16")
         tag = san.get("CLIP_PRETRAINED_NAME", "openai")
         clip = open_clip_config(name, "quick_gelu" if tag == "openai" else "gelu")
-    return SANConfig(clip=clip, **{k: v for k, v in values.items() if v is not None})
+    given = {key: value for key, value in values.items() if value is not None}
+    return SANConfig(clip, **given) if base is None else replace(base, clip=clip, **given)
 
 
 def _starting(section: Mapping[str, Any], *prefixes: str) -> Any:

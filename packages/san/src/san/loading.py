@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openvocab.computation import computation_options
-from openvocab.formats.detectron2 import merge_overrides, read_yaml
-from san.config import SANConfig, from_detectron2
+from openvocab.formats.detectron2 import merge, read_yaml
+from openvocab.formats.overrides import check_types, read_overrides
+from san.option_keys import OPTIONS
 
 if TYPE_CHECKING:
     from san.segmenter import SANSegmenter
@@ -44,21 +45,19 @@ def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
     Raises:
         InputError: see `load_san`, or the configuration cannot be read.
     """
-    from san.segmenter import load_san  # late: it imports torch
+    from san.config import from_detectron2  # late: these import torch
+    from san.segmenter import load_san
+    from san.weights import find_checkpoint, stored_config
 
-    nested = read_yaml(args.config_file) if args.config_file else {}
-    nested = merge_overrides(nested, args.opts)
-    weights = args.weights or nested.get("MODEL", {}).get("WEIGHTS") or None
-    return load_san(
-        weights,
-        config=_architecture(nested),
-        **computation_options(args),
-    )
-
-
-def _architecture(nested: dict[str, Any]) -> SANConfig | None:
-    """Return the architecture that a configuration describes, if it describes one."""
-    rest = {key: value for key, value in nested.items() if key != "MODEL"}
-    rest["MODEL"] = {k: v for k, v in nested.get("MODEL", {}).items() if k != "WEIGHTS"}
-    described = rest["MODEL"] or "INPUT" in rest
-    return from_detectron2(rest) if described else None
+    file = read_yaml(args.config_file) if args.config_file else {}
+    file = check_types(file, OPTIONS, str(args.config_file))
+    given = read_overrides(args.opts, OPTIONS)
+    model = file.get("MODEL", {})
+    weights = args.weights or given.get("MODEL", {}).get("WEIGHTS") or model.get("WEIGHTS")
+    path = find_checkpoint(weights or "san_vit_b_16")
+    described = "SAN" in model or "SIDE_ADAPTER" in model
+    # A file of the original leaves out what the published ViT-B/16 has. What a checkpoint of ours
+    # stores is all of its own architecture, so that a file only changes it.
+    whole = from_detectron2(file) if described and stored_config(path) is None else None
+    options = given if whole is not None else merge(file, given)
+    return load_san(path, config=whole, options=options, **computation_options(args))

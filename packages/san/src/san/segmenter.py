@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ def load_san(
     weights: str | Path | None = None,
     *,
     config: SANConfig | None = None,
+    options: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     compile: bool = False,
@@ -45,6 +46,8 @@ def load_san(
             SAN of the embedded world, which this package carries, a checkpoint of the original or
             of ours, or `huggingface:<file>`; None is "san_vit_b_16".
         config: the architecture of a checkpoint that is neither published nor tells it.
+        options: keys of the original release, nested, over the architecture, such as
+            `{"INPUT": {"MIN_SIZE_TEST": 512}}`.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
         precision: of the two image towers: "fp32", "bf16" or "fp16".
         compile: compile the network with torch.compile; needs a C++ compiler on a CPU.
@@ -54,7 +57,7 @@ def load_san(
     """
     device = choose_device(device)
     path = find_checkpoint("san_vit_b_16" if weights is None else weights)
-    network = load_network(path, config)
+    network = load_network(path, config, options)
     return SANSegmenter(
         network,
         device=device,

@@ -151,10 +151,11 @@ def build_network(config: SANTrainConfig, original: Mapping[str, Any], *, resume
         original: an original configuration, whose `MODEL` tells the architecture; or nothing.
         resumed: all weights come from a checkpoint of this run, so none are needed here.
     """
-    architecture = from_detectron2(original) if "SAN" in original.get("MODEL", {}) else None
+    # An original file describes the architecture as a whole; KEY VALUE pairs alone change one.
+    whole = from_detectron2(original) if "META_ARCHITECTURE" in original.get("MODEL", {}) else None
     if config.weights is not None:
-        return load_network(find_checkpoint(config.weights), architecture)
-    architecture = architecture or _variant(config.variant)
+        return load_network(find_checkpoint(config.weights), whole, original)
+    architecture = whole or from_detectron2(original, base=_variant(config.variant))
     if resumed:
         return SAN(architecture)
     clip = load_clip(config.clip)

@@ -11,6 +11,7 @@ from typing import Any
 
 from openvocab.cli import run
 from openvocab.training.command import TrainingCommand, add_data_flags, available_recipes
+from san.option_keys import OPTIONS
 from san.train_config import SANTrainConfig
 
 _KEYS = {"SOLVER.BACKBONE_MULTIPLIER": "optimizer.side_multiplier",
@@ -53,6 +54,7 @@ COMMAND = TrainingCommand(
     recipes=f"recipes: {', '.join(available_recipes('san'))}\n\n"
     "The published recipe (san_vit_b_16):",
     keys=_KEYS,
+    model_keys=OPTIONS,
     aliases=_ALIASES,
 )
 build_parser, main = COMMAND.build_parser, COMMAND.main

@@ -17,7 +17,7 @@ from openvocab.weights.hub import fetch
 from openvocab.weights.shipped import read_shared, save_shared, world_file
 from openvocab.weights.state_dict import load_strict, read_metadata, save_state_dict, unfilled
 from san import _convert
-from san.config import VARIANTS, SANConfig
+from san.config import VARIANTS, SANConfig, from_detectron2
 from san.model import SAN
 
 REPOSITORY = "Mendel192/san"
@@ -49,19 +49,24 @@ def find_checkpoint(weights: str | Path) -> Path:
     return Path(weights)
 
 
-def load_network(path: Path, config: SANConfig | None = None) -> SAN:
+def load_network(
+    path: Path, config: SANConfig | None = None, options: Mapping[str, Any] | None = None
+) -> SAN:
     """Build the network of a checkpoint, the original's or ours, and load it strictly.
 
     Args:
         path: `.pth`, `.pt` or `.safetensors`.
         config: the architecture; None reads it from the file, or tells it from the shapes.
+        options: keys of the original release, nested, that change the architecture or the sizes.
 
     Raises:
         InputError: unreadable, or tensors are missing, unexpected or of another shape.
     """
     tensors = read_shared(path)
     if config is None:
-        config = _stored_config(read_metadata(path)) or _published_config(tensors, path)
+        config = stored_config(path) or _published_config(tensors, path)
+    if options:
+        config = from_detectron2(options, base=config)
     with unfilled():
         network = SAN(config)
     network = network.to_empty(device="cpu")
@@ -93,7 +98,9 @@ def save_world_network(network: SAN, path: str | Path) -> None:
     save_shared(path, network.state_dict(), metadata_of(network), prefix="clip.")
 
 
-def _stored_config(metadata: Mapping[str, str]) -> SANConfig | None:
+def stored_config(path: Path) -> SANConfig | None:
+    """Return the architecture that a checkpoint of ours stores; None for the original's."""
+    metadata = read_metadata(path)
     if _CONFIG not in metadata:
         return None
     values: dict[str, Any] = json.loads(metadata[_CONFIG])

@@ -63,7 +63,7 @@ def merge_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
         raise InputError(
             f"Overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value; give one."
         )
-    merged = _merge({}, config)
+    merged = merge({}, config)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         *parents, last = key.split(".")
         node = merged
@@ -116,8 +116,8 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         where = resolved.parent / Path(str(base)).expanduser()
-        merged = _merge(merged, _read_chain(where, (*children, resolved)))
-    return _merge(merged, config)
+        merged = merge(merged, _read_chain(where, (*children, resolved)))
+    return merge(merged, config)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -135,12 +135,13 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {k: _merge({}, v) if isinstance(v, Mapping) else v for k, v in base.items()}
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with others over them; both are left as they are."""
+    merged = {k: merge({}, v) if isinstance(v, Mapping) else v for k, v in base.items()}
     for key, value in over.items():
         if isinstance(value, Mapping):
             below = merged.get(key)
-            value = _merge(below if isinstance(below, Mapping) else {}, value)
+            value = merge(below if isinstance(below, Mapping) else {}, value)
         merged[key] = value
     return merged
 

@@ -26,6 +26,7 @@ from openvocab.config import (
 )
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import BASE_KEY, flatten, merge_overrides, read_yaml
+from openvocab.formats.overrides import read_overrides
 
 Config = TypeVar("Config")
 
@@ -81,6 +82,7 @@ class TrainingCommand(Generic[Config]):
             it needs by itself, so that `--help` does not wait for torch.
         evaluate: gets the settings and an original configuration, for `--eval-only`.
         keys: keys of original configurations and ours, besides `KEYS`.
+        model_keys: the other keys of original configurations that are read, with their types.
         aliases: file names of the original release and the recipes that are the same.
         add_flags: adds flags of the original program that are not ours.
         read_flags: returns our settings for them.
@@ -94,6 +96,7 @@ class TrainingCommand(Generic[Config]):
     evaluate: Callable[[Config, Mapping[str, Any]], int]
     keys: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    model_keys: Mapping[str, Any] = field(default_factory=dict)
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     read_flags: Callable[[argparse.Namespace], dict[str, Any]] = lambda args: {}
 
@@ -118,7 +121,12 @@ class TrainingCommand(Generic[Config]):
         args = self.build_parser().parse_args(argv)
         package = self.module.partition(".")[0]
         found = settings_of(
-            args, self.config, package=package, keys=self.keys, aliases=self.aliases
+            args,
+            self.config,
+            package=package,
+            keys=self.keys,
+            model_keys=self.model_keys,
+            aliases=self.aliases,
         )
         settings = replace(found, values=self.read_flags(args) | found.values)
         return args, load_settings(self.config, settings), settings
@@ -221,6 +229,7 @@ def settings_of(
     *,
     package: str,
     keys: Mapping[str, str],
+    model_keys: Mapping[str, Any],
     aliases: Mapping[str, str],
 ) -> Settings:
     """Collect the settings of a command line.
@@ -230,6 +239,7 @@ def settings_of(
         cls: the settings' dataclass.
         package: whose folder `recipes` holds the published recipes.
         keys: detectron2 keys and ours, besides `KEYS`.
+        model_keys: the other detectron2 keys that are read, with their types.
         aliases: file names of the original release and the recipes that are the same.
 
     Raises:
@@ -241,10 +251,9 @@ def settings_of(
     pairs = list(args.opts)
     if flags := [text for text in pairs[::2] if text.startswith("--")]:
         raise InputError(f"{flags[0]} stands behind KEY VALUE pairs; put flags before them")
+    kinds = {**dict.fromkeys(known, Any), **model_keys}
+    read_overrides(pairs, kinds)
     given = flatten(merge_overrides({}, pairs))
-    for key in given:
-        if key not in known and not key.startswith("MODEL."):
-            raise InputError(f"the key {key!r} is unknown; {near_matches(key, known)}")
     values |= _translated(given, known) | flags_of(args, cls)
     return Settings(values, recipe, merge_overrides(original, pairs))
 

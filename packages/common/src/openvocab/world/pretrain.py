@@ -503,7 +503,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, or classify crops of the validation split with given weights."""
     args = build_parser().parse_args(argv)
     none: dict[str, Any] = {}
-    settings = settings_of(args, PretrainConfig, package="openvocab", keys=none, aliases=none)
+    settings = settings_of(
+        args, PretrainConfig, package="openvocab", keys=none, model_keys=none, aliases=none
+    )
     config = load_settings(PretrainConfig, settings)
     code = launch_if_asked(args, "openvocab.world.pretrain", argv)
     if code is not None:
