@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 from openvocab.datasets import CATALOG, resolve
+from openvocab.datasets.cityscapes import IDS
+from openvocab.datasets.coco_stuff import category_ids
 from openvocab.datasets.diagnosis import diagnose
 from openvocab.datasets.inspection import inspect_set
+from openvocab.datasets.spec import read_data
 from openvocab.doctor import main
 from openvocab.errors import InputError
 from openvocab.image import read_label_map
@@ -153,6 +156,83 @@ def test_labels_that_were_never_shifted(ade, archives, capsys):
         path.write_bytes(raw.read_bytes())
     code, text = visit(capsys, ade)
     assert code == 1 and "as if they started at 1" in text and "not yet converted" in text
+
+
+def official(kind: str) -> tuple[str, list[int]]:
+    """Return a set and the official code of each of its labels."""
+    coco, ade = category_ids(), read_data("ade20k_full_ids.json")
+    table = {
+        "labelIds": ("cityscapes-19", list(IDS)),
+        "instanceIds": ("cityscapes-19", [1000 * i + 7 if i > 23 else i for i in IDS]),
+        "stuffthingmaps": ("coco-stuff-171", [i - 1 for i in coco]),
+        "category ids": ("coco-stuff-171", coco),
+        "object index": ("ade20k-150", [ade[label] for label in range(150)]),
+        "not yet converted": ("ade20k-150", list(range(1, 151))),
+    }
+    return table[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "void"),
+    [
+        ("labelIds", 0),
+        ("instanceIds", 0),
+        ("stuffthingmaps", 255),
+        ("category ids", 0),
+        ("object index", 0),
+        ("not yet converted", 0),
+    ],
+)
+def test_official_codes_are_recognized_before_single_values(
+    make_image, tmp_path, capsys, kind, void
+):
+    name, codes = official(kind)
+    spec = CATALOG[name]
+    layout = next(one for one in spec.layouts if one.name == spec.made)
+    root = tmp_path / layout.roots[0]
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        end = layout.image_end or ".jpg"
+        make_image(root / layout.fill(layout.images, "val") / f"{number}{end}", (24, 32), number)
+        labels = np.array([*codes, void])[rng.integers(0, len(codes) + 1, (24, 32))]
+        path = root / layout.fill(layout.labels, "val") / f"{number}{layout.label_end}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kinds = np.uint8 if labels.max() < 256 else np.uint16
+        Image.fromarray(labels.astype(kinds)).save(path)
+    code, text = visit(capsys, tmp_path, name)
+    assert code == 1 and text.count("WRONG: The label maps hold") == 1 and kind in text
+    assert "void was written as" not in text and "in 3 of 3 label maps" in text
+    assert f"openvocab.prepare {name} --split val" in fixes(text)[0]
+
+
+def test_the_command_that_repairs_label_ids_does_so(archives, capsys):
+    archives.cityscapes()
+    for path in archives.root.rglob("*_labelIds.png"):
+        wrong = path.with_name(path.name.replace("labelIds", "labelTrainIds"))
+        wrong.write_bytes(path.read_bytes())
+    code, text = visit(capsys, archives.root, "cityscapes-19")
+    assert code == 1 and "labelIds were saved under the name of labelTrainIds" in text
+    remove, _, command = fixes(text)[0].partition(" && ")
+    folder = archives.root / "gtFine/val"
+    assert remove == f"find {folder} -name '*_gtFine_labelTrainIds.png' -delete"
+    for path in folder.rglob("*_gtFine_labelTrainIds.png"):
+        path.unlink()
+    assert prepare([*shlex.split(command)[3:], "--quiet"]) == 0
+    assert visit(capsys, archives.root, "cityscapes-19")[0] == 0
+
+
+@pytest.mark.parametrize("void", [171, 200])
+def test_one_value_is_a_wrong_void_and_no_official_code(make_image, tmp_path, capsys, void):
+    for number in range(3):
+        make_image(tmp_path / f"coco/val2017/{number}.jpg", (24, 32), number)
+        labels = np.arange(24 * 32).reshape(24, 32) % 171
+        labels[:4] = void
+        path = tmp_path / f"coco/stuffthingmaps_detectron2/val2017/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels.astype(np.uint8)).save(path)
+    code, text = visit(capsys, tmp_path, "coco-stuff-171")
+    assert code == 1 and "The label maps hold" not in text
+    assert f"The value {void} is no class" in text
 
 
 def test_255_as_void_where_it_is_a_class(archives, tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Literal
 from openvocab.datasets.inspection import Inspection, TreeInspection
 from openvocab.datasets.label_order import order_findings
 from openvocab.datasets.labelled_set import LabelledSet
+from openvocab.datasets.official_codes import official_codes
 from openvocab.datasets.spec import VOID_8_BIT
 from openvocab.metrics.scores import void_values
 
@@ -42,7 +43,7 @@ def diagnose(seen: TreeInspection, data_root: Path) -> list[Finding]:
         *_counts(seen, data_root),
         *_damage(seen, data_root),
         *_sizes(seen, remake),
-        *_values(seen, remake),
+        *_values(seen, data_root, remake),
         *(Finding("error", text, remake) for text in order_findings(seen, data_root)),
     ]
     rank = {"error": 0, "warning": 1, "note": 2}
@@ -79,6 +80,20 @@ def _remake(data: LabelledSet, data_root: Path) -> str:
     aside = folder.with_name(f"{folder.name}.wrong")
     move = f"mv {shlex.quote(str(folder))} {shlex.quote(str(aside))}"
     return repair_command(data, data_root, first=move)
+
+
+def _reconvert(data: LabelledSet, data_root: Path, remake: str) -> str:
+    """Return the command that converts official codes; Cityscapes has them beside the labels."""
+    end = data.layout.label_end
+    raw = end.replace("labelTrainIds", "labelIds")
+    if raw == end or not any(data.labels_folder.rglob(f"*{raw}")):
+        return remake
+    where = shlex.quote(str(data.labels_folder))
+    root = shlex.quote(str(data_root))
+    return (
+        f"find {where} -name '*{end}' -delete && python -m openvocab.prepare {data.name} "
+        f"--split {data.split} --source {root} --output {root}"
+    )
 
 
 def _made_folder(data: LabelledSet, data_root: Path) -> Path:
@@ -145,11 +160,15 @@ def _sizes(seen: TreeInspection, remake: str) -> Iterable[Finding]:
         )
 
 
-def _values(seen: TreeInspection, remake: str) -> Iterable[Finding]:
+def _values(seen: TreeInspection, data_root: Path, remake: str) -> Iterable[Finding]:
     """Find values that are no class, and say what they most likely are."""
     data, histogram = seen.data, seen.histogram()
     classes = len(data.label_names)
     void = void_values(classes, data.ignore_index)
+    codes = official_codes(seen)
+    if codes:
+        yield Finding("error", codes, _reconvert(seen.data, data_root, remake))
+        return
     wrong = {v: n for v, n in histogram.items() if not 0 <= v < classes and v not in void}
     for value, pixels in list(wrong.items())[:_SHOWN]:
         holders = [image for image in seen.images if value in image.values]
