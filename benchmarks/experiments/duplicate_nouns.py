@@ -28,9 +28,9 @@ from openvocab.training.order import EndlessShuffle
 from openvocab.vocabulary import WORLD
 from openvocab.world.names import seen_labels, world_vocabulary
 from ovseg import collect_pairs, finetune_clip
-from ovseg.contrastive import Duplicates
 from ovseg.mask_clip import MaskCLIP
 from ovseg.pairs import Pair, PairData, read_pairs
+from ovseg.train_config import Duplicates
 
 KINDS: tuple[Duplicates, ...] = ("negative", "ignore")
 RECIPE, FINAL = "world_mask_clip", "model_final.safetensors"

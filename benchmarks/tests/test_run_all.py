@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -210,30 +209,32 @@ def test_processes_of_torchrun_share_the_images(checkpoints, pictures, tmp_path,
 def test_a_killed_run_leaves_nobody_behind_and_goes_on(
     checkpoints, pictures, tmp_path, finished
 ) -> None:
-    folder = tmp_path / "data"
-    shutil.copytree(pictures, folder)
-    second = folder / "images" / "1.png"
-    second.unlink()
-    os.mkfifo(second)  # who reads it waits
+    folder, copies = tmp_path / "data", 50
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+        for file in (pictures / part).iterdir():
+            for copy in range(copies):  # so many images that the run is killed before the last
+                shutil.copy(file, folder / part / f"{file.stem}-{copy}{file.suffix}")
+    shutil.copy(pictures / "names.txt", folder)
     only = {"san": checkpoints["san"]}
     words = arguments(only, folder, tmp_path / "out", "--models", "san")
     parent = subprocess.Popen([sys.executable, SCRIPT, *words], stdout=subprocess.DEVNULL)
-    assert wait_for(lambda: any(
-        log.read_bytes().count(b"\n") == 2 for log in (tmp_path / "out").rglob("images-*.log")
-    ))  # fmt: skip
+
+    def lines() -> int:
+        logs = (tmp_path / "out").rglob("images-*.log")
+        return sum(log.read_bytes().count(b"\n") for log in logs)
+
+    assert wait_for(lambda: lines() >= 2)  # the protocol, and the first image
     others = descendants(str(parent.pid))
     assert others
     parent.kill()
     parent.wait()
     assert wait_for(lambda: all(is_gone(one) for one in others))
-    second.unlink()
-    shutil.copy(pictures / "images" / "1.png", second)
     assert run_all.main(words) == 0
-    (log,) = (tmp_path / "out").rglob("images-*.log")
-    assert log.read_bytes().count(b"\n") == 4  # the protocol, and every image once
+    assert lines() == 1 + 3 * copies  # the protocol, and every image once
     (resumed,) = (tmp_path / "out" / "results").glob("*--san.json")
     alone = Result.load(next((finished / "results").glob("*--san.json")))
-    assert (Result.load(resumed).matrix == alone.matrix).all()
+    assert (Result.load(resumed).matrix == copies * alone.matrix).all()
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = 120) -> bool:
