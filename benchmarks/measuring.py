@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
 import resource
-import runpy
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -23,6 +24,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from openvocab.cli import print_warning
 from openvocab.files import write_text
 
 SIDE = 4096
@@ -143,7 +145,7 @@ def start_server() -> None:
 def in_fresh_process(
     module: str, arguments: Sequence[str], *, show: bool = False
 ) -> dict[str, Any]:
-    """Run a module that prints JSON as its last line; add the process's peak resident memory.
+    """Run a module's `main`, which prints JSON as its last line; add the peak resident memory.
 
     The process ends when this one does, however that ends.
 
@@ -180,17 +182,17 @@ def _run_module(
     environment: Mapping[str, str],
     parent: Connection,
 ) -> None:
-    """Run a module as if it had been started, and send what it printed and why it failed."""
+    """Run a module's `main`, and send what it printed and why it failed."""
     os.environ.update(environment)  # the server that this is a fork of may have another
     Thread(target=lambda: parent.poll(None) and os._exit(1), daemon=True).start()
     sys.argv, printed, said = [module, *arguments], StringIO(), StringIO()
     failure = ""
     try:
         with redirect_stdout(printed), nullcontext() if show else redirect_stderr(said):
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as stop:
-        failure = f"exit code {stop.code}" if stop.code else ""
+            warnings.showwarning = print_warning  # type: ignore[assignment]  # takes any place
+            code = importlib.import_module(module).main(arguments)
+            failure = f"exit code {code}" if code else ""
     except BaseException:  # whatever it is, the parent has to hear of it
         failure = traceback.format_exc()
-    failure = failure and f"{failure}\n{said.getvalue()[-2000:]}"
+    failure = failure and f"{said.getvalue()[-2000:]}\n{failure}"
     parent.send((printed.getvalue(), peak_memory_gib(), failure))

@@ -97,11 +97,13 @@ def shard() -> tuple[int, int]:
 def find_data(name: str, root: Path | None) -> SampleSet:
     """Find a known data set, or a folder that holds images/, labels/ and names.txt.
 
+    The name of the world is always the world; a folder of that name is `./world`.
+
     Raises:
         InputError: it is neither.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if folder.is_dir() and name.partition(":")[0] != WORLD:
         if absent := [part for part in _FOLDERS if not (folder / part).exists()]:
             raise InputError(
                 f"the folder {folder} has no {' and no '.join(absent)}; a data set of one's own is "

@@ -32,7 +32,7 @@ def test_peak_memory_is_that_of_the_process(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     script = tmp_path / "measured_module.py"
-    script.write_text("import sys\nx = b'1' * int(sys.argv[1])\nprint('{\"n\": 3}')\n")
+    script.write_text("def main(argv):\n    x = b'1' * int(argv[0])\n    print('{\"n\": 3}')\n")
     small, large = (measuring.in_fresh_process("measured_module", [n]) for n in ("1", "1500000000"))
     assert large["n"] == 3 and small["peak_gib"] < 1
     assert 1.39 < large["peak_gib"] - small["peak_gib"] < 1.41
