@@ -21,10 +21,12 @@ from openvocab.app.asked import Asked, read_asked
 from openvocab.app.downloads import write_files
 from openvocab.app.engine import Engine, Found
 from openvocab.app.photo import photo, sentences
+from openvocab.app.reports import compare_html, steps_html, why, why_html
 from openvocab.app.viewer import view_of, viewer_file
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
 from openvocab.vocabulary import available_vocabularies
+from openvocab.world.names import world_names
 
 SHOWN_SIDE = 1280  # the page works with pictures of at most this long side; the API with any
 _KEEP_SECONDS, _SWEEP_SECONDS = 900, 60  # how long uploads and results live
@@ -70,6 +72,15 @@ class Page:
             examples: picture files and names for them.
         """
         self.engine, self.folder = engine, folder
+        # Laid out below the examples, which write into it.
+        self.names = gr.Textbox(
+            label="Names",
+            info="With commas or new lines between them; dog | puppy are synonyms.",
+            lines=3,
+            elem_id="names",
+            placeholder="dog, grass, sky",
+            render=False,
+        )
         folder.mkdir(parents=True, exist_ok=True)
         self.titles = {key: method.title for key, method in engine.methods.items()}
         with gr.Blocks(
@@ -103,12 +114,35 @@ class Page:
             buttons=[],
             alt_text="The picture to segment",
         )
-        self.names = gr.Textbox(
-            label="Names",
-            info="With commas or new lines between them; dog | puppy are synonyms.",
-            lines=3,
-            elem_id="names",
-            placeholder="dog, grass, sky",
+        if examples:
+            gr.Examples(
+                [list(example) for example in examples],
+                [self.photo, self.names],
+                label="Scenes of the embedded world",
+                visible_columns=[0],
+                api_visibility="private",
+            )
+        self.names.render()
+        self.methods = gr.CheckboxGroup(
+            [(title, key) for key, title in self.titles.items()],
+            value=[next(iter(self.titles))],
+            label="Methods",
+            elem_id="methods",
+            visible=len(self.titles) > 1,
+        )
+        with gr.Accordion("More names", open=False):
+            self._more_names()
+        self.asked = [self.photo, self.names, self.preset, self.distractors]
+
+    def _more_names(self) -> None:
+        """Lay out suggestions, the vocabularies of data sets, and distractors."""
+        known = [[name.name] for name in world_names()]
+        suggestions = gr.Dataset(
+            components=[gr.Textbox(visible=False)],
+            samples=known,
+            samples_per_page=len(known),
+            label="Names of the embedded world",
+            elem_id="suggestions",
         )
         self.preset = gr.Dropdown(
             [("none", ""), *((key, key) for key in available_vocabularies())],
@@ -117,13 +151,6 @@ class Page:
             info="The names of a data set, asked for as well.",
             elem_id="preset",
         )
-        self.methods = gr.CheckboxGroup(
-            [(title, key) for key, title in self.titles.items()],
-            value=[next(iter(self.titles))],
-            label="Methods",
-            elem_id="methods",
-            visible=len(self.titles) > 1,
-        )
         self.distractors = gr.Radio(
             _DISTRACTORS,
             value="",
@@ -131,39 +158,71 @@ class Page:
             info="They compete as well; what they win is none of your names.",
             elem_id="distractors",
         )
-        self.asked = [self.photo, self.names, self.preset, self.distractors]
-        if examples:
-            gr.Examples(
-                [list(example) for example in examples],
-                [self.photo, self.names],
-                label="Scenes of the embedded world",
-                api_visibility="private",
-            )
+        suggestions.click(
+            _with_name, [self.names, suggestions], self.names, api_visibility="private", queue=False
+        )
 
     def _answer(self) -> None:
         """Lay out what was found."""
         self.session = gr.State(None, time_to_live=_KEEP_SECONDS)
         with gr.Tab("Segment"):
-            button = gr.Button("Segment", variant="primary", elem_id="segment")
-            viewer = gr.HTML(
-                None,
-                html_template=viewer_file(".html"),
-                css_template=viewer_file(".css"),
-                js_on_load=viewer_file(".js"),
-                apply_default_css=False,
-                elem_id="viewer",
-            )
-            with gr.Accordion("Files", open=False, elem_id="files"):
-                make = gr.Button("Make files", elem_id="make-files")
-                files = gr.File(label="Files", file_count="multiple", interactive=False)
-        self._on(button, self.segment, [*self.asked, self.methods], [viewer, self.session])
+            self._segment_tab()
+        with gr.Tab("Compare"):
+            self._compare_tab()
+        with gr.Tab("Teach"):
+            self._teach_tab()
+
+    def _segment_tab(self) -> None:
+        button = gr.Button("Segment", variant="primary", elem_id="segment")
+        viewer = gr.HTML(
+            None,
+            html_template=viewer_file(".html"),
+            css_template=viewer_file(".css"),
+            js_on_load=viewer_file(".js"),
+            apply_default_css=False,
+            elem_id="viewer",
+        )
+        with gr.Accordion("Files", open=False, elem_id="files"):
+            make = gr.Button("Make files", elem_id="make-files")
+            files = gr.File(label="Files", file_count="multiple", interactive=False)
         thresholds = gr.Textbox("{}", visible=False)  # the browser puts those of the viewer here
+        self._on(button, self.segment, [*self.asked, self.methods], [viewer, self.session])
         self._on(make, self.make_files, [self.session, thresholds], files, js=_WITH_THRESHOLDS)
 
+    def _compare_tab(self) -> None:
+        gr.Markdown("Two methods on the names at the side, or one method on two wordings of them.")
+        choices, keys = [(title, key) for key, title in self.titles.items()], list(self.titles)
+        with gr.Row():
+            first = gr.Radio(choices, value=keys[0], label="First method", elem_id="first")
+            second = gr.Radio(choices, value=keys[-1], label="Second method", elem_id="second")
+        wording = gr.Textbox(
+            label="Other names for the second",
+            info="Empty: the same names.",
+            lines=2,
+            elem_id="wording",
+        )
+        with gr.Row():
+            compare = gr.Button("Compare", variant="primary", elem_id="compare")
+            ask_why = gr.Button("Why not my name?", elem_id="why")
+        answer = gr.HTML(elem_id="comparison", apply_default_css=False)
+        ends = [*self.asked, first, second, wording]
+        self._on(compare, self.compare, ends, answer)
+        self._on(ask_why, self.why, ends, answer)
+
+    def _teach_tab(self) -> None:
+        gr.Markdown("What the chosen methods do with the picture, step by step.")
+        button = gr.Button("Show the steps", variant="primary", elem_id="teach")
+        steps = gr.HTML(elem_id="steps", apply_default_css=False)
+        self._on(button, self.teach, [*self.asked, self.methods], steps)
+
     def _on(
-        self, button: gr.Button, function: Callable[..., Any], *ends: Any, js: str | None = None
+        self,
+        button: gr.Button,
+        function: Callable[..., Any],
+        inputs: Sequence[Any],
+        outputs: Any,
+        js: str | None = None,
     ) -> None:
-        inputs, outputs = ends
         button.click(sentences(function), inputs, outputs, js=js, api_visibility="private")
 
     def read(
@@ -193,9 +252,7 @@ class Page:
     ) -> tuple[dict[str, Any], Session]:
         """Segment the visitor's picture with the chosen methods."""
         image, asked = self.read(photo, names, preset, distractors)
-        if not methods:
-            raise InputError("no method is chosen; choose at least one")
-        chosen = [key for key in self.engine.methods if key in methods]
+        chosen = self._chosen(methods)
         found = tuple(self.engine.segment(key, image, asked) for key in chosen)
         if photo is not None and photo.shape != image.shape:
             gr.Info(
@@ -216,6 +273,66 @@ class Page:
             result = found.at_least(float(chosen.get(found.method, 0)))
             files += write_files(session.image, result, folder, found.method)
         return [str(file) for file in files]
+
+    def compare(self, *given: Any) -> str:
+        """Show where two methods or two wordings differ on the visitor's picture."""
+        image, sides = self._sides(*given)
+        found = [self.engine.segment(key, image, asked) for key, asked in sides]
+        titles = [self.titles[key] for key, _ in sides]
+        if titles[0] == titles[1]:
+            titles = [f"{titles[0]}, first names", f"{titles[1]}, second names"]
+        return compare_html(image, found, titles)
+
+    def why(self, *given: Any) -> str:
+        """Show for each name where it scored best and who won there."""
+        image, sides = self._sides(*given)
+        told = dict.fromkeys(sides)  # the same method and names twice are told once
+        return why_html(
+            [why(self.engine, self.engine.segment(k, image, asked), asked) for k, asked in told]
+        )
+
+    def _sides(
+        self,
+        photo: ImageArray | None,
+        names: str,
+        preset: str | None,
+        distractors: str | None,
+        first: str,
+        second: str,
+        wording: str,
+    ) -> tuple[ImageArray, list[tuple[str, Asked]]]:
+        """Return the picture, and the method and names of both sides of a comparison."""
+        image, asked = self.read(photo, names, preset, distractors)
+        other = asked
+        if wording.strip():
+            other = read_asked(wording, None, distractors, max_names=self.engine.limits.max_names)
+        return image, [(first, asked), (second, other)]
+
+    def teach(
+        self,
+        photo: ImageArray | None,
+        names: str,
+        preset: str | None,
+        distractors: str | None,
+        methods: list[str],
+    ) -> str:
+        """Show what the chosen methods do with the visitor's picture, step by step."""
+        image, asked = self.read(photo, names, preset, distractors)
+        shown = []
+        for key in self._chosen(methods):
+            shown.append((self.engine.methods[key], self.engine.explain(key, image, asked)))
+        return steps_html(shown)
+
+    def _chosen(self, methods: list[str]) -> list[str]:
+        if not methods:
+            raise InputError("no method is chosen; choose at least one")
+        return [key for key in self.engine.methods if key in methods]
+
+
+def _with_name(names: str, suggestion: list[str]) -> str:
+    """Add a suggested name behind what was typed."""
+    typed = names.strip().rstrip(",")
+    return f"{typed}, {suggestion[0]}" if typed else suggestion[0]
 
 
 def fit(photo: ImageArray) -> ImageArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ def build_application(
         show_error=True,
         ssr_mode=False,
         run_history=False,
+        css=resources.files("openvocab.app").joinpath("page.css").read_text("utf-8"),
         footer_links=["api", "settings"],
         theme=gr.themes.Default(font=_FONTS, font_mono=_MONO),
         mcp_server=mcp,

@@ -1,0 +1,210 @@
+"""Explanations as HTML: steps of a method, two results compared, and why a name won nothing.
+
+Names come from visitors: everything that is put into a page is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from openvocab.app.analysis import (
+    NameEvidence,
+    Scores,
+    difference_of,
+    near_duplicates,
+    umbrella_terms,
+    unknown_words,
+)
+from openvocab.app.asked import Asked
+from openvocab.app.engine import Engine, Found
+from openvocab.app.viewer import data_url
+from openvocab.clip.tokenizer import tokenize
+from openvocab.drawing.overlay import draw_overlay
+from openvocab.formats.run_length import Mask
+from openvocab.image import ImageArray
+from openvocab.methods import Explained, Method
+from openvocab.vocabulary import WORLD
+from openvocab.world.names import world_names
+
+_MOST = 20  # rows of a table of pairs
+_PIECES = 4  # a word that CLIP reads in so many pieces was rare in its training
+# What the things of COCO are kinds of, as its own supercategories have it.
+_KINDS = {
+    "animal": "bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe",
+    "vehicle": "bicycle, car, motorcycle, airplane, bus, train, truck, boat",
+    "furniture": "chair, couch, bed, dining table",
+    "food": "banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake",
+    "appliance": "microwave, oven, toaster, sink, refrigerator",
+    "person": "man, woman, child, boy, girl",
+    "plant": "tree, flower, bush, grass, potted plant",
+}
+
+
+def steps_html(shown: Sequence[tuple[Method, Sequence[Explained]]]) -> str:
+    """Show what methods did, grouped, with what is empty folded away."""
+    return _render(
+        "steps.html",
+        shown=[(method.title, method.summary, _groups(steps)) for method, steps in shown],
+    )
+
+
+def compare_html(image: ImageArray, found: Sequence[Found], titles: Sequence[str]) -> str:
+    """Show where two results of a picture (H, W, 3) differ, and how sure each was.
+
+    Args:
+        image: that was segmented.
+        found: two results.
+        titles: what to call them.
+    """
+    first, second = (one.result for one in found)
+    difference = difference_of(
+        first.labels, first.vocabulary.names, second.labels, second.vocabulary.names
+    )
+    pictures = [
+        Explained(title, draw_overlay(image, one.result.labels, one.result.vocabulary.names))
+        for title, one in zip(titles, found, strict=True)
+    ]
+    pictures.append(
+        Explained("Where they differ", _lit(image, difference.mask), "Bright: different names.")
+    )
+    pictures += [
+        Explained(
+            f"Margin of {title}",
+            _margin(image, one.margin),
+            "Orange: the second best name scored almost as much as the best.",
+        )
+        for title, one in zip(titles, found, strict=True)
+        if one.margin is not None
+    ]
+    sides = [{"title": title} for title in titles]
+    return _render(
+        "compare.html", sides=sides, difference=difference, pictures=pictures, most=_MOST
+    )
+
+
+@dataclass(frozen=True)
+class Why:
+    """What can be said about the names of one result.
+
+    Attributes:
+        title: of the method.
+        names: that were asked for.
+        rows: where each scored best, those that won least first.
+        near: (name, name, cosine of their embeddings) of near-duplicates.
+        umbrellas: (wider, narrower name).
+        unknown: words that the weights do not know, or hardly.
+        unknown_reason: how that was found.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    rows: tuple[NameEvidence, ...] = ()
+    near: list[tuple[str, str, float]] = field(default_factory=list)
+    umbrellas: list[tuple[str, str]] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    unknown_reason: str = ""
+
+
+def why(engine: Engine, found: Found, asked: Asked) -> Why:
+    """Collect what explains that a name won little."""
+    names = found.result.vocabulary.names
+    embeddings = engine.embeddings(found.method, asked)
+    of_world = engine.weights[found.method] == WORLD
+    return Why(
+        title=engine.methods[found.method].title,
+        names=names,
+        rows=tuple(sorted(found.evidence, key=lambda row: row.share)),
+        near=[] if embeddings is None else near_duplicates(names, embeddings),
+        umbrellas=umbrella_terms(names, _kinds()),
+        unknown=unknown_words(names, _words_of_world()) if of_world else _rare_words(names),
+        unknown_reason="The embedded world's CLIP never saw these words"
+        if of_world
+        else f"CLIP reads these words in {_PIECES} or more pieces, so that they were rare",
+    )
+
+
+def why_html(sides: Sequence[Why]) -> str:
+    """Show what explains that names won little, for each result."""
+    return _render("why.html", sides=sides, most=_MOST)
+
+
+@dataclass(frozen=True)
+class _Group:
+    heading: str
+    full: list[Explained]
+    empty: list[Explained]
+
+
+def _groups(steps: Sequence[Explained]) -> list[_Group]:
+    groups = []
+    for heading, members in groupby(steps, key=lambda step: step.group):
+        there = list(members)
+        groups.append(
+            _Group(heading, [s for s in there if not s.empty], [s for s in there if s.empty])
+        )
+    return groups
+
+
+def _lit(image: ImageArray, mask: Mask) -> ImageArray:
+    """Darken a picture outside a mask."""
+    return np.where(mask[..., None], image, image // 5)
+
+
+def _margin(image: ImageArray, margin: Scores) -> ImageArray:
+    """Lay orange over a grey picture where the margin is small beside the picture's median."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    close = np.clip(1 - margin / max(float(np.median(margin)), 1e-6), 0, 1)[..., None]
+    painted = grey * (1 - close) + np.array([245, 130, 30], np.float32) * close
+    return np.rint(painted).astype(np.uint8)
+
+
+@cache
+def _kinds() -> dict[str, str]:
+    kinds = {word: kind for kind, words in _KINDS.items() for word in words.split(", ")}
+    return kinds | {name.name: name.category for name in world_names()}
+
+
+@cache
+def _words_of_world() -> frozenset[str]:
+    return frozenset(word for name in world_names() for word in name.name.split())
+
+
+def _rare_words(names: Sequence[str]) -> list[str]:
+    words = unknown_words(names, ())
+    if not words:
+        return []
+    pieces = (tokenize(words, truncate=True) != 0).sum(
+        dim=1
+    ) - 2  # without the marks of start and end
+    return [word for word, count in zip(words, pieces.tolist(), strict=True) if count >= _PIECES]
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("openvocab.app"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(url=data_url, percent=_percent)
+    figure = environment.get_template("figure.html").make_module().figure  # type: ignore[attr-defined]
+    environment.globals.update(figure=figure)
+    return environment
+
+
+def _render(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(**values)
