@@ -23,6 +23,7 @@ from car.recurrence import CaR, OnStep, PreparedImage, Recurrence
 from car.sam import MaskGenerator, match_masks
 from openvocab.clip import load_clip
 from openvocab.clip.model import CLIP
+from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, ImageSource, read_image
@@ -121,6 +122,11 @@ class CaRSegmenter(BaseSegmenter):
         self.mask_generator: MaskGenerator | None = None
         self.on_start: Callable[[Recurrence], None] | None = None
         self.on_step: OnStep | None = None
+
+    @property
+    def text(self) -> TextEncoder:
+        """What embeds the names that the classifier compares with the prompted pictures."""
+        return self.car.mask_classifier.text
 
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool

@@ -114,6 +114,11 @@ class OVSegSegmenter(BaseSegmenter):
             if compile:
                 part.compile()
 
+    @property
+    def text(self) -> TextEncoder:
+        """What embeds the names."""
+        return self.model.clip_adapter.text_encoder
+
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
     ) -> list[Segmentation]:

@@ -161,7 +161,7 @@ class Engine:
         slot = self._slots[key]
         with slot.lock:
             if slot.segmenter is None:
-                slot.segmenter = _load_now(self, key)
+                slot.segmenter = self.methods[key].load(self.weights[key], **self.options)
         return slot.segmenter
 
     def is_loaded(self, key: str) -> bool:
@@ -256,16 +256,6 @@ def whole(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     on every pixel.
     """
     return np.clip(np.floor(scores.astype(np.float64) * SCORE_UNIT), 0, 65535).astype(np.uint16)
-
-
-def _load_now(engine: Engine, key: str) -> Segmenter:
-    if key == "car" and engine.weights[key] == WORLD:
-        from importlib import import_module
-
-        config = import_module("car.config").named_config(WORLD).car
-        options = {k: v for k, v in engine.options.items() if k != "compile"}
-        return engine.methods[key].load(config, **options)
-    return engine.methods[key].load(engine.weights[key], **engine.options)
 
 
 def shown_weights(source: str) -> str:

@@ -21,7 +21,7 @@ from openvocab.app.asked import Asked, read_asked
 from openvocab.app.downloads import write_files
 from openvocab.app.engine import Engine, Found
 from openvocab.app.photo import photo, sentences
-from openvocab.app.reports import compare_html, steps_html, why, why_html
+from openvocab.app.reports import compare_html, examples_html, steps_html, why, why_html
 from openvocab.app.viewer import view_of, viewer_file
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
@@ -35,6 +35,10 @@ _DISTRACTORS = [
     ("the 91 stuff names of COCO", "coco-stuff"),
     ("all 171 names of COCO", "coco-all"),
 ]
+_PICK_EXAMPLE = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("button")
+  if (button) trigger("click", { number: Number(button.dataset.number) })
+})"""
 _WITH_THRESHOLDS = "session => [session, JSON.stringify(window.openvocabThresholds ?? {})]"
 
 
@@ -72,14 +76,13 @@ class Page:
             examples: picture files and names for them.
         """
         self.engine, self.folder = engine, folder
-        # Laid out below the examples, which write into it.
         self.names = gr.Textbox(
             label="Names",
             info="With commas or new lines between them; dog | puppy are synonyms.",
             lines=3,
             elem_id="names",
             placeholder="dog, grass, sky",
-            render=False,
+            render=False,  # comes below the examples, which write into it
         )
         folder.mkdir(parents=True, exist_ok=True)
         self.titles = {key: method.title for key, method in engine.methods.items()}
@@ -115,13 +118,7 @@ class Page:
             alt_text="The picture to segment",
         )
         if examples:
-            gr.Examples(
-                [list(example) for example in examples],
-                [self.photo, self.names],
-                label="Scenes of the embedded world",
-                visible_columns=[0],
-                api_visibility="private",
-            )
+            self._examples(examples)
         self.names.render()
         self.methods = gr.CheckboxGroup(
             [(title, key) for key, title in self.titles.items()],
@@ -133,6 +130,22 @@ class Page:
         with gr.Accordion("More names", open=False):
             self._more_names()
         self.asked = [self.photo, self.names, self.preset, self.distractors]
+
+    def _examples(self, examples: Sequence[tuple[str, str]]) -> None:
+        """Lay out the example pictures as buttons, each of which fills in picture and names."""
+        shown = gr.HTML(
+            examples_html(examples),
+            js_on_load=_PICK_EXAMPLE,
+            apply_default_css=False,
+            elem_id="examples",
+        )
+
+        def take(event: gr.EventData) -> tuple[str, str]:
+            return examples[int(event.number)]
+
+        # Modules with postponed annotations hide the type that gradio looks for.
+        take.__annotations__["event"] = gr.EventData
+        shown.click(take, None, [self.photo, self.names], api_visibility="private", queue=False)
 
     def _more_names(self) -> None:
         """Lay out suggestions, the vocabularies of data sets, and distractors."""

@@ -29,7 +29,7 @@ from openvocab.app.viewer import data_url
 from openvocab.clip.tokenizer import tokenize
 from openvocab.drawing.overlay import draw_overlay
 from openvocab.formats.run_length import Mask
-from openvocab.image import ImageArray
+from openvocab.image import ImageArray, read_image
 from openvocab.methods import Explained, Method
 from openvocab.vocabulary import WORLD
 from openvocab.world.names import world_names
@@ -46,6 +46,12 @@ _KINDS = {
     "person": "man, woman, child, boy, girl",
     "plant": "tree, flower, bush, grass, potted plant",
 }
+
+
+def examples_html(examples: Sequence[tuple[str, str]]) -> str:
+    """Show example pictures, given as files with their names, as buttons."""
+    shown = [(read_image(path), names) for path, names in examples]
+    return _render("examples.html", examples=shown)
 
 
 def steps_html(shown: Sequence[tuple[Method, Sequence[Explained]]]) -> str:
@@ -69,8 +75,7 @@ def compare_html(image: ImageArray, found: Sequence[Found], titles: Sequence[str
         first.labels, first.vocabulary.names, second.labels, second.vocabulary.names
     )
     pictures = [
-        Explained(title, draw_overlay(image, one.result.labels, one.result.vocabulary.names))
-        for title, one in zip(titles, found, strict=True)
+        Explained(title, _overlay(image, one)) for title, one in zip(titles, found, strict=True)
     ]
     pictures.append(
         Explained("Where they differ", _lit(image, difference.mask), "Bright: different names.")
@@ -153,6 +158,10 @@ def _groups(steps: Sequence[Explained]) -> list[_Group]:
     return groups
 
 
+def _overlay(image: ImageArray, found: Found) -> ImageArray:
+    return draw_overlay(image, found.result.labels, found.result.vocabulary.names, legend=False)
+
+
 def _lit(image: ImageArray, mask: Mask) -> ImageArray:
     """Darken a picture outside a mask."""
     return np.where(mask[..., None], image, image // 5)
@@ -163,7 +172,7 @@ def _margin(image: ImageArray, margin: Scores) -> ImageArray:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     close = np.clip(1 - margin / max(float(np.median(margin)), 1e-6), 0, 1)[..., None]
     painted = grey * (1 - close) + np.array([245, 130, 30], np.float32) * close
-    return np.rint(painted).astype(np.uint8)
+    return np.asarray(np.rint(painted), dtype=np.uint8)
 
 
 @cache
@@ -181,9 +190,8 @@ def _rare_words(names: Sequence[str]) -> list[str]:
     words = unknown_words(names, ())
     if not words:
         return []
-    pieces = (tokenize(words, truncate=True) != 0).sum(
-        dim=1
-    ) - 2  # without the marks of start and end
+    marks = 2  # of the start and the end of a text
+    pieces = (tokenize(words, truncate=True) != 0).sum(dim=1) - marks
     return [word for word, count in zip(words, pieces.tolist(), strict=True) if count >= _PIECES]
 
 
