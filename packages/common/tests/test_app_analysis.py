@@ -10,8 +10,8 @@ from openvocab.app.analysis import (
     evidence_of,
     margin_of,
     near_duplicates,
+    rare_words,
     umbrella_terms,
-    unknown_words,
 )
 from openvocab.app.asked import read_asked
 from openvocab.errors import InputError
@@ -76,8 +76,16 @@ def test_umbrella_terms_by_wording_and_by_kind() -> None:
     assert found == [("Bear", "polar bear"), ("wall", "wall-brick"), ("animal", "dog")]
 
 
-def test_unknown_words_are_listed_once() -> None:
-    assert unknown_words(["red dog", "xylo dog", "Xylo-phone"], {"red", "dog"}) == ["xylo", "phone"]
+def test_rare_words_are_listed_once() -> None:
+    asked = []
+
+    def pieces(words):
+        asked.extend(words)
+        return [len(word) for word in words]
+
+    assert rare_words(["red dog", "xylo dog", "Xylo-phone"], pieces) == ["xylo", "phone"]
+    assert asked == ["red", "dog", "xylo", "phone"]
+    assert rare_words(["123", "-"], pieces) == []
 
 
 @pytest.mark.parametrize("text", ["dog, cat", "dog\ncat", " dog ,\r\n, cat,", "dog,cat,DOG"])

@@ -6,7 +6,7 @@ Everything here is arithmetic on label maps, scores and text embeddings; it need
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from openvocab.formats.run_length import Labels, Mask
 from openvocab.vocabulary import NOTHING
 
 NEAR = 0.9  # cosine of two text embeddings from which on names compete for the same pixels
+RARE = 4  # a word that CLIP reads in so many pieces was rare in its training
 Scores = npt.NDArray[np.float32]
 
 
@@ -168,7 +169,16 @@ def umbrella_terms(
     return found
 
 
-def unknown_words(names: Sequence[str], known: Collection[str]) -> list[str]:
-    """List the words of names that are not among the words that weights were trained with."""
-    words = (word for name in names for word in re.findall(r"[^\W\d_]+", name.lower()))
-    return list(dict.fromkeys(word for word in words if word not in known))
+def rare_words(
+    names: Sequence[str], pieces: Callable[[Sequence[str]], Sequence[int]], *, least: int = RARE
+) -> list[str]:
+    """List the words of names that a tokenizer knows only in pieces, as it does rare words.
+
+    Args:
+        names: what is asked for.
+        pieces: tells for each of several words in how many pieces the tokenizer cuts it.
+        least: the number of pieces from which on a word is listed.
+    """
+    words = list(dict.fromkeys(w for n in names for w in re.findall(r"[^\W\d_]+", n.lower())))
+    counts = pieces(words) if words else []
+    return [word for word, count in zip(words, counts, strict=True) if count >= least]

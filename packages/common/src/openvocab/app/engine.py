@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,6 +133,7 @@ class Engine:
         self.options = {"device": "cpu"} | dict(options or {})
         self.limits = limits or Limits()
         self._slots = {key: _Slot() for key in self.methods}
+        self._closed = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
     def warm(self) -> threading.Thread:
@@ -206,11 +207,16 @@ class Engine:
 
         return self._in_turn(encode)
 
-    def close(self) -> None:
-        """Let the picture in work end, and take no more."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+    def close(self, seconds: float) -> None:
+        """Take no more, and let what was taken end for some seconds."""
+        self._closed = True
+        last = self._worker.submit(lambda: None)
+        self._worker.shutdown(wait=False)
+        wait([last], timeout=seconds)
 
     def _in_turn(self, work: Callable[[], _Result]) -> _Result:
+        if self._closed:
+            raise InputError("the page is being stopped; try again later")
         future: Future[_Result] = self._worker.submit(work)
         try:
             return future.result(timeout=self.limits.seconds)

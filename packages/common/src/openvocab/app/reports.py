@@ -20,8 +20,8 @@ from openvocab.app.analysis import (
     Scores,
     difference_of,
     near_duplicates,
+    rare_words,
     umbrella_terms,
-    unknown_words,
 )
 from openvocab.app.asked import Asked
 from openvocab.app.engine import Engine, Found
@@ -31,11 +31,9 @@ from openvocab.drawing.overlay import draw_overlay
 from openvocab.formats.run_length import Mask
 from openvocab.image import ImageArray, read_image
 from openvocab.methods import Explained, Method
-from openvocab.vocabulary import WORLD
 from openvocab.world.names import world_names
 
 _MOST = 20  # rows of a table of pairs
-_PIECES = 4  # a word that CLIP reads in so many pieces was rare in its training
 # What the things of COCO are kinds of, as its own supercategories have it.
 _KINDS = {
     "animal": "bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe",
@@ -105,8 +103,7 @@ class Why:
         rows: where each scored best, those that won least first.
         near: (name, name, cosine of their embeddings) of near-duplicates.
         umbrellas: (wider, narrower name).
-        unknown: words that the weights do not know, or hardly.
-        unknown_reason: how that was found.
+        rare: words that CLIP reads in many pieces.
     """
 
     title: str
@@ -114,25 +111,20 @@ class Why:
     rows: tuple[NameEvidence, ...] = ()
     near: list[tuple[str, str, float]] = field(default_factory=list)
     umbrellas: list[tuple[str, str]] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    unknown_reason: str = ""
+    rare: list[str] = field(default_factory=list)
 
 
 def why(engine: Engine, found: Found, asked: Asked) -> Why:
     """Collect what explains that a name won little."""
     names = found.result.vocabulary.names
     embeddings = engine.embeddings(found.method, asked)
-    of_world = engine.weights[found.method] == WORLD
     return Why(
         title=engine.methods[found.method].title,
         names=names,
         rows=tuple(sorted(found.evidence, key=lambda row: row.share)),
         near=[] if embeddings is None else near_duplicates(names, embeddings),
         umbrellas=umbrella_terms(names, _kinds()),
-        unknown=unknown_words(names, _words_of_world()) if of_world else _rare_words(names),
-        unknown_reason="The embedded world's CLIP never saw these words"
-        if of_world
-        else f"CLIP reads these words in {_PIECES} or more pieces, so that they were rare",
+        rare=rare_words(names, _pieces),
     )
 
 
@@ -181,18 +173,10 @@ def _kinds() -> dict[str, str]:
     return kinds | {name.name: name.category for name in world_names()}
 
 
-@cache
-def _words_of_world() -> frozenset[str]:
-    return frozenset(word for name in world_names() for word in name.name.split())
-
-
-def _rare_words(names: Sequence[str]) -> list[str]:
-    words = unknown_words(names, ())
-    if not words:
-        return []
+def _pieces(words: Sequence[str]) -> list[int]:
     marks = 2  # of the start and the end of a text
-    pieces = (tokenize(words, truncate=True) != 0).sum(dim=1) - marks
-    return [word for word, count in zip(words, pieces.tolist(), strict=True) if count >= _PIECES]
+    counts: list[int] = ((tokenize(words, truncate=True) != 0).sum(dim=1) - marks).tolist()
+    return counts
 
 
 def _percent(share: float) -> str:

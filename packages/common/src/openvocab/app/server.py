@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import signal
 import socket
 import tempfile
 from importlib import resources
@@ -18,7 +21,7 @@ from openvocab.world.names import world_names
 from openvocab.world.scenes import scene, visible_labels
 
 _EXTRA = 'the page needs {}, which is not installed; install it with pip install ".[app]"'
-_LAST_SECONDS = 20  # for what is in work when the server is told to stop
+_LAST_SECONDS = 8  # for what is in work when the server is told to stop
 _AT_ONCE = 8  # requests that are read and answered at once; the device takes them one by one
 _EXAMPLES = (0, 1, 2, 3, 4, 5)  # scenes of the world's validation set
 _SESSIONS = 40  # visitors whose last result is kept; the oldest are forgotten
@@ -41,27 +44,43 @@ def serve(engine: Engine, *, host: str, port: int, root_path: str = "", mcp: boo
     """
     with tempfile.TemporaryDirectory(prefix="openvocab-") as folder, listen(host, port) as door:
         application = build_application(engine, Path(folder), root_path=root_path, mcp=mcp)
-        import uvicorn  # comes with gradio
-
-        config = uvicorn.Config(
-            application,
-            log_level="warning",
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=_LAST_SECONDS,
-            server_header=False,
-        )
         engine.warm()
         shown = f"[{host}]" if ":" in host else host
-        print(
-            f"The page is at http://{shown}:{door.getsockname()[1]} (Ctrl-C stops it).", flush=True
-        )
-        try:
-            uvicorn.Server(config).run(sockets=[door])
-        except KeyboardInterrupt:
-            pass  # uvicorn has stopped in order, and passes the signal on
-        finally:
-            engine.close()
+        address = f"http://{shown}:{door.getsockname()[1]}"
+        print(f"The page is at {address} (Ctrl-C stops it).", flush=True)
+        _run(application, door, engine)
     return 0
+
+
+def _run(application: Any, door: socket.socket, engine: Engine) -> None:
+    """Serve until a signal comes; then end what is in work, and close what pages hold open."""
+    import uvicorn  # comes with gradio
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await asyncio.to_thread(engine.close, _LAST_SECONDS)
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=1,  # for answers on their way; open pages never end by themselves
+        server_header=False,
+    )
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    # uvicorn raises the signal that stopped it again when all is done.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        Server(config).run(sockets=[door])
+    except KeyboardInterrupt:
+        pass
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out that connections of open pages were closed at the end."""
+    closed = record.exc_info and record.exc_info[0] is asyncio.CancelledError
+    return not closed and "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
 def listen(host: str, port: int) -> socket.socket:
