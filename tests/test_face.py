@@ -9,10 +9,12 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import openvocab
 from openvocab.cli import commands_of
 from openvocab.errors import InputError
+from openvocab.world import scene
 
 PACKAGES = ("openvocab", "san", "ovseg", "car")
 LOADERS = {"san": "load_san", "ovseg": "load_ovseg", "car": "load_car"}
@@ -88,7 +90,7 @@ def test_all_packages_have_one_version(package: str) -> None:
     assert import_module(package).__version__ == openvocab.__version__
 
 
-COMMANDS = {package: commands_of(package) for package in ("openvocab", "san", "ovseg")}
+COMMANDS = {package: commands_of(package) for package in ("openvocab", "san", "ovseg", "car")}
 # For developers and, the page, for whoever leaves it open: they may import torch to say hello.
 PATIENT = {f"{package}.app" for package in COMMANDS} | {
     "openvocab.world.pretrain",
@@ -134,7 +136,7 @@ def test_a_package_lists_its_commands(package: str) -> None:
 
 
 def test_every_command_tells_the_version() -> None:
-    for module in ("san", "ovseg.predict"):
+    for module in ("san", "ovseg.predict", "car.demo"):
         done = subprocess.run(
             [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
         )
@@ -146,3 +148,22 @@ def test_a_command_behind_a_package_is_one_sentence() -> None:
         [sys.executable, "-m", "san", "predict"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and "python -m san.predict" in done.stderr
+
+
+@pytest.mark.parametrize("method", LOADERS)
+def test_every_command_shows_its_steps(method: str, tmp_path) -> None:
+    Image.fromarray(scene(3, "val").image).save(tmp_path / "photo.png")
+    words = ["--weights", "world", "--input", str(tmp_path / "photo.png"), "--device", "cpu"]
+    words += ["--class-names", "road", "snow", "pig", "elephant"]
+    own, common = import_module(f"{method}.predict").main, import_module("openvocab.predict").main
+    assert own([*words, "--output", str(tmp_path / "plain")]) == 0
+    assert not list((tmp_path / "plain").glob("*_steps.png"))
+    assert own([*words, "--output", str(tmp_path / "own"), "--show-steps"]) == 0
+    assert (
+        common(["--method", method, *words, "--output", str(tmp_path / "o"), "--show-steps"]) == 0
+    )
+    for folder in ("own", "o"):
+        steps = Image.open(tmp_path / folder / "photo_steps.png")
+        assert steps.width == 1600 and steps.height > 1000
+    labels = [np.asarray(Image.open(tmp_path / f / "photo_labels.png")) for f in ("plain", "own")]
+    np.testing.assert_array_equal(*labels)

@@ -72,7 +72,7 @@ class DenseCRF:
             (config.bilateral_weight, *bilateral),
         ]
 
-    def marginals(self, probability: Tensor, iterations: int | None = None) -> Tensor:
+    def marginals(self, probability: Tensor) -> Tensor:
         """Infer how probable each label is at each pixel.
 
         Several independent CRFs over the same image are inferred together.
@@ -80,7 +80,6 @@ class DenseCRF:
         Args:
             probability: (..., L, H, W) of L labels before looking at the image, in 0..1; they need
                 not sum to 1.
-            iterations: None for the configured number.
 
         Returns:
             (..., L, H, W), float32, sums to 1 over L.
@@ -92,7 +91,7 @@ class DenseCRF:
         del probability, rows  # a caller that does not need it either has its memory back now
         evidence = evidence.clamp_(self.config.smallest_probability, 1).log_()
         q = evidence.softmax(dim=-1)
-        for _ in range(self.config.iterations if iterations is None else iterations):
+        for _ in range(self.config.iterations):
             self._exchange_messages(q.flatten(1))
             pairs = zip(torch.split(q, _PIXELS), torch.split(evidence, _PIXELS), strict=True)
             for logits, known in pairs:

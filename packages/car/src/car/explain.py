@@ -101,6 +101,10 @@ def _scores(recurrence: Recurrence, step: Step, group: str) -> Explained:
         text += " None is above it; then the best name alone is kept."
     if len(step.names) > len(shown):
         text += f" {len(step.names) - len(shown)} more names are not drawn."
+    if len(step.names) > _MOST_KEPT + _MOST_DROPPED:
+        text += (
+            f" Pictures follow for the best {_MOST_KEPT} kept and {_MOST_DROPPED} dropped names."
+        )
     return Explained("Scores", bars(lines, threshold=threshold, width=420), text, group)
 
 
@@ -120,6 +124,8 @@ def _explain_name(recurrence: Recurrence, step: Step, place: int, group: str) ->
     text = (
         f"Score {number(step.scores[place])}, acceptance threshold {number(threshold)}: {verdict}."
     )
+    if step.maps.foreground_only[place] and recurrence.config.bg_cls:
+        text += " Next to the background names it was seen nowhere, so they were left out."
     return Explained(_title(recurrence, step, place), picture, text, group)
 
 

@@ -310,8 +310,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             used.
     """
     args = build_parser().parse_args(argv)
-    args.templates = find_method(args.method).templates
-    return run_prediction(args, load_from_arguments)
+    method = find_method(args.method)
+    args.templates = method.templates
+    return run_prediction(args, load_from_arguments, method.explain)
 
 
 if __name__ == "__main__":
