@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from car.config import PROMPT_TYPES
 from car.ellipse import draw_ellipse
 from car.mask_classifier import MaskClassifier, preprocess
-from car.visual_prompts import PROMPT_TYPES, VisualPrompter
+from car.visual_prompts import VisualPrompter
 from openvocab.errors import InputError
 
 

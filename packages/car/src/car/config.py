@@ -5,20 +5,22 @@ Source: SPEC car 1 and `configs.json` of the original release.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 
-from car.visual_prompts import checked_types
 from openvocab.clip.template_sets import load_templates, resolve_templates
 from openvocab.config import load_config, near_matches
 from openvocab.errors import InputError
 
 Mode = Literal["semantic", "refer"]
+PromptType: TypeAlias = Literal["blur", "gray", "black", "circle", "rectangle", "contour"]
+# They are applied in this order, whatever the order of the request.
+PROMPT_TYPES: tuple[PromptType, ...] = get_args(PromptType)
 
 # Words that stand for what a user does not ask for; all published configurations have these.
 BACKGROUND = (
@@ -42,7 +44,7 @@ class CaRConfig:
         mask_threshold: pixels above it are inside when CLIP is prompted.
         bg_factor: exponent of the background's probability in the CRF.
         stuff_bg_factor: the same in the pass for stuff.
-        visual_prompt_type: see `visual_prompts.PROMPT_TYPES`.
+        visual_prompt_type: see `PROMPT_TYPES`.
         stuff_visual_prompt_type: of the pass for stuff; empty: one pass for all names.
         semantic_templates: templates of the classifier, or the name of a set of them; None:
             `cam_text_template` alone, and one softmax instead of two.
@@ -198,3 +200,18 @@ def clips_of(weights: str) -> dict[str, Any]:
         return {"clip": named.clip, "classifier_clip": named.classifier_clip}
     proposer, _, classifier = (part.strip() for part in weights.partition(","))
     return {"clip": proposer, "classifier_clip": classifier or proposer}
+
+
+def checked_types(types: Sequence[str]) -> tuple[PromptType, ...]:
+    """Return prompt types in the order in which they are applied.
+
+    Raises:
+        InputError: an unknown type, or none.
+    """
+    unknown = [name for name in types if name not in PROMPT_TYPES]
+    if unknown or not types:
+        raise InputError(
+            f"visual prompts are {', '.join(types) or 'none'}; use one or more of "
+            f"{', '.join(PROMPT_TYPES)}"
+        )
+    return tuple(name for name in PROMPT_TYPES if name in types)

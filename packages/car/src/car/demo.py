@@ -1,4 +1,4 @@
-"""`python -m car.demo`: what the original calls `python -m car.predict`."""
+"""`python -m car.demo`: the original's name for car.predict."""
 
 from __future__ import annotations
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from car._convert import OriginalConfig, read_original
 from car.config import CaRConfig, NamedConfig, available_configs, clips_of, named_config
-from car.segmenter import CaRSegmenter, load_car
 from openvocab.computation import computation_options
 from openvocab.config import add_config_flags, config_to_dict, flags_of, load_config
 from openvocab.errors import InputError
+
+if TYPE_CHECKING:
+    from car.segmenter import CaRSegmenter
 
 _LISTS = ("visual_prompt_type", "stuff_visual_prompt_type", "bg_cls")
 
@@ -88,6 +90,8 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 def load_segmenter(args: argparse.Namespace, config: CaRConfig) -> CaRSegmenter:
     """Load the CLIPs; the arguments say where and how to compute."""
+    from car.segmenter import load_car  # imports torch, which --help can do without
+
     return load_car(config=config, **computation_options(args))
 
 

@@ -13,15 +13,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from car.method import METHOD
 from car.options import Settings, add_model_arguments, load_segmenter, read_settings
-from car.sam import load_sam
-from car.segmenter import CaRSegmenter
 from openvocab.cli import run
 from openvocab.computation import choose_device
 from openvocab.errors import InputError
 from openvocab.predict import add_predict_arguments, run_prediction
+
+if TYPE_CHECKING:
+    from car.segmenter import CaRSegmenter
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("the file asks for SAM's masks; give --sam FILE to have them", file=sys.stderr)
 
     def load(args: argparse.Namespace) -> CaRSegmenter:
-        sam = None if args.sam is None else load_sam(args.sam, choose_device(args.device))
+        sam = None
+        if args.sam is not None:
+            from car.sam import load_sam  # imports torch, which --help can do without
+
+            sam = load_sam(args.sam, choose_device(args.device))
         segmenter = load_segmenter(args, settings.car)
         segmenter.mask_generator = sam
         return segmenter

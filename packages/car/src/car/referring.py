@@ -9,12 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from car.segmenter import CaRSegmenter
 from openvocab.datasets.referring import (
     REFERRING,
     ReferringSample,
@@ -28,6 +27,9 @@ from openvocab.files import write_text
 from openvocab.image import read_image
 from openvocab.metrics.scores import count_pairs
 from openvocab.vocabulary import Background, Vocabulary
+
+if TYPE_CHECKING:
+    from car.segmenter import CaRSegmenter
 
 RESULT_FILE = "referring.json"
 # Labels of the two-class maps that are logged.

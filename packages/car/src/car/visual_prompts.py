@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
+from car.config import checked_types
 from car.ellipse import draw_ellipse
-from openvocab.errors import InputError
 from openvocab.image import ImageArray
-
-PromptType: TypeAlias = Literal["blur", "gray", "black", "circle", "rectangle", "contour"]
-# They are applied in this order, whatever the order of the request.
-PROMPT_TYPES: tuple[PromptType, ...] = get_args(PromptType)
 
 RED = (255, 0, 0)
 BLUR_KERNEL = (15, 15)
@@ -35,7 +31,7 @@ class VisualPrompter:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        types: which prompts; each works on the result of those before it in `PROMPT_TYPES`.
+        types: which prompts; each works on the result of those before it in `config.PROMPT_TYPES`.
 
     Raises:
         InputError: an unknown type, or none.
@@ -119,18 +115,3 @@ class PromptedImages:
 
     def __iter__(self) -> Iterator[ImageArray]:
         return (self[place] for place in range(len(self)))
-
-
-def checked_types(types: Sequence[str]) -> tuple[PromptType, ...]:
-    """Return prompt types in the order in which they are applied.
-
-    Raises:
-        InputError: an unknown type, or none.
-    """
-    unknown = [name for name in types if name not in PROMPT_TYPES]
-    if unknown or not types:
-        raise InputError(
-            f"visual prompts are {', '.join(types) or 'none'}; use one or more of "
-            f"{', '.join(PROMPT_TYPES)}"
-        )
-    return tuple(name for name in PROMPT_TYPES if name in types)
