@@ -16,7 +16,6 @@ from openvocab.image import (
     output_size_shortest_edge,
     read_image,
     read_label_map,
-    resize_short_side,
     resize_shortest_edge,
 )
 
@@ -67,20 +66,6 @@ def test_sizes_keep_their_promises(height: int, width: int, short: int, longest:
     assert min(new) >= 1 and max(new) <= max(longest, 1)
     assert min(new) <= short
     assert output_size_shortest_edge(width, height, short, longest) == new[::-1]
-
-
-def test_predict_rule_truncates_and_is_bicubic() -> None:
-    image = noise(50, 33)
-    resized = resize_short_side(image, 64)
-    assert resized.shape == (96, 64, 3)  # 96.97
-    expected = Image.fromarray(image).resize((64, 96))  # Pillow's default filter
-    np.testing.assert_array_equal(resized, np.asarray(expected))
-    assert resize_short_side(image.transpose(1, 0, 2), 64).shape == (64, 96, 3)
-
-
-def test_predict_rule_refuses_a_thread() -> None:
-    with pytest.raises(InputError, match="1x5000 would become 640x3200000"):
-        resize_short_side(noise(5000, 1), 640)
 
 
 # --- reading

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from openvocab.errors import InputError
+from openvocab.semantic import semantic_scores
+from openvocab.vocabulary import Vocabulary
 from ovseg._convert import config_from_detectron2
 from ovseg.ensemble import Branches, best_proposals, demo_names, ensemble
-from ovseg.model import paint, semantic_scores, vote
-from ovseg.segmenter import OVSegSegmenter
+from ovseg.model import vote
+from ovseg.segmenter import ImageBranches, OVSegSegmenter
 
 
 @pytest.fixture
@@ -29,6 +31,15 @@ def branches_of(parts, prob, inference):
     model, _, image, case, classifier = parts
     model.clip_adapter.region = inference.region
     return model.branches(image, case.tensor("pred_logits")[0], prob, classifier)
+
+
+def scores_of(parts, branches, prob, inference):
+    """The scores of six names at 30 x 40 pixels, as `OVSegSegmenter` returns them."""
+    box = tuple(prob.shape[1:])
+    found = ImageBranches(branches, torch.zeros(len(prob)), prob.logit(), box, box)
+    segmenter = OVSegSegmenter(parts[0], inference)
+    painting = segmenter.paint(found, Vocabulary(tuple("abcdef")))
+    return semantic_scores(painting.weights, painting.mask_logits, painting.geometry((30, 40)))
 
 
 def empty_some(case, rows):
@@ -52,16 +63,14 @@ def test_no_valid_proposal_leaves_maskformer_to_the_power(parts):
 def test_no_valid_proposal_and_clip_alone_gives_zeros(parts, mode):
     inference = replace(parts[1], ensemble_weight=0.0, mode=mode)
     prob = torch.full_like(parts[3].tensor("mask_prob"), 0.01)
-    votes = vote(branches_of(parts, prob, inference), inference, ["a"] * 6)
-    scores = semantic_scores(*paint(votes, prob, inference), (30, 40))
+    scores = scores_of(parts, branches_of(parts, prob, inference), prob, inference)
     assert scores.shape == (6, 30, 40) and not scores.any()
 
 
 def test_demo_with_weight_and_no_valid_proposal_gives_zeros(parts):
     inference = replace(parts[1], ensemble_weight=0.7, mode="demo")
     prob = torch.full_like(parts[3].tensor("mask_prob"), 0.01)
-    votes = vote(branches_of(parts, prob, inference), inference, ["a"] * 6)
-    assert not semantic_scores(*paint(votes, prob, inference), (30, 40)).any()
+    assert not scores_of(parts, branches_of(parts, prob, inference), prob, inference).any()
 
 
 def test_one_valid_proposal_equals_its_row_among_many(parts):
@@ -83,7 +92,7 @@ def test_demo_selects_among_valid_proposals_only(parts, weight):
     votes = vote(branches, inference, ["a"] * 6)
     assert branches.valid[votes.rows].all()
     assert not set(votes.rows.tolist()) & {0, 4, 7}
-    assert semantic_scores(*paint(votes, prob, inference), (30, 40)).any()
+    assert scores_of(parts, branches, prob, inference).any()
 
 
 def test_demo_without_clip_chooses_among_all_proposals(parts):

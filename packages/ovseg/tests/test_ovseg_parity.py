@@ -13,10 +13,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from openvocab.semantic import semantic_scores
+from openvocab.vocabulary import Vocabulary
 from ovseg.ensemble import demo_names
 from ovseg.mask_clip import LOGIT_SCALE, patch_masks
-from ovseg.model import mask_probability, paint, semantic_scores, vote
+from ovseg.model import mask_probability, vote
 from ovseg.regions import binarise, tight_boxes
+from ovseg.segmenter import ImageBranches, OVSegSegmenter, Painting
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -42,14 +45,27 @@ def labels_of(scores):
     return labels
 
 
-def end_to_end(golden, inference, image, names, size):
-    model = with_region(golden.model(), inference.region)
-    classifier = model.clip_adapter.classifier(names, inference.template_set or "vild")
-    out = model([image], classifier)
-    padded = [4 * s for s in out.mask_logits.shape[-2:]]
-    prob = mask_probability(out.mask_logits[-1, 0], padded, image.shape[1:])
-    branches = model.branches(image, out.class_logits[-1, 0], prob, classifier)
-    return semantic_scores(*paint(vote(branches, inference, names), prob, inference), size)
+def vocabulary_of(names):
+    return Vocabulary(tuple(names))
+
+
+def painted(segmenter, branches, prob, names):
+    """Let the segmenter paint what both branches say, from recorded mask probabilities."""
+    box = tuple(prob.shape[1:])
+    logits = prob.logit().clamp(-200, 200)  # whose sigmoid gives the probabilities back
+    found = ImageBranches(branches, torch.zeros(len(prob)), logits, box, box)
+    return segmenter.paint(found, vocabulary_of(names))
+
+
+def scores_of(painting: Painting, size):
+    """The scores of a painting, as `OVSegSegmenter` returns them."""
+    return semantic_scores(painting.weights, painting.mask_logits, painting.geometry(size))
+
+
+def end_to_end(golden, inference, case, names):
+    segmenter = OVSegSegmenter(golden.model(), inference)
+    size = case["image"].shape[:2]
+    return segmenter.scores_at(case["image_resized"], vocabulary_of(names), size)
 
 
 def test_text_classifier(golden):
@@ -94,6 +110,7 @@ def test_image_to_masks(golden):
 def test_masks_to_scores(golden):
     inference = golden.configs()[1]
     model = with_region(golden.model(), inference.region)
+    segmenter = OVSegSegmenter(model, inference)
     classifier = golden.arrays("text.npz").tensor("classifier")
     for case in golden.cases("eval"):
         image, prob = network_image(case), case.tensor("mask_prob")
@@ -106,13 +123,16 @@ def test_masks_to_scores(golden):
         assert_allclose(branches.clip_prob, case["clip_prob"], atol=1e-4)
         votes = vote(branches, inference, golden.class_names())
         assert_allclose(votes.weights, case["ensembled"], atol=1e-4)
-        scores = semantic_scores(*paint(votes, prob, inference), case["image"].shape[:2])
+        painting = painted(segmenter, branches, prob, golden.class_names())
+        assert_allclose(painting.weights, case["ensembled"], atol=1e-4)
+        scores = scores_of(painting, case["image"].shape[:2])
         assert_allclose(scores, case["sem_seg"], atol=1e-4)
 
 
 def test_masks_to_demo(golden):
     inference = golden.demo_config()
     model = with_region(golden.model(), inference.region)
+    segmenter = OVSegSegmenter(model, inference)
     classifier = golden.arrays("text.npz").tensor("classifier")
     names = golden.class_names()
     for case, demo in zip(golden.cases("eval"), golden.cases("demo"), strict=True):
@@ -123,20 +143,22 @@ def test_masks_to_demo(golden):
         best = demo["best_proposal_per_class"]  # counts the valid proposals
         rows = np.flatnonzero(demo["valid"])[np.unique(best)]
         assert_allclose(votes.rows, rows)
-        scores = semantic_scores(*paint(votes, prob, inference), case["image"].shape[:2])
+        painting, size = painted(segmenter, branches, prob, names), case["image"].shape[:2]
+        scores = scores_of(painting, size)
         assert_allclose(scores, demo["sem_seg"], atol=1e-4)
         assert (labels_of(scores) == demo["label_map"]).mean() >= 0.999
+        labels = segmenter.label(painting, size, vocabulary_of(names))
+        assert (np.where(labels < 0, 255, labels) == demo["label_map"]).mean() >= 0.999
 
 
 def test_end_to_end(golden):
     inference, demo_inference = golden.configs()[1], golden.demo_config()
     names = golden.class_names()
     for case, demo in zip(golden.cases("eval"), golden.cases("demo"), strict=True):
-        image, size = network_image(case), case["image"].shape[:2]
-        scores = end_to_end(golden, inference, image, names, size)
+        scores = end_to_end(golden, inference, case, names)
         agreement = (scores.argmax(0).numpy() == case["sem_seg"].argmax(0)).mean()
         assert agreement >= 0.99
-        scores = end_to_end(golden, demo_inference, image, names, size)
+        scores = end_to_end(golden, demo_inference, case, names)
         assert (labels_of(scores) == demo["label_map"]).mean() >= 0.99
 
 
@@ -181,9 +203,8 @@ def from_recorded_masks(golden, inference, case, names):
     embed = case.tensor("pred_embed")[0]
     logits = LOGIT_SCALE * embed / embed.norm(dim=-1, keepdim=True) @ classifier.T
     branches = model.branches(image, logits, prob, classifier)
-    votes = vote(branches, inference, names)
-    size = case["image"].shape[:2]
-    return semantic_scores(*paint(votes, prob, inference), size), branches
+    painting = painted(OVSegSegmenter(model, inference), branches, prob, names)
+    return scores_of(painting, case["image"].shape[:2]), branches
 
 
 @pytest.mark.parametrize("variant", ["demo_0", "demo_1_others", "demo_0_1"])
@@ -203,7 +224,7 @@ def test_two_images_in_one_padded_batch(golden):
         pytest.skip(f"{golden.name} keeps no batch2")
     inference = golden.configs()[1]
     model = with_region(golden.model(), inference.region)
-    names = golden.class_names()
+    names, segmenter = golden.class_names(), OVSegSegmenter(model, inference)
     classifier = model.clip_adapter.classifier(names)
     cases = golden.cases("eval")[:2]
     images = [network_image(case) for case in cases]
@@ -212,8 +233,8 @@ def test_two_images_in_one_padded_batch(golden):
     for index, (case, image) in enumerate(zip(cases, images, strict=True)):
         prob = mask_probability(out.mask_logits[-1, index], padded, image.shape[1:])
         branches = model.branches(image, out.class_logits[-1, index], prob, classifier)
-        votes = vote(branches, inference, names)
-        scores = semantic_scores(*paint(votes, prob, inference), case["image"].shape[:2])
+        painting = painted(segmenter, branches, prob, names)
+        scores = scores_of(painting, case["image"].shape[:2])
         expected = arrays[f"sem_seg__batch2_img{index}"]
         assert (scores.argmax(0).numpy() == expected.argmax(0)).mean() >= 0.99
         assert np.median(np.abs(scores.numpy() - expected)) < 1e-4

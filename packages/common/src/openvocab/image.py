@@ -197,34 +197,6 @@ def resize_shortest_edge(
     return _resize(image, size, resample)
 
 
-def resize_short_side(
-    image: ImageArray, short: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> ImageArray:
-    """Resize as the original SAN's predict.py does: bicubic, longer side cut to an integer.
-
-    Args:
-        image: (H, W, 3) or (H, W) uint8.
-        short: the length that the shorter side gets.
-        max_pixels: the rule knows no longest side, so that thin images can become huge.
-
-    Raises:
-        InputError: the result would have more than `max_pixels` pixels.
-
-    Source: SPEC san 7, "predict.py / app.py input".
-    """
-    height, width = image.shape[:2]
-    if width < height:
-        size = int(height * short / width), short
-    else:
-        size = short, int(width * short / height)
-    if size[0] * size[1] > max_pixels:
-        raise InputError(
-            f"an image of {width}x{height} would become {size[1]}x{size[0]} when its short side is "
-            f"resized to {short}, more than the limit of {max_pixels} pixels; crop it first."
-        )
-    return _resize(image, size, "bicubic")
-
-
 def list_images(
     patterns: Sequence[str | os.PathLike[str]],
     *,

@@ -194,23 +194,3 @@ def vote(branches: Branches, inference: InferenceConfig, names: Sequence[str]) -
     else:
         votes = maskformer_only(branches)
     return best_proposals(votes, names) if inference.mode == "demo" else votes
-
-
-def paint(votes: Votes, mask_prob: Tensor, inference: InferenceConfig) -> tuple[Tensor, Tensor]:
-    """Return the class weights (R, K) and the masks (R, h, w) they are painted with.
-
-    Masks are soft in the evaluation and thresholded in the demo.
-    """
-    masks = mask_prob[votes.rows]
-    if inference.mode == "demo":
-        masks = (masks > inference.region.mask_threshold).to(mask_prob.dtype)
-    return votes.weights, masks
-
-
-def semantic_scores(weights: Tensor, masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Paint and resize: (R, K) weights and (R, h, w) masks to scores (K, H, W).
-
-    No mask at all gives zeros.
-    """
-    scores = torch.einsum("rk,rhw->khw", weights, masks)
-    return F.interpolate(scores[None], size=tuple(size), mode="bilinear")[0]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -91,13 +90,6 @@ class Attention(nn.Module):
             k, v = self.split_heads(k), self.split_heads(v)
         return self.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal))
 
-    def with_weights(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Self-attention that also returns its probabilities (B, heads, T, T)."""
-        q, k, v = self.qkv(x)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        weights = (scores if bias is None else scores + bias).softmax(dim=-1)
-        return self.merge(weights @ v), weights
-
 
 class MLP(nn.Module):
     """The feed-forward half of a block."""
@@ -137,43 +129,14 @@ class Block(nn.Module):
         self.mlp = MLP(width, mlp_width, activation)
         self.ln_2 = nn.LayerNorm(width)
 
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None = ...,
-        *,
-        causal: bool = ...,
-        need_weights: Literal[False] = ...,
-    ) -> Tensor: ...
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None = ...,
-        *,
-        causal: bool = ...,
-        need_weights: Literal[True],
-    ) -> tuple[Tensor, Tensor]: ...
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """Update (B, T, D) tokens.
 
         Args:
             x: tokens.
             bias: added to the attention scores, broadcastable to (B, heads, T, T).
             causal: each token sees itself and the tokens before it.
-            need_weights: also return the attention probabilities (B, heads, T, T).
         """
-        if need_weights:
-            update, weights = self.attn.with_weights(self.ln_1(x), bias)
-            return self.feed_forward(x + update), weights
         return self.feed_forward(x + self.attn(self.ln_1(x), bias=bias, causal=causal))
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -34,11 +34,6 @@ _LISTED = 10  # names in a message
 _TEXT_ALONE = ("{}",)
 
 
-def templates_sha256(templates: Templates) -> str:
-    """Return a fingerprint of a template set's strings, in hexadecimal."""
-    return hashlib.sha256(json.dumps(resolve_templates(templates)).encode()).hexdigest()
-
-
 def check_lengths(names: Sequence[str], templates: Templates, context: int = 77) -> None:
     """Check that CLIP reads every name in every template to its end.
 
