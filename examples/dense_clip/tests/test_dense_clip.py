@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.structure.metering import metered
 from numpy.typing import NDArray
 
 from dense_clip import method
 from dense_clip.attention import correlative_attention, dense_features, gaussian, value_path
 from dense_clip.segmenter import TITLES, DenseCLIPSegmenter, DenseConfig
-from openvocab import semantic
+from openvocab import methods, predict, semantic
 from openvocab.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
 from openvocab.evaluation.protocol import protocol_card
 from openvocab.evaluation.run import evaluate_set
+from openvocab.image import read_image
 from openvocab.vocabulary import Background, Vocabulary
 from openvocab.world.dataset import open_world
 
@@ -419,14 +424,57 @@ def test_listing_the_methods_imports_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_pictures_show_where_the_image_is_similar_to_each_name() -> None:
+def test_pictures_show_the_similarity_with_each_name() -> None:
     model = method.MASKCLIP.load("world", device="cpu")
     data = open_world("val", 1)
-    image = np.full((64, 96, 3), 255, np.uint8)
+    image = read_image(data.samples[0].image)
     assert method.MASKCLIP.explain is not None
-    shown = method.MASKCLIP.explain(model, image, data.vocabulary)
-    maps = model.similarities(image, data.vocabulary).numpy()
-    best = int(maps.max(axis=(1, 2)).argmax())
-    assert shown[0].title == data.vocabulary.names[best]
-    assert all(one.picture.shape == image.shape for one in shown)
-    assert len(shown) == 12 and shown[0].picture.max() > shown[-1].picture.max()
+    first, *maps, last = method.MASKCLIP.explain(model, image, data.vocabulary)
+    peaks = model.similarities(image, data.vocabulary).numpy().max(axis=(1, 2))
+    best = [data.vocabulary.names[index] for index in np.argsort(-peaks)[:12]]
+    assert [one.title for one in maps] == best
+    assert (first.group, last.group) == ("Input", "Result")
+    assert all(one.picture.shape == first.picture.shape for one in maps)
+    # One scale for all: the name with the highest peak has the brightest place.
+    assert maps[0].picture.max() >= max(one.picture.max() for one in maps)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the methods be found as if the plugin were installed."""
+    points = tomllib.loads((EXAMPLE / "pyproject.toml").read_text("utf-8"))["project"][
+        "entry-points"
+    ]["openvocab.methods"]
+    found = [EntryPoint(key, target, methods.GROUP) for key, target in points.items()]
+    monkeypatch.setattr(methods, "entry_points", lambda group: found)
+    methods._found.cache_clear()
+    yield
+    methods._found.cache_clear()
+
+
+def test_the_command_finds_the_methods_and_shows_their_steps(
+    installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(methods.available_methods()) == ["maskclip", "sclip", "naclip"]
+    image = open_world("val", 1).samples[0].image
+    command = ["--method", "naclip", "--weights", "world", "--device", "cpu", "--show-steps"]
+    command += ["--input", str(image), "--class-names", "dog,grass", "--output", str(tmp_path)]
+    assert predict.main(command) == 0
+    assert (tmp_path / f"{image.stem}_labels.png").is_file()
+    assert (tmp_path / f"{image.stem}_steps.png").is_file()
+    card = json.loads((tmp_path / f"{image.stem}.json").read_text("utf-8"))["method"]
+    assert card["method"] == "NACLIP"
+
+
+@VARIANTS
+def test_stages_and_parts_cover_the_method(variant: str) -> None:
+    one = getattr(method, variant.upper())
+    segmenter = make(variant)
+    anatomy = one.anatomy(segmenter)
+    assert sum(part.count for part in anatomy.parts) == sum(
+        parameter.numel() for parameter in segmenter.clip.parameters()
+    )
+    with metered(anatomy.stages, flops=True) as spent:
+        segmenter.segment(picture(16, 24), ["cat", "sofa"])
+    assert [spent.spent[key].calls for key in ("text", "clip", "compare", "labels")] == [1] * 4
+    assert spent.spent["clip"].flops > 0 and spent.spent["compare"].flops > 0

@@ -15,6 +15,7 @@ from openvocab.methods import Explained, Method
 if TYPE_CHECKING:
     from dense_clip.attention import Variant
     from openvocab.image import ImageArray
+    from openvocab.stages import Anatomy, Architecture
     from openvocab.vocabulary import Vocabulary
 
 _CLIP = "ViT-B-16:openai"
@@ -32,6 +33,11 @@ def _make(variant: str, summary: str, **rest: Any) -> Method:
             raise InputError(f"{variant} got a configuration of {config.variant}; load that method")
         return load_dense_clip(weights, config=config, **options)
 
+    def architecture() -> Architecture:
+        from dense_clip import structure
+
+        return structure.architecture(cast("Variant", variant))
+
     return Method(
         key=variant,
         summary=summary,
@@ -40,9 +46,17 @@ def _make(variant: str, summary: str, **rest: Any) -> Method:
         default_weights=_CLIP,
         templates="imagenet",
         package="dense_clip",
+        architecture=architecture,
+        anatomy=_anatomy,
         explain=_explain,
         **rest,
     )
+
+
+def _anatomy(segmenter: Any) -> Anatomy:
+    from dense_clip import structure
+
+    return structure.anatomy(segmenter)
 
 
 def _explain(segmenter: Any, image: ImageArray, vocabulary: Vocabulary) -> Sequence[Explained]:

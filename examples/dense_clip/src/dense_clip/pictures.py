@@ -1,30 +1,31 @@
-"""What the method saw: for each name, where the image is similar to it."""
+"""What the method saw: for each word, how similar each patch of the image is to it."""
 
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 from dense_clip.segmenter import DenseCLIPSegmenter
+from openvocab.drawing.maps import fit_to, heat
+from openvocab.drawing.overlay import draw_overlay
 from openvocab.image import ImageArray
 from openvocab.methods import Explained
 from openvocab.vocabulary import Vocabulary
 
-_MOST = 12  # names that are shown
-_DARKEST = 0.15  # brightness of the least similar place
+_MOST = 12  # words that are shown
+_SIDE = 320  # pixels of the long side of each picture
 
 
 def similarity_maps(
     segmenter: DenseCLIPSegmenter, image: ImageArray, vocabulary: Vocabulary
 ) -> list[Explained]:
-    """Return the image once for each word, bright where it is similar to the word.
+    """Show the photo, the similarity of its patches with each word, and the label map.
 
-    All pictures have one scale. The words with the highest peaks are shown, in this order.
+    All maps have one scale. The words with the highest peaks are shown, in this order.
 
     Args:
-        segmenter: made the label map.
+        segmenter: looks at the image once more.
         image: (H, W, 3) uint8 RGB.
-        vocabulary: what was asked for.
+        vocabulary: what is looked for.
 
     Raises:
         InputError: see `DenseCLIPSegmenter.similarities`.
@@ -32,24 +33,30 @@ def similarity_maps(
     maps = segmenter.similarities(image, vocabulary).cpu().numpy()  # (W, h, w)
     low, high = float(maps.min()), float(maps.max())
     peaks = maps.max(axis=(1, 2))
+    photo = fit_to(image, _SIDE)
+    found = segmenter.segment(image, vocabulary)
     return [
         Explained(
-            title=vocabulary.words[index],
-            picture=_shaded(image, (maps[index] - low) / max(high - low, 1e-6)),
-            text=f"Similarity of each patch with this name: the darkest place of all pictures is "
-            f"{low:.2f}, the brightest {high:.2f}; the peak of this one is {peaks[index]:.2f}.",
-            group=f"{segmenter.describe()['method']}: similarity with each name",
-        )
-        for index in np.argsort(-peaks, kind="stable")[:_MOST].tolist()
+            "The photo",
+            photo,
+            "CLIP's image tower gives a vector for each patch, because the attention of its last "
+            "block is replaced. Patches are compared with the names' embeddings.",
+            "Input",
+        ),
+        *(
+            Explained(
+                vocabulary.words[index],
+                heat(photo, (maps[index] - low) / max(high - low, 1e-6)),
+                f"Cosine of each patch with the name, {peaks[index]:.2f} at most. In all these "
+                f"pictures black is {low:.2f} and yellow {high:.2f}.",
+                "Similarity with each name",
+            )
+            for index in np.argsort(-peaks, kind="stable")[:_MOST].tolist()
+        ),
+        Explained(
+            "The label map",
+            draw_overlay(image, found.labels, vocabulary.names, max_side=_SIDE),
+            "The similarities are enlarged to the photo; each pixel gets the most similar name.",
+            "Result",
+        ),
     ]
-
-
-def _shaded(image: ImageArray, light: np.ndarray) -> ImageArray:
-    """Darken an image (H, W, 3) by a map (h, w) of 0..1, resized to it."""
-    size = image.shape[1], image.shape[0]
-    resized = np.asarray(
-        Image.fromarray(light.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    )
-    brightness = _DARKEST + (1 - _DARKEST) * resized
-    shaded: ImageArray = np.rint(image * brightness[..., None]).astype(np.uint8)
-    return shaded

@@ -133,7 +133,7 @@ class DenseCLIPSegmenter(BaseSegmenter):
         self.text = TextEncoder(clip, cache_dir)
         self.temperature = float(clip.logit_scale.exp())
         clip.visual.to(dtype_of(precision))
-        self._features = torch.compile(dense_features) if compile else dense_features
+        self.features = torch.compile(dense_features) if compile else dense_features
 
     def describe(self) -> dict[str, Any]:
         """Return what a protocol card says about this segmenter."""
@@ -183,7 +183,7 @@ class DenseCLIPSegmenter(BaseSegmenter):
         for rows, columns in self._windows(grid):
             window = _cut(_cut(pixels, 2, rows, patch), 3, columns, patch)
             variant, sigma = self.config.variant, self.config.sigma
-            features = self._features(self.clip.visual, window, variant, sigma)[0]  # (h * w, E)
+            features = self.features(self.clip.visual, window, variant, sigma)[0]  # (h * w, E)
             found = torch.unflatten(text @ features.T, 1, (rows.stop - rows.start, -1))
             total[:, rows, columns] += found
             count[rows, columns] += 1
