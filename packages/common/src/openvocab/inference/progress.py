@@ -19,7 +19,7 @@ class Progress:
     In a terminal one line is updated; in a file a line is added every ten seconds.
 
     Args:
-        total: how many images there are.
+        total: how many images there are; 0 where nobody knows.
         quiet: print failures only.
         clock: gives seconds.
     """
@@ -71,12 +71,14 @@ class Progress:
     def _line(self, seconds: float) -> str:
         new = self.done + self.failed
         rate = new / seconds if seconds > 0 else 0.0
-        parts = [f"{new + self.skipped} of {self.total} images"]
+        of = f" of {self.total}" if self.total else ""
+        parts = [f"{new + self.skipped}{of} images"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if rate > 0:
-            left = (self.total - self.skipped - new) / rate
-            parts += [f"{rate:.1f} per second", f"{_duration(left)} left"]
+            parts.append(f"{rate:.1f} per second")
+        if rate > 0 and self.total:
+            parts.append(f"{_duration((self.total - self.skipped - new) / rate)} left")
         return ", ".join(parts)
 
     def _clear(self) -> None:
