@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import openvocab
 from benchmarks.layout import read_json
@@ -38,11 +37,12 @@ from benchmarks.structure import measure as structure
 from openvocab.cli import run
 from openvocab.config import near_matches
 from openvocab.datasets.samples import SampleSet
-from openvocab.errors import InputError
+from openvocab.errors import InputError, shorten_value
 from openvocab.evaluation.results import Result, diff_cards
 from openvocab.files import write_text
 from openvocab.methods import available_methods, broken_methods, find_method
 from openvocab.metrics.scores import CONVENTIONS
+from openvocab.reading.yaml_files import read_yaml_file
 from openvocab.training.distributed import join_processes
 from openvocab.vocabulary import WORLD
 
@@ -154,12 +154,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     """Read a configuration and check the form of each of its keys."""
     if not path.is_file():
         raise InputError(f"there is no configuration '{path}'; see benchmarks/configs")
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no mapping; see benchmarks/configs/published.yaml")
+    content = read_yaml_file(path, "configuration")
     forms = {"models": list, "weights": dict, "datasets": list, "data_root": str}
     for key, value in content.items():
         if key not in forms:
@@ -167,7 +162,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         parts = (*value, *(value.values() if isinstance(value, dict) else ())) if value else ()
         if not isinstance(value, forms[key]) or not all(isinstance(part, str) for part in parts):
             raise InputError(
-                f"{path} has {key}: {value!r}; see benchmarks/configs/published.yaml for its form"
+                f"{path} has {key}: {shorten_value(value)}; see benchmarks/configs/published.yaml "
+                "for its form"
             )
     return content
 

@@ -98,7 +98,9 @@ def read_clip(path: Path) -> CLIP:
         table = torch.zeros(49408, rows.shape[1])
         table[torch.from_numpy(file["token_embedding.row_ids"]).long()] = rows
     tensors["token_embedding.weight"] = table
-    return load_clip(tensors, activation="quick_gelu")
+    widths = len(tensors["visual.conv1.weight"]), tensors["token_embedding.weight"].shape[1]
+    heads = (max(widths[0] // 64, 1), max(widths[1] // 64, 1))  # as the recorded models had
+    return load_clip(tensors, activation="quick_gelu", heads=heads)
 
 
 @pytest.fixture(scope="session")

@@ -130,9 +130,10 @@ def test_resize_positions_keeps_native_tables_and_the_class_row() -> None:
 
 
 def test_fingerprint_follows_weights_and_activation(tiny: CLIP) -> None:
-    same = load_clip(tiny.state_dict(), activation="quick_gelu")
-    other = load_clip(tiny.state_dict(), activation="gelu")
-    changed = load_clip(tiny.state_dict(), activation="quick_gelu")
+    heads = tiny.config.vision.heads, tiny.config.text.heads
+    same = load_clip(tiny.state_dict(), activation="quick_gelu", heads=heads)
+    other = load_clip(tiny.state_dict(), activation="gelu", heads=heads)
+    changed = load_clip(tiny.state_dict(), activation="quick_gelu", heads=heads)
     changed.logit_scale += 1
     prints = {same.fingerprint(), other.fingerprint(), changed.fingerprint()}
     assert len(prints) == 3

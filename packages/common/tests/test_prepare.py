@@ -19,13 +19,13 @@ from openvocab.datasets.cityscapes import IDS
 from openvocab.datasets.coco_stuff import category_ids
 from openvocab.datasets.label_files import decode_ids, read_mat, read_stored
 from openvocab.datasets.pascal_context_masks import ROUTES
-from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.datasets.spec import read_data
 from openvocab.errors import InputError
 from openvocab.evaluation.run import evaluate_set
 from openvocab.formats.run_length import encode_rle
 from openvocab.image import read_image, read_label_map
 from openvocab.prepare import MAKERS, main
+from openvocab.reading.pickles import read_plain_pickle
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Vocabulary
 

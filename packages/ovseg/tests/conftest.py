@@ -72,7 +72,8 @@ class Golden:
             if k.startswith(CLIP_PREFIX)
         }
         data = yaml.safe_load(self.json("config.json")["cfg_yaml"])
-        return config_from_detectron2(data, clip=config_from_state_dict(clip, "quick_gelu"))
+        config = config_from_state_dict(clip, "quick_gelu", heads=(1, 1))
+        return config_from_detectron2(data, clip=config)
 
     def demo_config(self) -> InferenceConfig:
         inference = self.configs()[1]

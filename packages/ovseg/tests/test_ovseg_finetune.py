@@ -31,7 +31,8 @@ def test_the_recorded_step_of_mask_prompt_tuning(mpt_step) -> None:
     recorded = {name: mpt_step.tensor(name) for name in mpt_step if name != "trainable"}
     trainable = set(mpt_step["trainable"].tolist())
     tensors = {k.removeprefix("sd__"): v for k, v in recorded.items() if k.startswith("sd__")}
-    clip = MaskPromptedCLIP(config_from_state_dict(tensors, "quick_gelu"), len(tensors[PROMPTS]))
+    config = config_from_state_dict(tensors, "quick_gelu", heads=(1, 1))
+    clip = MaskPromptedCLIP(config, len(tensors[PROMPTS]))
     load_strict(clip, tensors, source="the recording")
     assert set(mark_trainable(clip)) == trainable
     images = F.normalize(clip.visual(recorded["images"], recorded["masks"]), dim=-1)
@@ -91,7 +92,7 @@ def command(tmp_path: Path, tiny):
         for k, v in tiny.state_dict().items()
         if k.startswith(CLIP_PREFIX) and not k.endswith("mask_embedding")
     }
-    save_file(state, tmp_path / "clip.safetensors")
+    save_file(state, tmp_path / "clip.safetensors", metadata={"heads": "[1, 1]"})
     writer = PairWriter(tmp_path / "pairs")
     rng = np.random.default_rng(0)
     for index in range(12):
@@ -134,7 +135,7 @@ def test_full_fine_tuning_then_prompts_give_a_clip_that_names_regions(
     more = ["--mask-prompt-depth", "2", "--clip", tuned, "--optimizer.base_lr", "0.05"]
     assert main(command(prompts, *more)) == 0
     before, after = (
-        MaskCLIP.load(tuned, activation="quick_gelu"),
+        MaskCLIP.load(tuned, activation="quick_gelu", heads=(1, 1)),
         MaskCLIP.load(prompts / "model_final.safetensors"),
     )
     assert not before.region.mask_prompts and after.region.mask_prompts

@@ -95,7 +95,7 @@ def test_a_plain_clip_gets_no_prompts(clip_tensors):
     prompts = clip_tensors.pop("visual.mask_embedding")
     with pytest.raises(InputError, match="activation"):
         MaskCLIP.load(clip_tensors)
-    clip = MaskCLIP.load(clip_tensors, activation="quick_gelu")
+    clip = MaskCLIP.load(clip_tensors, activation="quick_gelu", heads=(1, 1))
     assert not clip.region.mask_prompts and len(prompts) == 2
     image = np.full((16, 16, 3), 200, np.uint8)
     mask = np.ones((1, 16, 16), bool)

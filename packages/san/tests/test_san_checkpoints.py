@@ -87,7 +87,7 @@ class TestFinding:
             load_san("nowhere.pth")
 
     def test_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def offline(*_: object) -> str:
+        def offline(*_: object, **__: object) -> str:
             raise OSError("no network")
 
         monkeypatch.setattr(openvocab.weights.hub, "hf_hub_download", offline)
@@ -101,7 +101,7 @@ class TestFinding:
     ) -> None:
         monkeypatch.setenv("OPENVOCAB_CACHE", str(tmp_path / "cache"))
         file = tmp_path / "san_vit_b_16.pth"
-        monkeypatch.setattr(openvocab.weights.hub, "hf_hub_download", lambda *_: str(file))
+        monkeypatch.setattr(openvocab.weights.hub, "hf_hub_download", lambda *_, **__: str(file))
         save_state_dict(file, {"a": torch.zeros(3)})
         assert find_checkpoint("san_vit_b_16") == file
         record = json.loads((tmp_path / "cache" / "weights.json").read_text())

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
+from openvocab.reading.checkpoints import read_tensors
+from openvocab.weights.state_dict import load_strict
 
 Masks = NDArray[np.bool_]
 MaskGenerator = Callable[[ImageArray], Masks]
@@ -77,11 +78,7 @@ def load_sam(checkpoint: str | Path, device: str = "cpu") -> MaskGenerator:
     if found is None:
         raise InputError(f"the name of '{path.name}' must contain vit_b, vit_l or vit_h")
     model = sam_model_registry[found[0]]()
-    try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"'{path}' is no SAM checkpoint for {found[0]}: {first}") from None
+    load_strict(model, read_tensors(path), source=str(path))
     generator = SamAutomaticMaskGenerator(
         model.to(device).eval(),
         points_per_side=64,

@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, shorten_value
 from openvocab.files import write_text
+from openvocab.reading.yaml_files import read_yaml_file
 
 Config = TypeVar("Config")
 
 _UNSET: Any = object()
+_LONGEST_LITERAL = 10_000  # characters of text that spells a Python value
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -42,7 +44,7 @@ def load_config(
     """
     values: dict[str, Any] = {}
     if yaml_file is not None:
-        _update(values, _flat(cls, _read(Path(yaml_file))), cls, source=str(yaml_file))
+        _update(values, _flat(cls, read_yaml_file(yaml_file)), cls, source=str(yaml_file))
     if not isinstance(overrides, Mapping):
         overrides = dict(_split(text) for text in overrides)
     _update(values, _flat(cls, overrides), cls, source="the command line")
@@ -101,20 +103,6 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known are {', '.join(options)}."
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the config {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}; expected keys with values.")
-    return content
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -217,7 +205,7 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         return value
     elif kind is Path and isinstance(value, str | Path):
         return Path(value)
-    raise InputError(f"The setting {key!r} is {value!r}; expected {_type_name(kind)}.")
+    raise InputError(f"The setting {key!r} is {shorten_value(value)}; expected {_type_name(kind)}.")
 
 
 def _convert_number(value: Any, kind: type) -> int | float | None:
@@ -261,7 +249,7 @@ def _convert_union(value: Any, parts: Sequence[Any], key: str) -> Any:
         except InputError:
             continue
     names = " or ".join(map(_type_name, parts))
-    raise InputError(f"The setting {key!r} is {value!r}; expected {names}.")
+    raise InputError(f"The setting {key!r} is {shorten_value(value)}; expected {names}.")
 
 
 def _convert_literal(value: Any, choices: Sequence[Any], key: str) -> Any:
@@ -272,18 +260,21 @@ def _convert_literal(value: Any, choices: Sequence[Any], key: str) -> Any:
         if isinstance(value, str) and value == str(choice):
             return choice
     hint = near_matches(str(value), map(str, choices))
-    raise InputError(f"The setting {key!r} is {value!r}; {hint}")
+    raise InputError(f"The setting {key!r} is {shorten_value(value)}; {hint}")
 
 
 def _convert_sequence(value: Any, kind: Any, key: str) -> Any:
     items = _items(value)
     parts = get_args(kind)
     if items is None:
-        raise InputError(f"The setting {key!r} is {value!r}; expected {_type_name(kind)}.")
+        raise InputError(
+            f"The setting {key!r} is {shorten_value(value)}; expected {_type_name(kind)}."
+        )
     fixed = get_origin(kind) is tuple and parts and Ellipsis not in parts
     if fixed and len(items) != len(parts):
         raise InputError(
-            f"The setting {key!r} is {value!r}; expected {len(parts)} values, got {len(items)}."
+            f"The setting {key!r} is {shorten_value(value)}; expected {len(parts)} values, "
+            f"got {len(items)}."
         )
     kinds = parts if fixed else [parts[0] if parts else Any] * len(items)
     converted = [convert(item, inner, key) for item, inner in zip(items, kinds, strict=True)]
@@ -303,7 +294,7 @@ def _items(value: Any) -> list[Any] | None:
 
 
 def _literal(value: Any) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_LITERAL:
         return value
     try:
         return ast.literal_eval(value)

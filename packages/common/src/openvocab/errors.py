@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from importlib import import_module
 from typing import Any
+
+_LONGEST_WORD, _LONGEST_SENTENCE = 400, 4000  # characters
 
 
 class InputError(ValueError):
     """Input that cannot be used; its message is one sentence that says what to do.
 
     The commands print the sentence and exit with code 2; libraries may catch it as `ValueError`.
+    What a foreign file put into the sentence cannot leave it: line breaks become spaces, control
+    characters are spelled out, and what is endless is cut.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class NamesError(InputError):
@@ -40,15 +48,34 @@ def import_extra(module: str, extra: str, task: str) -> Any:
 
 
 def one_line(text: str) -> str:
-    """Return text that is safe to print: one line, without what a terminal would obey.
+    r"""Return text as one line that any terminal can show.
 
-    Line breaks become spaces. Other characters that cannot be printed, and bytes of file names that
-    are no text, become escapes such as that of ESC: a backslash and "x1b".
+    >>> print(one_line("two\nlines and a \x1b[31mcolor"))
+    two lines and a \x1b[31mcolor
     """
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in " ".join(text.splitlines())
-    )
+    words = (_shortened(word, _LONGEST_WORD) for word in text.split())
+    return _shortened(" ".join(words), _LONGEST_SENTENCE)
+
+
+def shorten_value(value: object) -> str:
+    """Return the `repr` of a foreign value, cut to what a sentence can hold.
+
+    >>> shorten_value([1, "two"])
+    "[1, 'two']"
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    short.maxlevel = 3
+    return one_line(short.repr(value))
+
+
+def _shortened(text: str, longest: int) -> str:
+    if len(text) > longest:
+        text = f"{text[: longest * 2 // 3]} ... {text[-longest // 4 :]}"
+    if text.isprintable():
+        return text
+    # Lone surrogates and marks that turn the direction of writing are not printable either.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import re
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 _CHUNK = 1 << 20
 _PREFIX = 40  # characters of a name that its temporary file repeats, so that it is never too long
+_MACHINE = Path("/etc/machine-id")
+_TEMPORARY = re.compile(r"\..*-(?P<host>[0-9a-f]{8})-(?P<pid>\d{1,10})-[a-z0-9_]{8}(?:\.[^.]*)?")
+_MANY_ENTRIES = 1000
+_A_DAY = 86_400  # seconds
+_HOST = hashlib.sha256(
+    platform.node().encode() + (_MACHINE.read_bytes() if _MACHINE.is_file() else b"")
+).hexdigest()[:8]
+_ours: set[str] = set()  # names of the files that this process is writing
+_entries: dict[Path, int] = {}  # how many files were in a folder when it was last looked through
 
 
 def _umask() -> int:
@@ -29,7 +41,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it there only when the block succeeds.
 
     Readers see the old file or the new one, never half of one. The name keeps the suffix of `path`,
-    since image and array writers choose the format by it.
+    since image and array writers choose the format by it. What killed writers left in the folder is
+    removed.
     """
     with atomic_paths([path]) as (temporary,):
         yield temporary
@@ -46,6 +59,7 @@ def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
     try:
         for target in targets:
             target.parent.mkdir(parents=True, exist_ok=True)
+            sweep(target.parent)
             temporaries.append(_temporary_beside(target))
         yield list(temporaries)
         for temporary in temporaries:
@@ -56,13 +70,14 @@ def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+            _ours.discard(temporary.name)
 
 
 def _temporary_beside(target: Path) -> Path:
-    handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem[:_PREFIX]}-", suffix=target.suffix, dir=target.parent
-    )
+    prefix = f".{target.stem[:_PREFIX]}-{_HOST}-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=target.suffix, dir=target.parent)
     os.close(handle)
+    _ours.add(Path(name).name)
     return Path(name)
 
 
@@ -76,6 +91,41 @@ def _move_all(temporaries: list[Path], targets: list[Path]) -> None:
         for target in moved:
             target.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed.
+
+    A file says in its name on which machine and by which process it is written. Files of processes
+    that live are left alone, and those of other machines until they are a day old. A folder with
+    very many files is looked through once for each process.
+    """
+    if _entries.get(folder, 0) > _MANY_ENTRIES:
+        return
+    count = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for count, entry in enumerate(entries, start=1):  # noqa: B007
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and _is_left_over(entry, match["host"], int(match["pid"])):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+    _entries[folder] = count
+
+
+def _is_left_over(entry: os.DirEntry[str], host: str, pid: int) -> bool:
+    if host != _HOST:
+        with suppress(OSError):
+            return time.time() - entry.stat(follow_symlinks=False).st_mtime > _A_DAY
+        return False
+    if pid == os.getpid():
+        return entry.name not in _ours  # of an earlier process with our number
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -123,13 +123,32 @@ def clip_config_of(state_dict: Mapping[str, Tensor]) -> CLIPConfig | None:
     tensors = _clip_tensors(state_dict)
     if f"{CLIP_PREFIX}visual.conv1.weight" not in state_dict:
         return None
-    return config_from_state_dict(tensors, "quick_gelu")
+    return config_from_state_dict(tensors, "quick_gelu", heads=_heads_of_ovseg(tensors))
+
+
+def _heads_of_ovseg(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return the heads of the CLIP in a checkpoint of OVSeg's program.
+
+    That program builds every CLIP as OpenAI's code does, with one head per 64 channels, so this is
+    no guess as it would be for other CLIPs.
+
+    Source: SPEC ovseg 4.
+    """
+    widths = len(tensors["visual.conv1.weight"]), tensors["ln_final.weight"].numel()
+    return max(widths[0] // 64, 1), max(widths[1] // 64, 1)
 
 
 def read_mask_clip(
-    source: str | Path | Mapping[str, Tensor], activation: Activation | None
+    source: str | Path | Mapping[str, Tensor],
+    activation: Activation | None,
+    heads: tuple[int, int] | None = None,
 ) -> tuple[CLIPConfig, dict[str, Tensor], bool]:
     """Read a CLIP with mask prompts from whatever holds one.
+
+    Args:
+        source: see `MaskCLIP.load`.
+        activation: of weights that do not say it.
+        heads: of the image and text tower, of weights that do not say it.
 
     Returns:
         The architecture, its tensors with `visual.mask_embedding`, and whether the source had
@@ -141,12 +160,14 @@ def read_mask_clip(
         tensors = unwrap_state_dict(source, source="the state dict")
     else:
         tensors = {}
-    activation, heads = (
-        (activation, None) if isinstance(source, Mapping) else stored_choices(source, activation)
-    )
+    if not isinstance(source, Mapping):
+        activation, stored = stored_choices(source, activation)
+        heads = stored or heads
     ours = _clip_tensors(tensors) or {k: v for k, v in tensors.items() if k != "attn_mask"}
     if PROMPTS in ours or f"{CLIP_PREFIX}visual.proj" in tensors:
         # Every published mask-adapted CLIP descends from OpenAI's.
+        if {"visual.conv1.weight", "ln_final.weight"} <= ours.keys():
+            heads = heads or _heads_of_ovseg(ours)
         config = config_from_state_dict(
             ours, activation or "quick_gelu", heads=heads, origin=str(source)[:200]
         )
@@ -154,7 +175,7 @@ def read_mask_clip(
         clip = (
             build_clip(ours, activation, heads=heads, origin=str(source))
             if ours
-            else load_clip(source, activation=activation)
+            else load_clip(source, activation=activation, heads=heads)
         )
         config, ours = clip.config, dict(clip.state_dict())
     prompted = PROMPTS in ours

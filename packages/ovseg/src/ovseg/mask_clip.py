@@ -127,6 +127,7 @@ class MaskCLIP(nn.Module):
         source: str | Path | Mapping[str, Tensor],
         *,
         activation: Activation | None = None,
+        heads: tuple[int, int] | None = None,
         region: RegionConfig | None = None,
     ) -> MaskCLIP:
         """Load a mask-adapted CLIP, ready to name regions.
@@ -136,12 +137,13 @@ class MaskCLIP(nn.Module):
                 "ViT-L-14:openai" (its regions are then encoded without prompts), or a state dict.
             activation: see `openvocab.clip.weights.load_clip`; QuickGELU where the weights have
                 mask prompts and do not say.
+            heads: see `openvocab.clip.weights.load_clip`.
             region: how a mask becomes an input of CLIP.
 
         Raises:
             InputError: if the weights are none of these.
         """
-        config, tensors, prompted = read_mask_clip(source, activation)
+        config, tensors, prompted = read_mask_clip(source, activation, heads)
         region = region or RegionConfig(mask_prompts=prompted)
         depth = len(tensors["visual.mask_embedding"])
         with unfilled():

@@ -5,13 +5,13 @@ Source: OVSeg paper section 3.2.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, shorten_value
+from openvocab.reading.files import read_text
+from openvocab.reading.json_files import MOST_BYTES, parse_json
 
 _DETERMINERS = frozenset(("a", "an", "the", "this", "that", "some", "his", "her", "its", "their"))
 
@@ -22,9 +22,9 @@ def read_nouns(file: Path) -> dict[str, list[str]]:
     Raises:
         InputError: the file cannot be read, or is neither.
     """
-    text = _read_text(file)
+    text = read_text(file, "file of words", most_bytes=MOST_BYTES)
     if file.suffix == ".json":
-        content = _parse_json(text, file)
+        content = parse_json(text, str(file), "images with words")
         if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
             raise InputError(f"{file} must map image names to lists of nouns")
         return {str(image): _unique(map(str, nouns)) for image, nouns in content.items()}
@@ -38,18 +38,29 @@ def read_captions(file: Path) -> dict[str, list[str]]:
     Raises:
         InputError: the file cannot be read, or is neither.
     """
-    text = _read_text(file)
+    text = read_text(file, "file of words", most_bytes=MOST_BYTES)
     found: dict[str, list[str]] = defaultdict(list)
     if file.suffix != ".json":
         for image, caption in _tabbed_lines(text, file, "its caption"):
             found[image].append(caption)
         return dict(found)
-    content = _parse_json(text, file)
+    content = parse_json(text, str(file), "images with words")
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise InputError(f"{file} is not COCO's captions: it needs images and annotations")
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    for annotation in content["annotations"]:
-        found[names[annotation["image_id"]]].append(annotation["caption"])
+    try:
+        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        for annotation in content["annotations"]:
+            if annotation["image_id"] not in names:
+                raise InputError(
+                    f"{file} has a caption of the image {shorten_value(annotation['image_id'])}, "
+                    "which is not among its images; take captions and images from one file"
+                )
+            found[names[annotation["image_id"]]].append(str(annotation["caption"]))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is not COCO's captions ({error!r:.60}): its images need an id and a "
+            "file_name, its annotations an image_id and a caption"
+        ) from None
     return dict(found)
 
 
@@ -103,22 +114,6 @@ def nouns_by_path(
             "images as their files are called"
         )
     return found
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is no UTF-8 text; convert it") from None
-
-
-def _parse_json(text: str, file: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} is no JSON: {error}") from None
 
 
 def _tabbed_lines(text: str, file: Path, what: str) -> Iterator[tuple[str, str]]:

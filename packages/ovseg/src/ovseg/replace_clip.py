@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from openvocab.weights.state_dict import read_metadata, save_state_dict
     from ovseg._convert import PROMPTS, read_mask_clip
 
-    _, clip, prompted = read_mask_clip(args.clip, stored_choices(args.clip)[0] or "quick_gelu")
+    activation = stored_choices(args.clip)[0] or "quick_gelu"
+    # Tensors are copied, so the heads, which no tensor tells, do not matter here.
+    _, clip, prompted = read_mask_clip(args.clip, activation, heads=(1, 1))
     if not prompted:
         del clip[PROMPTS]
     result, changed = replace_clip(read_checkpoint(args.model), clip)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,17 @@ from openvocab.computation import Precision, choose_device
 from openvocab.config import config_to_dict, load_config
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
-from openvocab.formats.detectron2 import read_checkpoint, read_yaml
+from openvocab.formats.detectron2 import read_yaml
+from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import WORLD
 from openvocab.weights.shipped import read_shared, save_shared, world_file
-from openvocab.weights.state_dict import load_strict, read_metadata, save_state_dict, unfilled
+from openvocab.weights.state_dict import (
+    check_fits,
+    load_strict,
+    read_metadata,
+    save_state_dict,
+    unfilled,
+)
 from ovseg._convert import (
     CLIP_PREFIX,
     PROMPTS,
@@ -112,7 +118,7 @@ def find_checkpoint(weights: str | Path | None) -> Path:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint of the original or of ours, with what ours share with the world's CLIP."""
-    return read_shared(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+    return read_shared(path)
 
 
 def read_config(
@@ -125,7 +131,8 @@ def read_config(
     if config is None:
         stored = read_metadata(weights).get(_METADATA)
         if stored is not None:
-            architecture, inference = from_dict(json.loads(stored), source=str(weights))
+            content = parse_json(stored, f"{_METADATA} in {weights}", "a configuration of OVSeg")
+            architecture, inference = from_dict(content, source=str(weights))
         else:
             architecture, inference = load_published(_published_name(tensors, weights))
         return override(architecture, inference, options)
@@ -167,6 +174,7 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
         config = replace(config, mask_prompt_depth=len(tensors[CLIP_PREFIX + PROMPTS]))
     with unfilled():
         model = OVSeg(config)
+    check_fits(model, tensors, source=source)  # before it takes memory
     model.to_empty(device="cpu")
     load_strict(model, tensors, source=source)
     return model.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +11,17 @@ from torch import Tensor
 
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
+from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import WORLD
 from openvocab.weights.hub import fetch
 from openvocab.weights.shipped import read_shared, save_shared, world_file
-from openvocab.weights.state_dict import load_strict, read_metadata, save_state_dict, unfilled
+from openvocab.weights.state_dict import (
+    check_fits,
+    load_strict,
+    read_metadata,
+    save_state_dict,
+    unfilled,
+)
 from san import _convert
 from san.config import VARIANTS, SANConfig, from_detectron2
 from san.model import SAN
@@ -69,17 +75,23 @@ def load_network(
         config = from_detectron2(options, base=config)
     with unfilled():
         network = SAN(config)
+    tensors = _our_names(network, tensors)
+    check_fits(network, tensors, source=str(path))  # before it takes memory
     network = network.to_empty(device="cpu")
     network.reset_buffers()
-    load_network_state(network, tensors, source=str(path))
+    load_strict(network, tensors, source=str(path))
     return network.eval()
 
 
 def load_network_state(network: SAN, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Load a state dict with the original's names, or with ours, strictly."""
+    load_strict(network, _our_names(network, tensors), source=source)
+
+
+def _our_names(network: SAN, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if _convert.is_official(tensors):
-        tensors = _convert.from_official(tensors, list(network.state_dict()), network.config)
-    load_strict(network, tensors, source=source)
+        return _convert.from_official(tensors, list(network.state_dict()), network.config)
+    return dict(tensors)
 
 
 def save_network(network: SAN, path: str | Path) -> None:
@@ -103,13 +115,19 @@ def stored_config(path: Path) -> SANConfig | None:
     metadata = read_metadata(path)
     if _CONFIG not in metadata:
         return None
-    values: dict[str, Any] = json.loads(metadata[_CONFIG])
-    clip = values.pop("clip")
-    vision = {**clip["vision"], "stem": tuple(clip["vision"].get("stem", ()))}
-    towers = {"vision": VisionConfig(**vision), "text": TextConfig(**clip["text"])}
-    values["fusion"] = tuple(tuple(pair) for pair in values["fusion"])
-    values["supervised"] = tuple(values["supervised"])
-    return SANConfig(clip=CLIPConfig(**{**clip, **towers}), **values)
+    values = parse_json(metadata[_CONFIG], f"{_CONFIG} in {path}", "a configuration of SAN")
+    try:
+        clip = values.pop("clip")
+        vision = {**clip["vision"], "stem": tuple(clip["vision"].get("stem", ()))}
+        towers = {"vision": VisionConfig(**vision), "text": TextConfig(**clip["text"])}
+        values["fusion"] = tuple(tuple(pair) for pair in values["fusion"])
+        values["supervised"] = tuple(values["supervised"])
+        return SANConfig(clip=CLIPConfig(**{**clip, **towers}), **values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} holds a configuration of SAN that is damaged or of another version "
+            f"({error!r:.80}); pass the configuration (--config-file)"
+        ) from None
 
 
 def _published_config(tensors: Mapping[str, Tensor], path: Path) -> SANConfig:

@@ -6,7 +6,6 @@ So it is taken from where the weights come from, and asked for where they do not
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from openvocab.clip._torchscript import is_torchscript, read_torchscript
+from openvocab.clip._torchscript import (
+    is_torchscript,
+    read_torchscript,
+    torchscript_activation,
+)
 from openvocab.clip.config import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -24,11 +27,16 @@ from openvocab.clip.config import (
     TextConfig,
     VisionConfig,
 )
+from openvocab.clip.heads import known_heads
+from openvocab.clip.huggingface import config_beside, from_huggingface, is_huggingface
 from openvocab.clip.model import CLIP
-from openvocab.errors import InputError
+from openvocab.errors import InputError, shorten_value
+from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import WORLD
+from openvocab.weights.hub import fetch_open_clip
 from openvocab.weights.shipped import world_file
 from openvocab.weights.state_dict import (
+    check_fits,
     load_strict,
     read_metadata,
     read_state_dict,
@@ -39,6 +47,11 @@ from openvocab.weights.state_dict import (
 Source = str | Path | tuple[str, str] | Mapping[str, Tensor] | nn.Module
 
 _ACTIVATIONS = ("quick_gelu", "gelu")
+_FOLDER_FILES = (
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    *("model.safetensors", "pytorch_model.bin"),
+)
+_LONGEST_CONTEXT = 4096  # tokens
 # Not weights: scalars of OpenAI's archives, and the causal mask that old open_clip models stored.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 
@@ -47,6 +60,7 @@ def load_clip(
     source: Source,
     *,
     activation: Activation | None = None,
+    heads: tuple[int, int] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> CLIP:
@@ -55,9 +69,12 @@ def load_clip(
     Args:
         source: a name and tag that open_clip knows, `("ViT-B-16", "openai")` or
             `"ViT-B-16:openai"`; "world", the small CLIP of the embedded world; a path
-            (safetensors, open_clip checkpoint, OpenAI's TorchScript archive); a state dict; or a
-            model object of `openai/CLIP` or open_clip.
+            (safetensors, open_clip checkpoint, OpenAI's TorchScript archive, a file or folder of
+            Hugging Face's transformers); a state dict; or a model object of `openai/CLIP` or
+            open_clip.
         activation: "quick_gelu" or "gelu", for weights that do not say it themselves.
+        heads: of the image and of the text tower, for weights of an unpublished architecture that
+            do not say it themselves.
         device: where to put the model.
         dtype: of its parameters.
 
@@ -70,9 +87,9 @@ def load_clip(
     if isinstance(source, nn.Module):
         clip = _from_module(source, activation)
     elif isinstance(source, Mapping):
-        clip = build_clip(source, activation, origin="the state dict")
+        clip = build_clip(source, activation, heads=heads, origin="the state dict")
     else:
-        clip = _from_name_or_path(source, activation)
+        clip = _from_name_or_path(source, activation, heads)
     return clip.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
@@ -88,7 +105,7 @@ def build_clip(
     Args:
         state_dict: OpenAI's or open_clip's names.
         activation: which one the weights were trained with.
-        heads: of the image and text tower; None for one head per 64 channels.
+        heads: of the image and text tower; None for those of the published architecture.
         origin: where the weights come from, for errors.
     """
     tensors = _openai_names(state_dict)
@@ -119,35 +136,60 @@ def config_from_state_dict(
             "activation='quick_gelu' (OpenAI, DFN, MetaCLIP) or activation='gelu' (LAION)"
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    width, _, patch, _ = shapes["visual.conv1.weight"]
+    width, _, patch, _ = _shape(shapes, "visual.conv1.weight", 4, origin)
     stem = _stem(shapes)
     patch <<= len(stem)
-    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
-    vocab_size, text_width = shapes["token_embedding.weight"]
-    vision_heads, text_heads = heads or (max(width // 64, 1), max(text_width // 64, 1))
+    positions, _ = _shape(shapes, "visual.positional_embedding", 2, origin)
+    grid = round((positions - 1) ** 0.5)
+    vocab_size, text_width = _shape(shapes, "token_embedding.weight", 2, origin)
+    context_length, _ = _shape(shapes, "positional_embedding", 2, origin)
+    if context_length > _LONGEST_CONTEXT:
+        raise InputError(f"{origin} is no CLIP: its texts would have {context_length} tokens")
+    image_layers = _layers(state_dict, "visual.transformer.resblocks", origin)
+    text_layers = _layers(state_dict, "transformer.resblocks", origin)
+    if heads is None:
+        heads = known_heads((width, image_layers), (text_width, text_layers), origin=origin)
+    for channels, count in zip((width, text_width), heads, strict=True):
+        if count < 1 or channels % count:
+            raise InputError(f"{origin} cannot have {count} heads: its width is {channels}")
     mlp = "transformer.resblocks.0.mlp.c_fc.bias"
     return CLIPConfig(
-        embed_dim=shapes["visual.proj"][1],
+        embed_dim=_shape(shapes, "visual.proj", 2, origin)[1],
         vision=VisionConfig(
             image_size=grid * patch,
             patch_size=patch,
             width=width,
-            layers=_layers(state_dict, "visual.transformer.resblocks"),
-            heads=vision_heads,
-            mlp_width=shapes[f"visual.{mlp}"][0],
+            layers=image_layers,
+            heads=heads[0],
+            mlp_width=_shape(shapes, f"visual.{mlp}", 1, origin)[0],
             stem=stem,
         ),
         text=TextConfig(
-            context_length=shapes["positional_embedding"][0],
+            context_length=context_length,
             vocab_size=vocab_size,
             width=text_width,
-            layers=_layers(state_dict, "transformer.resblocks"),
-            heads=text_heads,
-            mlp_width=shapes[mlp][0],
+            layers=text_layers,
+            heads=heads[1],
+            mlp_width=_shape(shapes, mlp, 1, origin)[0],
             reduced="token_ids" in shapes,
         ),
         activation=activation,
     )
+
+
+def _shape(
+    shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, origin: str
+) -> tuple[int, ...]:
+    """Return the shape of a tensor that decides the architecture.
+
+    Raises:
+        InputError: it is missing, empty, or has other axes.
+    """
+    shape = shapes.get(name, ())
+    if len(shape) != axes or 0 in shape:
+        found = f"is {shape}" if name in shapes else "is missing"
+        raise InputError(f"{origin} is no CLIP: its tensor {name} {found}, not of {axes} axes")
+    return shape
 
 
 def stored_choices(
@@ -162,10 +204,22 @@ def stored_choices(
     Raises:
         InputError: it contradicts the file.
     """
+    if not Path(path).is_file():
+        return activation, None
     metadata = read_metadata(path)
-    stored = json.loads(metadata["activation"]) if "activation" in metadata else None
-    heads = tuple(json.loads(metadata["heads"])) if "heads" in metadata else None
-    return _agree(activation, stored, str(path)), cast("tuple[int, int] | None", heads)
+    if "activation" not in metadata and "heads" not in metadata:
+        beside = config_beside(Path(path))
+        if beside is None:
+            return activation, None
+        return _agree(activation, beside[0], str(path)), beside[1]
+    stored, heads = (
+        parse_json(metadata.get(key, "null"), f"{key} in {path}", "a value")
+        for key in ("activation", "heads")
+    )
+    whole = isinstance(heads, list) and len(heads) == 2 and all(type(n) is int for n in heads)
+    if heads is not None and not whole:
+        raise InputError(f"{path} is damaged: its numbers of heads are {shorten_value(heads)}")
+    return _agree(activation, stored, str(path)), tuple(heads) if heads else None
 
 
 def choices_of(config: CLIPConfig) -> dict[str, Any]:
@@ -216,11 +270,15 @@ def open_clip_config(name: str, activation: Activation) -> CLIPConfig:
     )
 
 
-def _from_name_or_path(source: str | Path | tuple[str, str], activation: Activation | None) -> CLIP:
+def _from_name_or_path(
+    source: str | Path | tuple[str, str],
+    activation: Activation | None,
+    heads: tuple[int, int] | None,
+) -> CLIP:
     if source == WORLD:
-        return _from_file(world_file("openvocab.clip"), activation)
+        return _from_file(world_file("openvocab.clip"), activation, heads)
     if isinstance(source, (str, Path)) and Path(source).exists():
-        return _from_file(Path(source), activation)
+        return _from_file(_file_in(Path(source)), activation, heads)
     text = ":".join(source) if isinstance(source, tuple) else str(source)
     if match := re.fullmatch(r"([\w/.-]+):([\w.-]+)", text):
         return _from_hub(match[1].replace("/", "-"), match[2], activation)
@@ -230,12 +288,24 @@ def _from_name_or_path(source: str | Path | tuple[str, str], activation: Activat
     )
 
 
-def _from_file(path: Path, activation: Activation | None) -> CLIP:
-    if is_torchscript(path):  # only OpenAI's own models come so, and all of them use QuickGELU
-        told = _agree(activation, "quick_gelu", str(path))
-        return build_clip(read_torchscript(path), told, origin=str(path))
-    told, heads = stored_choices(path, activation)
-    return build_clip(read_state_dict(path), told, heads=heads, origin=str(path))
+def _file_in(path: Path) -> Path:
+    """Return a file, or the weights in a folder as transformers and open_clip leave them."""
+    if not path.is_dir():
+        return path
+    for name in _FOLDER_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"the folder {path} holds none of {', '.join(_FOLDER_FILES)}; give a file")
+
+
+def _from_file(path: Path, activation: Activation | None, heads: tuple[int, int] | None) -> CLIP:
+    if is_torchscript(path):
+        told = _agree(activation, torchscript_activation(path), str(path))
+        return build_clip(read_torchscript(path), told, heads=heads, origin=str(path))
+    told, stored = stored_choices(path, activation)
+    if heads and stored and tuple(heads) != stored:
+        raise InputError(f"{path} has {stored} heads, not {tuple(heads)}; leave them out")
+    return build_clip(read_state_dict(path), told, heads=stored or heads, origin=str(path))
 
 
 def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
@@ -252,14 +322,7 @@ def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
         raise InputError(f"{name}:{tag} expects pixels normalised in its own way; not supported")
     stored: Activation = "quick_gelu" if weights.get("quick_gelu") else "gelu"
     config = open_clip_config(name, _agree(activation, stored, f"{name}:{tag}") or stored)
-    try:
-        path = open_clip.download_pretrained(weights)
-    except Exception as error:  # the hub client raises a dozen unrelated types when offline
-        raise InputError(
-            f"the weights of {name}:{tag} are not in the cache and could not be fetched "
-            f"({type(error).__name__}); fetch them where there is a network "
-            f"(from {weights.get('hf_hub') or weights.get('url')}) and give the file's path instead"
-        ) from error
+    path = fetch_open_clip(weights, f"{name}:{tag}")
     tensors = read_torchscript(path) if is_torchscript(path) else read_state_dict(path)
     return _build(config, _openai_names(tensors), origin=f"{name}:{tag}")
 
@@ -267,6 +330,7 @@ def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
 def _build(config: CLIPConfig, tensors: Mapping[str, Tensor], *, origin: str) -> CLIP:
     with unfilled():
         clip = CLIP(config)
+    check_fits(clip, tensors, source=origin)  # before it takes memory
     clip = clip.to_empty(device="cpu").float()
     load_strict(clip, tensors, source=origin)
     return clip
@@ -306,6 +370,8 @@ def _openai_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off wrappers and the `text.` of open_clip's custom text towers."""
     tensors = unwrap_state_dict(state_dict, source="the state dict")
     tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
+    if is_huggingface(tensors):
+        tensors = from_huggingface(tensors)
     return {name: value for name, value in tensors.items() if name not in _NOT_WEIGHTS}
 
 
@@ -316,6 +382,9 @@ def _stem(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(channels for _, channels in sorted(found.items()))
 
 
-def _layers(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return 1 + max((int(m[1]) for name in state_dict if (m := pattern.match(name))), default=-1)
+def _layers(state_dict: Mapping[str, Tensor], prefix: str, origin: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"\.(\d{1,4})\.")
+    numbers = {int(m[1]) for name in state_dict if (m := pattern.match(name))}
+    if not numbers or max(numbers) >= len(numbers):
+        raise InputError(f"{origin} is no whole CLIP: some of its layers {prefix} are missing")
+    return len(numbers)

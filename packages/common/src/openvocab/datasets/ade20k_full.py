@@ -16,11 +16,11 @@ from PIL import Image
 from openvocab.datasets.archives import Source
 from openvocab.datasets.label_files import decode_ids, read_coded
 from openvocab.datasets.preparation import IntArray, Task, Tree, table_of
-from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.datasets.spec import VOID_16_BIT, DatasetSpec, Layout, read_data
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.image import read_image
+from openvocab.reading.pickles import read_plain_pickle
 from openvocab.vocabulary import Vocabulary
 
 FOLDER = "ADE20K_2021_17_01"

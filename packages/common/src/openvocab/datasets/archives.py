@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path
 
 from openvocab.errors import InputError
 from openvocab.files import write_text
+from openvocab.reading.files import DAMAGE, reason
 
 UNPACKED = ".unpacked"
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError)
+_MOST_UNPACKED = 200  # times the size of an archive; label maps in few colors reach 50
+_SMALL = 1 << 28
 
 
 class Source:
@@ -72,14 +73,20 @@ def _unpacked(archive: Path, below: Path) -> Path:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
                 _refuse_escapes(archive, file.namelist())
+                _refuse_bombs(archive, sum(info.file_size for info in file.infolist()))
                 file.extractall(target)
         else:
-            with tarfile.open(archive) as tar:
-                tar.extractall(target, filter="data")  # refuses links and paths that lead outside
+            # The suffix decides, since other packings unpack to a million times their size.
+            with tarfile.open(archive, "r:" if archive.suffix == ".tar" else "r:gz") as tar:
+                tar.extractall(target, filter=_Careful(archive))
     except tarfile.FilterError as error:
         raise InputError(f"{archive} was refused: {error}; fetch it from its authors.") from None
-    except _DAMAGE as error:
-        raise InputError(f"{archive} cannot be unpacked ({error}); fetch it again.") from None
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(
+            f"{archive} cannot be unpacked ({reason(error)}); fetch it again."
+        ) from None
     write_text(marker, version)
     return target
 
@@ -88,3 +95,24 @@ def _refuse_escapes(archive: Path, names: list[str]) -> None:
     for name in names:
         if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name[:3]:
             raise InputError(f"{archive} was refused: its member {name!r} leads outside.")
+
+
+def _refuse_bombs(archive: Path, unpacked: int) -> None:
+    size = archive.stat().st_size
+    if unpacked > _MOST_UNPACKED * size + _SMALL:
+        raise InputError(
+            f"{archive} was refused: its {size} bytes unpack to over {unpacked}, as no data set "
+            f"does; fetch it from its authors."
+        )
+
+
+class _Careful:
+    """Python's filter for data, which refuses links and paths that lead outside, and a sum."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive, self.unpacked = archive, 0
+
+    def __call__(self, member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        self.unpacked += member.size
+        _refuse_bombs(self.archive, self.unpacked)
+        return tarfile.data_filter(member, path)

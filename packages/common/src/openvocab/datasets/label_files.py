@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from openvocab.errors import InputError
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
+from openvocab.reading.json_files import read_json_file
 
 IntArray = NDArray[np.int32]
 
@@ -76,7 +76,7 @@ def read_codes(path: Path) -> IntArray:
         InputError: it is missing, damaged, empty, or its masks differ in size.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json_file(path, "run-length codes")
         masks = [(int(e["category_id"]), decode_rle(e["segmentation"])) for e in entries]
         labels = np.full(masks[0][1].shape, 65535, dtype=np.int32)
         for label, inside in masks:

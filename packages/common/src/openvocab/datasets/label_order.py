@@ -6,7 +6,6 @@ of the same images that share names. A swapped order is no error anywhere else, 
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from openvocab.datasets.labelled_set import LabelledSet
 from openvocab.datasets.preparation import MANIFEST
 from openvocab.datasets.resolver import find_layouts, load_layout, parse_name
 from openvocab.errors import InputError
+from openvocab.reading.json_files import read_json_file
 from openvocab.vocabulary import Vocabulary
 
 _SKY = ("sky", "sky-other")
@@ -39,8 +39,8 @@ def _by_manifest(seen: TreeInspection) -> Iterator[str]:
     if not path.is_file():
         return
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["names"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = list(read_json_file(path, "manifest")["names"])
+    except (ValueError, KeyError, TypeError):
         yield f"{path} is damaged, so that nobody knows how the label maps were made."
         return
     ours = list(seen.data.spec.vocabulary_of(seen.data.layout).names)

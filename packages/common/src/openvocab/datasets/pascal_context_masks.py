@@ -7,7 +7,6 @@ which rule CAT-Seg fills polygons is in none of them; here it is COCO's.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from openvocab.datasets.polygons import segment_mask
 from openvocab.datasets.spec import read_list
 from openvocab.errors import InputError
 from openvocab.image import read_image
+from openvocab.reading.json_files import read_json_file
 from openvocab.vocabulary import Vocabulary
 
 FOLDERS = ("VOCdevkit/VOC2010", "VOC2010")
@@ -161,7 +161,7 @@ def _renumbering(source: Source) -> dict[int, int] | None:
 def _read_json(path: Path) -> list[tuple[str, list[Mask], tuple[int, int] | None]]:
     """Read (stem, masks, size) of every image of a JSON in COCO's or Detail's format."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path, "annotations")
         numbers = _category_numbers(content["categories"])
         masks: dict[Any, list[Mask]] = {}
         for entry in _either(content, _ANNOTATIONS):

@@ -15,7 +15,7 @@ from openvocab.datasets.samples import Sample
 from openvocab.datasets.tails import Parts, match_tails, parts_of
 from openvocab.errors import InputError, one_line
 from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
-from openvocab.image import IMAGE_SUFFIXES, read_label_map
+from openvocab.image import IMAGE_SUFFIXES, read_label_map, stored_size_and_turn
 from openvocab.inference.layout import ENDINGS, JOURNAL, NAMES
 
 CategoryIds = Literal["auto", "labels", "dataset"]
@@ -126,7 +126,10 @@ class JsonPredictions:
         """
         if sample.id not in self.images:
             raise InputError(f"There is no prediction for {sample.id}.")
-        return labels_of_predictions(self.images[sample.id], self.contiguous)
+        stored = stored_size_and_turn(sample.image)
+        # Of an image that EXIF turns, programs disagree on the size; the score will say so.
+        size = stored[0] if stored is not None and stored[1] == 1 else None
+        return labels_of_predictions(self.images[sample.id], self.contiguous, size)
 
     def category_ids(self) -> set[int]:
         """Return all category ids in the file."""

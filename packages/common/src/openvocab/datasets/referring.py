@@ -5,7 +5,6 @@ Source: SPEC car 9; layouts.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from openvocab.datasets.labelled_set import data_root_of
 from openvocab.datasets.polygons import segment_mask
-from openvocab.datasets.safe_pickle import read_plain_pickle
 from openvocab.errors import InputError
 from openvocab.formats.run_length import Mask
+from openvocab.reading.json_files import read_json_file
+from openvocab.reading.pickles import read_plain_pickle
 
 IMAGES = "refer/data/images/mscoco/images/train2014"
 DATA = "refer/data"
@@ -123,7 +123,7 @@ def load_referring(
     folder = root / DATA / spec.folder
     refs = _read_refs(folder / spec.file)
     instances = folder / "instances.json"
-    content = _read_json(instances)
+    content = read_json_file(instances, "COCO instances")
     try:
         images = {image["id"]: image for image in content["images"]}
         segments = {a["id"]: a["segmentation"] for a in content["annotations"]}
@@ -208,16 +208,11 @@ def _samples(
 
 
 def _read_refs(path: Path) -> Sequence[Mapping[str, Any]]:
-    content = _read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
+    content = (
+        read_json_file(path, "REFER annotations")
+        if path.suffix == ".json"
+        else read_plain_pickle(path)
+    )
     if not isinstance(content, list) or not all(isinstance(ref, dict) for ref in content):
         raise InputError(f"{path} is no list of expressions; fetch it again.")
     return content
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}; see openvocab.prepare.") from None
-    except ValueError:
-        raise InputError(f"{path} is not JSON; fetch it again.") from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, shorten_value
 from openvocab.evaluation.protocol import ProtocolCard, diff_cards
 from openvocab.files import write_text
 from openvocab.metrics.bootstrap import Interval
@@ -26,6 +26,8 @@ from openvocab.metrics.scores import (
     all_conventions,
     scores,
 )
+from openvocab.reading.files import DAMAGE
+from openvocab.reading.json_files import read_json_file
 
 __all__ = ["FORMAT", "ProtocolCard", "Result", "diff_cards", "pack", "unpack"]
 
@@ -95,37 +97,32 @@ class Result:
         Raises:
             InputError: the file is missing or holds no result.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"Cannot read the result {path}: {error.strerror}.") from None
-        except ValueError:
-            raise InputError(f"{path} is not JSON; expected a result file.") from None
+        data = read_json_file(path, "result")
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(f"{path} is not a result of the format {FORMAT!r}.")
         try:
             return cls._from_json(data)
-        except (KeyError, TypeError, InputError) as error:
+        except DAMAGE as error:
             raise InputError(f"{path} is a damaged result ({error}); evaluate again.") from None
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Result:
-        result = cls(
+        names = data["names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError("its names are no list of text")
+        return cls(
             card=ProtocolCard.from_json(data["card"]),
-            names=tuple(data["names"]),
-            matrix=unpack(data["matrix"]),
+            names=tuple(names),
+            matrix=unpack(data["matrix"], (len(names), len(names) + 1)),
             intervals={
                 convention: Interval(data["scores"][convention]["mIoU"], *interval)
                 for convention in CONVENTIONS
                 if (interval := data["scores"][convention].get("mIoU_interval"))
             },
-            boundary=unpack(data["boundary"]) if "boundary" in data else None,
-            complete=data["complete"],
+            boundary=unpack(data["boundary"], (3, len(names))) if "boundary" in data else None,
+            complete=bool(data["complete"]),
             images_of_set=data.get("images_of_set"),
         )
-        if result.matrix.shape != (len(result.names), len(result.names) + 1):
-            raise InputError(f"{len(result.names)} names, matrix of shape {result.matrix.shape}")
-        return result
 
     def table(self) -> str:
         """Return the scores of all conventions as text, and what makes them differ."""
@@ -155,18 +152,23 @@ def pack(counts: IntArray) -> dict[str, Any]:
     }
 
 
-def unpack(value: Mapping[str, Any]) -> IntArray:
+def unpack(value: Mapping[str, Any], shape: tuple[int, ...]) -> IntArray:
     """Return the counts that `pack` packed.
 
+    Args:
+        value: what `pack` gave.
+        shape: that the counts must have; nothing is unpacked before that is clear.
+
     Raises:
-        InputError: the value is damaged.
+        InputError: the value is damaged, or has another shape.
     """
-    shape = tuple(int(side) for side in value["shape"])
-    expected = 8 * int(np.prod(shape))
+    if tuple(value["shape"]) != shape:
+        raise InputError(f"packed counts have shape {shorten_value(value['shape'])}, not {shape}")
+    expected = 8 * math.prod(shape)
     try:
         # One byte more than expected is enough to see that there is too much.
         raw = zlib.decompressobj().decompress(base64.b64decode(value["data"]), expected + 1)
-    except (binascii.Error, zlib.error) as error:
+    except (ValueError, TypeError, zlib.error) as error:
         raise InputError(f"packed counts are damaged: {error}") from None
     if len(raw) != expected:
         raise InputError(f"packed counts of shape {shape} need {expected} bytes, not {len(raw)}")

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from openvocab.datasets import ALIASES, CATALOG, resolve
 from openvocab.datasets.resolver import parse_name
 from openvocab.datasets.samples import SampleSet
-from openvocab.errors import InputError
+from openvocab.errors import InputError, shorten_value
 from openvocab.files import atomic_path
 from openvocab.formats.arithmetic import evaluate_arithmetic
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_label_map
 from openvocab.metrics.scores import Ignore, void_values
+from openvocab.reading.json_files import read_json_file
+from openvocab.reading.yaml_files import PlainLoader, read_yaml_file
 from openvocab.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 BASE_KEY = "_BASE_"
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 _TUPLE_TAG = "tag:yaml.org,2002:python/tuple"
+_MOST_BASES = 20
+_LONGEST_LITERAL = 1000  # characters of text that spells a Python value
 
 # --- configs ------------------------------------------------------------------------------------
 
@@ -47,7 +51,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         InputError: a file is missing or not YAML, inherits from itself, or holds a tag or an
             expression that is not data.
     """
-    return _read_chain(Path(path), ())
+    return _read_chain(Path(path), (), {})
 
 
 def merge_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -86,14 +90,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-class _ConfigLoader(yaml.SafeLoader):
+class _ConfigLoader(PlainLoader):
     """Safe YAML with the two Python tags that detectron2 configs use as data."""
 
 
 def _construct_arithmetic(loader: _ConfigLoader, node: yaml.Node) -> Any:
     values = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
     if len(values) != 1 or not isinstance(values[0], str):
-        raise InputError(f"the tag !!python/object/apply:eval takes one expression, not {values!r}")
+        raise InputError(
+            f"the tag !!python/object/apply:eval takes one expression, not {shorten_value(values)}"
+        )
     return evaluate_arithmetic(values[0])
 
 
@@ -107,32 +113,28 @@ _ConfigLoader.add_constructor(_EVAL_TAG, _construct_arithmetic)
 _ConfigLoader.add_constructor(_TUPLE_TAG, _construct_tuple)
 
 
-def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+def _read_chain(
+    path: Path, children: tuple[Path, ...], done: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """Read a config with its bases, each once."""
     resolved = path.expanduser().resolve()
     if resolved in children:
         raise InputError(f"{path} inherits from itself through {BASE_KEY}.")
-    config = _decoded(_load(path.expanduser()))
+    if resolved in done:
+        return done[resolved]
+    config = _decoded(read_yaml_file(path.expanduser(), "config", _ConfigLoader))
     bases = config.pop(BASE_KEY, ())
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list | tuple) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{path} has {BASE_KEY}: {shorten_value(bases)}; give the name of a file.")
+    if len(bases) > _MOST_BASES or len(children) > _MOST_BASES:
+        raise InputError(f"{path} inherits from more than {_MOST_BASES} configs.")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        where = resolved.parent / Path(str(base)).expanduser()
-        merged = merge(merged, _read_chain(where, (*children, resolved)))
-    return merge(merged, config)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        # _ConfigLoader is a SafeLoader: unknown Python tags are errors.
-        content = yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)
-    except OSError as error:
-        raise InputError(f"Cannot read the config {path}: {error.strerror}.") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a safe YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no keys with values; expected a config.")
-    return content
+    for base in bases:
+        where = resolved.parent / Path(base).expanduser()
+        merged = merge(merged, _read_chain(where, (*children, resolved), done))
+    done[resolved] = merge(merged, config)
+    return done[resolved]
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _decoded(value: Any) -> Any:
     """Return text that spells a Python value as that value, in sections too."""
     if isinstance(value, dict):
         return {key: _decoded(inner) for key, inner in value.items()}
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_LITERAL:
         return value
     try:
         return ast.literal_eval(value)
@@ -167,13 +169,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, damaged, or would have to run code; nothing was run.
     """
-    from openvocab.reading.numpy_pickle import read_pickled_arrays  # late: they import torch
-    from openvocab.weights.state_dict import read_state_dict
+    from openvocab.reading.checkpoints import read_tensors  # late: it imports torch
 
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"The weights file {path} does not exist; check the path.")
-    return read_pickled_arrays(path) if path.suffix == ".pkl" else read_state_dict(path)
+    return read_tensors(path)
 
 
 # --- predictions --------------------------------------------------------------------------------
@@ -209,12 +207,7 @@ def read_predictions(path: str | Path) -> dict[str, list[Prediction]]:
     Raises:
         InputError: the file is missing or holds something else.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the predictions {path}: {error.strerror}.") from None
-    except ValueError:
-        raise InputError(f"{path} is not JSON; expected a sem_seg_predictions.json.") from None
+    content = read_json_file(path, "predictions, a sem_seg_predictions.json")
     grouped: dict[str, list[Prediction]] = {}
     for number, entry in enumerate(content if isinstance(content, list) else [content]):
         if not isinstance(entry, dict) or not set(Prediction._fields) <= entry.keys():
@@ -223,18 +216,27 @@ def read_predictions(path: str | Path) -> dict[str, list[Prediction]]:
                 f"detectron2's sem_seg_predictions.json."
             )
         prediction = Prediction(*(entry[field] for field in Prediction._fields))
-        grouped.setdefault(str(prediction.file_name), []).append(prediction)
+        if not isinstance(prediction.file_name, str) or type(prediction.category_id) is not int:
+            raise InputError(
+                f"Entry {number} of {path} needs text as its file_name and a whole number as its "
+                f"category_id, not {shorten_value(prediction[:2])}."
+            )
+        grouped.setdefault(prediction.file_name, []).append(prediction)
     return grouped
 
 
 def labels_of_predictions(
-    predictions: Sequence[Prediction], contiguous: Mapping[int, int] | None = None
+    predictions: Sequence[Prediction],
+    contiguous: Mapping[int, int] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> NDArray[np.int32]:
     """Put the masks of one image together.
 
     Args:
         predictions: at least one, all of one image.
         contiguous: the label of each category id, where ids are not labels already.
+        size: (height, width) of the image, if it is known; masks of another size are refused
+            before they are decoded.
 
     Returns:
         `(H, W)` labels, -1 where no mask is.
@@ -244,7 +246,10 @@ def labels_of_predictions(
     """
     labels: NDArray[np.int32] | None = None
     for prediction in predictions:
-        mask = decode_rle(prediction.segmentation)
+        try:
+            mask = decode_rle(prediction.segmentation, size)
+        except InputError as error:
+            raise InputError(f"A mask of {prediction.file_name} is damaged: {error}") from None
         labels = np.full(mask.shape, -1, dtype=np.int32) if labels is None else labels
         if mask.shape != labels.shape:
             raise InputError(f"The masks of {prediction.file_name} differ in size.")

@@ -8,11 +8,12 @@ from typing import Any, TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, shorten_value
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Labels: TypeAlias = npt.NDArray[np.int32]
 
+MOST_PIXELS = 1 << 29
 _FIRST_CHARACTER = 48  # COCO's strings write 6 bits per character, from "0" on
 
 
@@ -84,35 +85,66 @@ def decode_labels(codes: Mapping[int, Mapping[str, Any]], size: tuple[int, int])
     return labels
 
 
-def decode_rle(rle: Mapping[str, Any]) -> Mask:
+def decode_rle(rle: Mapping[str, Any], expected_size: tuple[int, int] | None = None) -> Mask:
     """Decode COCO's run-length format, compressed (str or bytes) or as a list of counts.
+
+    Args:
+        rle: "size" [height, width] and "counts".
+        expected_size: (height, width) that it must have; nothing is decoded before that is clear.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        InputError: the runs do not fill the size, or the string is no run-length code.
+        InputError: the runs do not fill the size, the size is another than expected or that of no
+            image, or the string is no run-length code.
     """
-    try:
-        height, width = (int(side) for side in rle["size"])
-        raw = rle["counts"]
-        counts = _decompress(raw) if isinstance(raw, str | bytes) else np.asarray(raw, np.int64)
-        if height < 0 or width < 0:
-            raise ValueError("negative size")
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    height, width = size = _size(rle)
+    if expected_size is not None and size != tuple(expected_size):
         raise InputError(
-            "a run-length mask needs 'size' [height, width] and 'counts', a string or a list of "
-            f"integers, got {dict(rle)!r:.80}."
-        ) from error
-    if (counts < 0).any() or int(counts.sum()) != height * width:
+            f"it is {width}x{height}, but its image is {expected_size[1]}x{expected_size[0]}; "
+            "predict at the size of the image."
+        )
+    if height * width > MOST_PIXELS:
         raise InputError(
-            f"the runs of a mask of {width}x{height} cover {int(counts.sum())} pixels, expected "
+            f"a mask of {width}x{height} has more than the {MOST_PIXELS} pixels of any image."
+        )
+    raw = rle["counts"]
+    counts = _decompress(raw) if isinstance(raw, str | bytes) else _counts(raw, rle)
+    if (counts < 0).any() or (counts > height * width).any() or counts.sum() != height * width:
+        raise InputError(
+            f"the runs of a mask of {width}x{height} cover {sum(counts.tolist())} pixels, expected "
             f"{height * width}; its counts or its size are damaged."
         )
     inside = np.arange(counts.size) % 2 == 1
     return np.repeat(inside, counts).reshape((height, width), order="F")
+
+
+def _size(rle: Any) -> tuple[int, int]:
+    size = rle.get("size") if isinstance(rle, Mapping) and "counts" in rle else None
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise _needs(rle)
+    height, width = size
+    if not all(isinstance(side, int | np.integer) and side >= 0 for side in (height, width)):
+        raise _needs(rle)
+    return int(height), int(width)
+
+
+def _counts(raw: Any, rle: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    try:
+        counts = np.asarray(raw)
+    except (ValueError, OverflowError, RecursionError):
+        raise _needs(rle) from None
+    if counts.ndim != 1 or (counts.size and counts.dtype.kind not in "iu"):
+        raise _needs(rle)
+    return counts.astype(np.int64)
+
+
+def _needs(rle: Any) -> InputError:
+    return InputError(
+        "a run-length mask needs 'size' [height, width] and 'counts', a string or a list of "
+        f"integers, got {shorten_value(rle)}."
+    )
 
 
 def _compress(counts: npt.NDArray[np.int64]) -> str:

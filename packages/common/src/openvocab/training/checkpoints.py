@@ -6,11 +6,9 @@ Files are detectron2's: `model_0004999.pth` holds `{"model": ..., "iteration": 4
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,10 @@ import torch
 
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
+from openvocab.reading.checkpoints import read_whole
 
 State = dict[str, Any]
 _NAME = re.compile(r"model_(\d+)\.pth")
-# What torch raises on a file that was cut off or overwritten.
-_DAMAGE = (
-    *(EOFError, OSError, RuntimeError, LookupError, ValueError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
-)
 BEST, FINAL = "model_best.pth", "model_final.pth"
 
 
@@ -95,10 +89,10 @@ class Checkpoints:
         files = self.numbered()
         for path in reversed(files):
             try:
-                state: State = torch.load(path, map_location="cpu", weights_only=True)
+                state: State = read_whole(path)
                 return path, state
-            except _DAMAGE as error:
-                print(f"warning: {path} is damaged ({_reason(error)}); skipped", file=sys.stderr)
+            except InputError as error:
+                print(f"warning: {error} It is skipped.", file=sys.stderr)
         if files:
             raise InputError(f"no checkpoint in {self.folder} can be read; start anew elsewhere")
         return None

@@ -5,70 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
+from openvocab.reading.checkpoints import read_notes, read_tensors, state_dict_in
 
 METADATA = "metadata"  # of a `.pth` file: beside "model", where safetensors keeps it in its header
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
-# What torch's restricted unpickler raises on bytes that are no pickle of its own.
-_NOT_WEIGHTS = (
-    AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-    zipfile.BadZipFile,
-)  # fmt: skip
 _TORCH = (".pth", ".pt")
 _SHOWN = 4  # names of tensors in one error
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors` file or of a `torch.save`d `.pt`, `.pth` or `.bin`.
-
-    Wrappers such as `{"model": ...}` and a `module.` in front of every name are taken off.
-
-    Raises:
-        InputError: no such file, not a file of weights, or one that would have to be executed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"weights file {path} does not exist; check the path")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} was refused because it holds more than tensors and loading it would run code "
-            f"({_first_line(error)}); save its state dict alone, best as .safetensors"
-        ) from error
-    except _NOT_WEIGHTS as error:
-        raise InputError(f"{path} is not a readable file of weights; fetch it again") from error
-    return unwrap_state_dict(content, source=str(path))
+    """Read the tensors of a file of weights; see `openvocab.reading.checkpoints.read_tensors`."""
+    return read_tensors(path)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the text metadata of a `.safetensors` or of our `.pth`; empty where there is none."""
-    if Path(path).suffix in _TORCH:
-        return _torch_metadata(Path(path))
-    if Path(path).suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); fetch it again") from error
+    """Return the text metadata of a `.safetensors` or of our `.pth`; empty where there is none.
+
+    Raises:
+        InputError: the file is missing, damaged or hostile.
+    """
+    return read_notes(path, METADATA)
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -82,19 +51,7 @@ def unwrap_state_dict(content: object, *, source: str) -> dict[str, Tensor]:
     Raises:
         InputError: there is none.
     """
-    while isinstance(content, Mapping):
-        inner = next(
-            (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None
-        )
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{source} holds no state dict (names with tensors)")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if all(name.startswith("module.") for name in tensors):  # written by DistributedDataParallel
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return tensors
+    return state_dict_in(content, source=source)
 
 
 class _WithoutNormal(TorchFunctionMode):
@@ -128,6 +85,17 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: 
     Raises:
         InputError: names the missing, unexpected and mis-shaped tensors; nothing was loaded.
     """
+    check_fits(module, state_dict, source=source)
+    check_finite(state_dict, source=source)
+    module.load_state_dict(dict(state_dict), strict=True)
+
+
+def check_fits(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Compare names and shapes with a module's, which may still be without memory.
+
+    Raises:
+        InputError: names the missing, unexpected and mis-shaped tensors.
+    """
     own = module.state_dict()
     missing = [name for name in own if name not in state_dict]
     unexpected = [name for name in state_dict if name not in own]
@@ -150,7 +118,26 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: 
             f"{source} does not fit {type(module).__name__}: tensors {'; '.join(problems)}; "
             "use the checkpoint of this variant, or the variant of this checkpoint"
         )
-    module.load_state_dict(dict(state_dict), strict=True)
+
+
+def check_finite(state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse weights that are not numbers: a model with them answers, and its answer means nothing.
+
+    Raises:
+        InputError: names the first tensor with a NaN or an infinity in it.
+    """
+    for name, tensor in state_dict.items():
+        if not tensor.is_floating_point() or tensor.is_meta:
+            continue
+        if tensor.float().sum().isfinite():  # cheap, and any NaN or infinity would stay in it
+            continue
+        bad = int((~tensor.isfinite()).sum())
+        if bad:
+            raise InputError(
+                f"{source} is unusable: {bad} of {tensor.numel()} values of its tensor {name} are "
+                f"NaN or infinite, so its training failed or the file is damaged; take another "
+                f"checkpoint"
+            )
 
 
 def save_state_dict(
@@ -201,29 +188,6 @@ def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); fetch it again") from error
-
-
-def _torch_metadata(path: Path) -> dict[str, str]:
-    """Read what we stored beside the tensors; files of others, and damaged ones, say nothing."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                return {}  # TorchScript
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, *_NOT_WEIGHTS):
-        return {}
-    found = content.get(METADATA) if isinstance(content, Mapping) else None
-    if not isinstance(found, Mapping):
-        return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)}
-
-
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors that share memory with an earlier one, which safetensors refuses."""
     seen: set[int] = set()
@@ -242,7 +206,3 @@ def _some(names: list[str]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
