@@ -219,7 +219,7 @@ def test_captions_are_read_from_coco_and_from_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("n.json", b"{", "is no JSON"),
+        ("n.json", b"{", "is not JSON"),
         ("n.json", b'{"a.png": "dog"}', "must map image names to lists"),
         ("n.tsv", b"a.png dog", "line 1: expected an image, a tab"),
         ("n.tsv", b"\xff\xfe", "no UTF-8"),

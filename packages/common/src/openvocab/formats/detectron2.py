@@ -25,6 +25,7 @@ from openvocab.formats.arithmetic import evaluate_arithmetic
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_label_map
 from openvocab.metrics.scores import Ignore, void_values
+from openvocab.reading.files import resolved
 from openvocab.reading.json_files import read_json_file
 from openvocab.reading.yaml_files import PlainLoader, read_yaml_file
 from openvocab.vocabulary import Vocabulary
@@ -117,12 +118,12 @@ def _read_chain(
     path: Path, children: tuple[Path, ...], done: dict[Path, dict[str, Any]]
 ) -> dict[str, Any]:
     """Read a config with its bases, each once."""
-    resolved = path.expanduser().resolve()
-    if resolved in children:
+    place = resolved(path, "config")
+    if place in children:
         raise InputError(f"{path} inherits from itself through {BASE_KEY}.")
-    if resolved in done:
-        return done[resolved]
-    config = _decoded(read_yaml_file(path.expanduser(), "config", _ConfigLoader))
+    if place in done:
+        return done[place]
+    config = _decoded(read_yaml_file(place, "config", _ConfigLoader))
     bases = config.pop(BASE_KEY, ())
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list | tuple) or not all(isinstance(base, str) for base in bases):
@@ -131,10 +132,10 @@ def _read_chain(
         raise InputError(f"{path} inherits from more than {_MOST_BASES} configs.")
     merged: dict[str, Any] = {}
     for base in bases:
-        where = resolved.parent / Path(base).expanduser()
-        merged = merge(merged, _read_chain(where, (*children, resolved), done))
-    done[resolved] = merge(merged, config)
-    return done[resolved]
+        where = base if base.startswith("~") else place.parent / base
+        merged = merge(merged, _read_chain(Path(where), (*children, place), done))
+    done[place] = merge(merged, config)
+    return done[place]
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,20 @@ def reason(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+def resolved(path: str | Path, what: str) -> Path:
+    """Return the absolute path that a name stands for, with `~` and links followed.
+
+    Raises:
+        InputError: it stands for none: a zero byte, an unknown user, links that lead in a circle.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{os.fspath(path)!r} cannot be the name of a {what} ({reason(error)})."
+        ) from None
+
+
 def _kind(mode: int) -> str:
     kinds = (
         (stat.S_ISDIR, "a folder"),

@@ -92,7 +92,7 @@ class Checkpoints:
                 state: State = read_whole(path)
                 return path, state
             except InputError as error:
-                print(f"warning: {error} It is skipped.", file=sys.stderr)
+                print(f"warning: {path} is damaged and skipped: {error}", file=sys.stderr)
         if files:
             raise InputError(f"no checkpoint in {self.folder} can be read; start anew elsewhere")
         return None
