@@ -17,6 +17,7 @@ from benchmarks.reporting.report import build_report
 
 from openvocab.cli import run
 from openvocab.evaluation.results import Result
+from openvocab.methods import available_methods
 
 METHODS = ("san", "ovseg", "car")
 SCRIPT = str(Path(run_all.__file__).resolve())
@@ -257,9 +258,9 @@ def is_gone(pid: str) -> bool:
 
 
 @pytest.mark.parametrize("request_words", [
-    ([], {"san": "world", "ovseg": "world", "car": "world"}, ("world",)),
+    ([], dict.fromkeys(available_methods(), "world"), ("world",)),
     (["--models", "car"], {"car": "world"}, ("world",)),
-    (["--datasets", "world:tune"], dict.fromkeys(METHODS, "world"), ("world:tune",)),
+    (["--datasets", "world:tune"], dict.fromkeys(available_methods(), "world"), ("world:tune",)),
     (["--weights", "san=world"], {"san": "world"}, ("world",)),
     (["--weights", "san=a.pth"], {"san": "a.pth"}, ()),
     (["--datasets", "voc-20"], {}, ("voc-20",)),
