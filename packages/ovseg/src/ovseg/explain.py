@@ -25,7 +25,7 @@ _MASKFORMER, _CLIP, _BOTH = (37, 99, 235), (180, 83, 9), (21, 128, 61)
 
 
 @dataclass(frozen=True)
-class Inside:
+class NamedRegions:
     """What OVSeg found in one image of the size that it sees.
 
     Attributes:
@@ -76,18 +76,20 @@ def explain(
 
 
 @torch.inference_mode()
-def look_inside(segmenter: OVSegSegmenter, image: ImageArray, vocabulary: Vocabulary) -> Inside:
+def look_inside(
+    segmenter: OVSegSegmenter, image: ImageArray, vocabulary: Vocabulary
+) -> NamedRegions:
     """Run both branches once, and combine them as the segmenter does."""
     seen = segmenter.resize(image)
     found = segmenter.look(seen, vocabulary)
     votes, mask_prob = segmenter.votes(found, vocabulary), found.mask_prob()
     importance = votes.weights.amax(1) * mask_prob[votes.rows].mean((1, 2))
     order = votes.rows[importance.argsort(descending=True, stable=True)]
-    return Inside(seen, found, votes, mask_prob, tuple(order.tolist()))
+    return NamedRegions(seen, found, votes, mask_prob, tuple(order.tolist()))
 
 
 @torch.inference_mode()
-def crops_of(segmenter: OVSegSegmenter, inside: Inside, proposals: Sequence[int]) -> Regions:
+def crops_of(segmenter: OVSegSegmenter, inside: NamedRegions, proposals: Sequence[int]) -> Regions:
     """Return what CLIP sees of non-empty proposals (V, 3, S, S), normalized, and their masks."""
     adapter = segmenter.model.clip_adapter
     adapter.region = segmenter.inference.region
@@ -97,7 +99,9 @@ def crops_of(segmenter: OVSegSegmenter, inside: Inside, proposals: Sequence[int]
     return adapter.cut(adapter.normalise(pixels.to(probability.device)), probability, binary)
 
 
-def _proposals(inside: Inside, photo: ImageArray, words: Sequence[str]) -> Iterator[Explained]:
+def _proposals(
+    inside: NamedRegions, photo: ImageArray, words: Sequence[str]
+) -> Iterator[Explained]:
     """Yield the regions in small."""
     valid = inside.found.branches.valid
     group = (
@@ -119,7 +123,7 @@ def _proposals(inside: Inside, photo: ImageArray, words: Sequence[str]) -> Itera
 
 
 def _opinions(
-    segmenter: OVSegSegmenter, inside: Inside, photo: ImageArray, words: Sequence[str]
+    segmenter: OVSegSegmenter, inside: NamedRegions, photo: ImageArray, words: Sequence[str]
 ) -> Iterator[Explained]:
     """Yield region, crop and opinions of the most important proposals that CLIP has seen."""
     valid = inside.found.branches.valid.tolist()
@@ -159,7 +163,7 @@ def crop_pictures(segmenter: OVSegSegmenter, crops: Regions) -> list[ImageArray]
     return list(array)
 
 
-def _charts(inside: Inside, proposal: int, words: Sequence[str]) -> ImageArray:
+def _charts(inside: NamedRegions, proposal: int, words: Sequence[str]) -> ImageArray:
     """Draw what MaskFormer, CLIP and both say of a proposal that CLIP has seen."""
     branches = inside.found.branches
     place = int(branches.valid[:proposal].sum())  # among those that CLIP has seen
@@ -179,11 +183,11 @@ def _chart(
     return bars(lines, title=title, width=290)
 
 
-def _weight(inside: Inside, proposal: int) -> Tensor:
+def _weight(inside: NamedRegions, proposal: int) -> Tensor:
     """Return how much a proposal speaks for each word (W,)."""
     row = (inside.votes.rows == proposal).nonzero()[0, 0]
     return inside.votes.weights[row]
 
 
-def _best_name(inside: Inside, proposal: int, words: Sequence[str]) -> str:
+def _best_name(inside: NamedRegions, proposal: int, words: Sequence[str]) -> str:
     return words[int(_weight(inside, proposal).argmax())]

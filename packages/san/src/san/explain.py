@@ -25,7 +25,7 @@ _SIDE, _SMALL, _PANEL = 320, 230, 140  # pixels of pictures' long sides, and of 
 
 
 @dataclass(frozen=True)
-class Inside:
+class BiasedMasks:
     """What the network says about one image.
 
     Attributes:
@@ -81,7 +81,7 @@ def explain(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) 
 
 
 @torch.inference_mode()
-def look_inside(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) -> Inside:
+def look_inside(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) -> BiasedMasks:
     """Run the network once, and keep the attention bias that it gives to CLIP."""
     network = segmenter.network
     resized = segmenter.resize(image)
@@ -100,7 +100,7 @@ def look_inside(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabula
     covered = resized.shape[0] / batch.shape[2], resized.shape[1] / batch.shape[3]
     biases = torch.stack([pool_bias(bias, grid)[0].float() for bias in layers])
     biases = torch.unflatten(biases, -1, grid)
-    return Inside(
+    return BiasedMasks(
         prediction,
         _cut(prediction.mask_logits[0].sigmoid(), covered),
         _cut(biases, covered),
@@ -118,7 +118,7 @@ def _cut(maps: Tensor, covered: tuple[float, float]) -> NDArray[np.float32]:
 
 
 def _proposals(
-    inside: Inside, photo: ImageArray, objects: Sequence[int], words: Sequence[str]
+    inside: BiasedMasks, photo: ImageArray, objects: Sequence[int], words: Sequence[str]
 ) -> Iterator[Explained]:
     group = f"Mask proposals: {len(objects)} of {len(inside.masks)} show one of the names"
     for rank, query in enumerate(objects[:_MOST_PROPOSALS], start=1):
@@ -130,7 +130,7 @@ def _proposals(
 
 
 def _no_object(
-    inside: Inside, photo: ImageArray, empty: NDArray[np.bool_], words: Sequence[str]
+    inside: BiasedMasks, photo: ImageArray, empty: NDArray[np.bool_], words: Sequence[str]
 ) -> Iterator[Explained]:
     """Yield the proposals that say "no object", the largest masks first."""
     group = f"“No object”: {int(empty.sum())} of {len(empty)} proposals"
@@ -148,7 +148,7 @@ def _no_object(
         )
 
 
-def _one_for_each_name(inside: Inside, queries: Sequence[int]) -> list[tuple[int, int]]:
+def _one_for_each_name(inside: BiasedMasks, queries: Sequence[int]) -> list[tuple[int, int]]:
     """Return rank and number of the most important proposals of different names."""
     first: dict[int, tuple[int, int]] = {}
     for rank, query in enumerate(queries, start=1):
@@ -157,7 +157,7 @@ def _one_for_each_name(inside: Inside, queries: Sequence[int]) -> list[tuple[int
 
 
 def _attention(
-    inside: Inside, photo: ImageArray, queries: Sequence[tuple[int, int]], words: Sequence[str]
+    inside: BiasedMasks, photo: ImageArray, queries: Sequence[tuple[int, int]], words: Sequence[str]
 ) -> Iterator[Explained]:
     """Yield the attention bias of some proposals, and of single heads of CLIP."""
     for rank, query in queries:
@@ -191,23 +191,23 @@ def _attention(
         yield Explained("what CLIP says", _chart(inside, query, words), group=group)
 
 
-def _chart(inside: Inside, query: int, words: Sequence[str]) -> ImageArray:
+def _chart(inside: BiasedMasks, query: int, words: Sequence[str]) -> ImageArray:
     names, best = [*words, "no object"], _best(inside, query, 4)
     return bars([Bar(names[word], float(inside.class_prob[query, word])) for word in best])
 
 
-def _best(inside: Inside, query: int, count: int) -> list[int]:
+def _best(inside: BiasedMasks, query: int, count: int) -> list[int]:
     best: list[int] = np.argsort(-inside.class_prob[query], kind="stable")[:count].tolist()
     return best
 
 
-def _named(inside: Inside, query: int, words: Sequence[str]) -> str:
+def _named(inside: BiasedMasks, query: int, words: Sequence[str]) -> str:
     """Return the best name of a proposal, which is not "no object", and its probability."""
     best = int(inside.class_prob[query, :-1].argmax())
     return f"{words[best]} {number(float(inside.class_prob[query, best]))}"
 
 
-def _rivals(inside: Inside, query: int, words: Sequence[str]) -> str:
+def _rivals(inside: BiasedMasks, query: int, words: Sequence[str]) -> str:
     names = [*words, "no object"]
     return "Behind it: " + ", ".join(
         f"{names[word]} {number(float(inside.class_prob[query, word]))}"
