@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def test_members_depend_on_the_sibling_in_the_checkout(member: str) -> None:
     assert own["name"] == f"openvocab-{member}"
 
 
-def test_all_versions_and_licences_agree() -> None:
+def test_all_versions_and_licenses_agree() -> None:
     projects = [project(ROOT), *(project(ROOT / "packages" / m) for m in MEMBERS)]
     assert all(p["dynamic"] == ["version"] for p in projects)  # all read it from openvocab
     assert {p["license"] for p in projects} == {"Apache-2.0"}
@@ -279,3 +280,20 @@ def test_golden_data_stays_small() -> None:
         golden = ROOT / "packages" / member / "tests" / "golden"
         size = sum(f.stat().st_size for f in golden.rglob("*") if f.is_file())
         assert size < 20e6, f"{member}: {size / 1e6:.1f} MB"
+
+
+BRITISH = re.compile(
+    r"(behaviour|binaris|centre|colour|initialis|neighbour|normalis|optimis|organis|recognis|"
+    r"serialis|summaris|synchronis|visualis)",
+    re.IGNORECASE,
+)
+
+
+def test_identifiers_are_spelt_in_one_way() -> None:
+    """American, as in torch and NumPy, so that nobody has to guess how a name is spelt."""
+    for folder in ("packages", "benchmarks", "examples", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            with tokenize.open(path) as file:
+                for token in tokenize.generate_tokens(file.readline):
+                    if token.type == tokenize.NAME:
+                        assert not BRITISH.search(token.string), f"{path}: {token.string}"

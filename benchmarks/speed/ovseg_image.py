@@ -149,10 +149,10 @@ def measure_stages(model: DecidedOVSeg, valid: int, names: int, repeats: int) ->
     )
     binary = prob > inference.region.mask_threshold
     rows = binary.flatten(1).any(1).nonzero().squeeze(1)
-    normalised = adapter.normalise(image)
+    normalized = adapter.normalize(image)
     chunks = torch.split(rows, adapter.regions_per_batch)
     seconds["cut"], regions = timed(
-        lambda: [adapter.cut(normalised, prob[c], binary[c]) for c in chunks], repeats
+        lambda: [adapter.cut(normalized, prob[c], binary[c]) for c in chunks], repeats
     )
     seconds["clip"], features = timed(
         lambda: torch.cat([adapter.encode_regions(r) for r in regions]), repeats

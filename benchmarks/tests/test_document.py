@@ -36,7 +36,7 @@ def test_measured_numbers_stand_in_blocks_alone(path) -> None:
     )
 
 
-def test_measured_numbers_are_recognised() -> None:
+def test_measured_numbers_are_recognized() -> None:
     found = MEASURED.findall("it takes 2.5 s and 1,024 MiB, or 40 mIoU in 3 minutes, on 4 images")
     assert found == ["2.5 s", "1,024 MiB", "40 mIoU", "3 minutes"]
 

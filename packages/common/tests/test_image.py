@@ -114,7 +114,7 @@ def test_every_pillow_mode_becomes_rgb(mode: str) -> None:
     assert read_image(image).shape == (6, 7, 3)
 
 
-def test_cmyk_jpeg_has_the_right_colours() -> None:
+def test_cmyk_jpeg_has_the_right_colors() -> None:
     image = read_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95))
     np.testing.assert_allclose(image[4, 4].astype(int), (255, 0, 0), atol=4)
 
@@ -131,7 +131,7 @@ def test_transparency_is_laid_over_white() -> None:
         np.testing.assert_array_equal(image[0, :, 0], expected)
 
 
-def test_palette_and_colour_key_transparency_are_white() -> None:
+def test_palette_and_color_key_transparency_are_white() -> None:
     palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("L").convert("P")
     palette.putpalette([10, 20, 30, 200, 100, 50])
     image = read_image(encoded(palette, "PNG", transparency=0))
@@ -319,7 +319,7 @@ def test_palette_label_maps_give_their_indices(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label_map(tmp_path / "p.png"), [[0, 1, 255]])
 
 
-def test_colour_pictures_are_no_label_maps(tmp_path: Path) -> None:
+def test_color_pictures_are_no_label_maps(tmp_path: Path) -> None:
     Image.fromarray(noise(4, 4)).save(tmp_path / "rgb.png")
     with pytest.raises(InputError, match=r"rgb\.png' is no label map.*'RGB'"):
         read_label_map(tmp_path / "rgb.png")

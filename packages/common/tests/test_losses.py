@@ -36,7 +36,7 @@ def test_targets_are_the_classes_present_without_void() -> None:
     assert empty.labels.shape == (0,) and empty.masks.shape == (0, 4, 4)
 
 
-def test_points_are_sampled_at_pixel_centres_and_vanish_outside() -> None:
+def test_points_are_sampled_at_pixel_centers_and_vanish_outside() -> None:
     maps = torch.arange(12.0).reshape(1, 3, 4)
     x, y = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(3) + 0.5) / 3, indexing="xy")
     points = torch.stack([x, y], -1).reshape(1, 12, 2)

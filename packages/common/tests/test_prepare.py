@@ -65,7 +65,7 @@ def evaluated(name: str, root: Path, label: int = 0) -> None:
     assert result.card.label_tree_hash == data.label_tree_hash()
 
 
-def test_every_set_of_the_catalogue_can_be_prepared():
+def test_every_set_of_the_catalog_can_be_prepared():
     assert set(MAKERS) == set(CATALOG)
 
 

@@ -138,7 +138,7 @@ def test_overlay_takes_whatever_read_image_takes(tmp_path: Path) -> None:
     assert overlay.dtype == np.uint8 and overlay.shape[0] * overlay.shape[1] > 300 * 400
 
 
-def test_the_protocol_recognises_segmenters() -> None:
+def test_the_protocol_recognizes_segmenters() -> None:
     class Painter:
         def segment(self, image: Any, vocabulary: Any, *, return_scores: bool = False) -> Any: ...
         def describe(self) -> dict[str, Any]: ...

@@ -140,7 +140,7 @@ def test_every_crop_position_is_reached() -> None:
     assert corners == {0, 1, 2, 4, 5, 6}
 
 
-def test_colours_vary_as_much_as_the_recipe_says(pictures: Path) -> None:
+def test_colors_vary_as_much_as_the_recipe_says(pictures: Path) -> None:
     image, label = _scene(60, 80)
     varied = [vary_colors(image, np.random.default_rng(seed)) for seed in range(300)]
     _show(pictures / "colours.png", [(v, label) for v in varied[:10]])

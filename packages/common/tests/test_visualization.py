@@ -51,14 +51,14 @@ def swatches(picture: np.ndarray, names: int) -> list[tuple[int, int, int]]:
 # --- colours
 
 
-def test_colours_are_distinct_and_stable() -> None:
+def test_colors_are_distinct_and_stable() -> None:
     assert len(np.unique(palette(10_000), axis=0)) == 10_000
     np.testing.assert_array_equal(palette(150)[:21], palette(21))
     assert palette(0).shape == (0, 3)
     assert palette(3).dtype == np.uint8
 
 
-def test_the_first_colours_are_far_apart() -> None:
+def test_the_first_colors_are_far_apart() -> None:
     unit = palette(20)[None].astype(np.float32) / 255
     lab = cv2.cvtColor(unit, cv2.COLOR_RGB2LAB)[0]
     distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)

@@ -340,7 +340,7 @@ def test_crops_repeat_and_differ_by_index_split_and_ground(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["car", "umbrella", "sand", "tiles"])
-def test_flat_ground_is_one_colour_beside_the_object(name: str) -> None:
+def test_flat_ground_is_one_color_beside_the_object(name: str) -> None:
     for index in range(8):
         pixels = crop(name, index, size=64, ground="flat").reshape(-1, 3)
         _, counts = np.unique(pixels, axis=0, return_counts=True)

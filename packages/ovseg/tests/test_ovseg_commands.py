@@ -53,7 +53,7 @@ def data(tmp_path):
     return [f"--{flag}={tmp_path / place}" for flag, place in places.items()]
 
 
-def test_demo_colours_a_photo(checkpoint, photo, tmp_path, capsys):
+def test_demo_colors_a_photo(checkpoint, photo, tmp_path, capsys):
     arguments = ["--weights", str(checkpoint), "--class-names", *NAMES]
     code = demo.main([*arguments, "--input", str(photo), "--output", str(tmp_path / "out")])
     assert code == 0

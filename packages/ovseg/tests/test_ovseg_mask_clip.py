@@ -99,8 +99,8 @@ def test_a_plain_clip_gets_no_prompts(clip_tensors):
     assert not clip.region.mask_prompts and len(prompts) == 2
     image = np.full((16, 16, 3), 200, np.uint8)
     mask = np.ones((1, 16, 16), bool)
-    normalised = clip.normalise(torch.from_numpy(image).permute(2, 0, 1))
-    regions = clip.cut(normalised, torch.from_numpy(mask).float(), torch.from_numpy(mask))
+    normalized = clip.normalize(torch.from_numpy(image).permute(2, 0, 1))
+    regions = clip.cut(normalized, torch.from_numpy(mask).float(), torch.from_numpy(mask))
     plain = clip.clip_model.encode_image(regions.images)
     torch.testing.assert_close(
         clip.embed(image, mask), plain / plain.norm(dim=-1, keepdim=True), atol=1e-5, rtol=0

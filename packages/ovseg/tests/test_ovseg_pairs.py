@@ -26,7 +26,7 @@ from ovseg.pairs import (
     PairData,
     PairWriter,
     contact_sheet,
-    normalise,
+    normalize,
     paint_crop,
     read_pairs,
     recover_mask,
@@ -46,7 +46,7 @@ def test_the_validation_view_equals_the_recorded(maskget) -> None:
     view = np.asarray(validation_view(Image.fromarray(maskget["image"]), 64))
     assert np.array_equal(recover_mask(view), maskget["val_transform_mask"] > 0)
     expected = torch.from_numpy(maskget["val_transform_image"])
-    assert torch.allclose(normalise(view), expected, atol=1e-5)
+    assert torch.allclose(normalize(view), expected, atol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)

@@ -18,7 +18,7 @@ from openvocab.vocabulary import Vocabulary
 from ovseg.ensemble import demo_names
 from ovseg.mask_clip import LOGIT_SCALE, patch_masks
 from ovseg.model import mask_probability, vote
-from ovseg.regions import binarise, tight_boxes
+from ovseg.regions import binarize, tight_boxes
 from ovseg.segmenter import ImageBranches, OVSegSegmenter, Painting
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -262,11 +262,11 @@ def test_regions(golden):
         if "mask_fill" in overrides:
             changes["mask_fill"] = "zero"
         adapter.region = replace(base, **changes)
-        binary, valid = binarise(prob, adapter.region.mask_threshold)
+        binary, valid = binarize(prob, adapter.region.mask_threshold)
         assert_allclose(valid, arrays[f"{variant}__valid"])
         boxes = tight_boxes(binary[valid])
         assert_allclose(boxes, arrays[f"{variant}__bbox_xyxy_tight"])
-        regions = adapter.cut(adapter.normalise(image), prob[valid], binary[valid])
+        regions = adapter.cut(adapter.normalize(image), prob[valid], binary[valid])
         assert_allclose(regions.images, arrays[f"{variant}__regions_norm"], atol=2e-5)
         exact = 1e-6 if adapter.region.matting else 0
         assert_allclose(regions.masks, arrays[f"{variant}__region_masks"], atol=exact)
@@ -280,7 +280,7 @@ def test_regions_of_a_case(golden):
     prob, expected = case.tensor("mask_prob"), recorded["regions_first"]
     first = torch.from_numpy(np.flatnonzero(case["valid"])[: len(expected)])
     binary = prob[first] > inference.region.mask_threshold
-    regions = adapter.cut(adapter.normalise(network_image(case)), prob[first], binary)
+    regions = adapter.cut(adapter.normalize(network_image(case)), prob[first], binary)
     assert_allclose(regions.images, expected, atol=2e-5)
     assert_allclose(regions.masks, recorded["region_masks_first"], atol=0)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ovseg.regions import binarise, expand_boxes, extract_regions, tight_boxes
+from ovseg.regions import binarize, expand_boxes, extract_regions, tight_boxes
 
 
 def one_by_one(image, masks, boxes, size, background):
@@ -71,7 +71,7 @@ def test_tight_boxes_hold_the_mask_and_nothing_more(height, width, seed):
     assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
 
 
-def test_boxes_grow_about_their_centre_and_stay_inside():
+def test_boxes_grow_about_their_center_and_stay_inside():
     boxes = torch.tensor([[10, 20, 20, 40], [0, 0, 5, 5]])
     assert torch.equal(expand_boxes(boxes, 1.0, (100, 100)), boxes)
     grown = expand_boxes(boxes, 1.5, (100, 18))
@@ -80,5 +80,5 @@ def test_boxes_grow_about_their_centre_and_stay_inside():
 
 def test_threshold_is_strict():
     prob = torch.tensor([0.4, 0.5]).view(2, 1, 1)
-    binary, valid = binarise(prob, 0.4)
+    binary, valid = binarize(prob, 0.4)
     assert valid.tolist() == [False, True] and binary.flatten().tolist() == [False, True]

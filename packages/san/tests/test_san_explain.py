@@ -23,13 +23,13 @@ def world() -> SANSegmenter:
 def test_the_bias_is_what_the_network_adds_to_attention(world, monkeypatch, size) -> None:
     image = np.ascontiguousarray(scene(3, "val").image[: size[0], : size[1]])
     given = []
-    recognise = san.model.recognise
+    recognize = san.model.recognize
 
     def spy(visual, blocks, tokens, grid, biases, queries):
         given.append((grid, biases))
-        return recognise(visual, blocks, tokens, grid, biases, queries)
+        return recognize(visual, blocks, tokens, grid, biases, queries)
 
-    monkeypatch.setattr(san.model, "recognise", spy)
+    monkeypatch.setattr(san.model, "recognize", spy)
     prediction, geometry = world.predict(image, world_vocabulary())
     (grid, biases) = given[-1]
     inside = look_inside(world, image, world_vocabulary())

@@ -9,7 +9,7 @@ from openvocab.clip.prompts import TextEncoder
 from openvocab.clip.tokenizer import tokenize
 from openvocab.image import resize_shortest_edge
 from openvocab.semantic import MaskGeometry, semantic_labels, semantic_scores
-from san.recognition import pool_bias, recognise
+from san.recognition import pool_bias, recognize
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
@@ -78,7 +78,7 @@ def test_every_intermediate(recording) -> None:
         for layer, bias in enumerate(biases):
             assert_close(bias, expected[f"attn_bias_0_layer{layer}"], f"bias {layer}")
 
-        embeddings = recognise(
+        embeddings = recognize(
             network.clip.visual, network.deep_blocks, tokens, grid, biases, query.shape[1]
         )
         assert_close(embeddings, expected["mask_embs_0"], "mask embeddings")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.model import Block
 from san import SAN, SANConfig
-from san.recognition import recognise
+from san.recognition import recognize
 
 CLIP = CLIPConfig(
     embed_dim=32,
@@ -43,7 +43,7 @@ def network(**changes: object) -> SAN:
     return SAN(replace(BASE, **changes)).eval().requires_grad_(False)
 
 
-def recognise_with_full_mask(
+def recognize_with_full_mask(
     san: SAN, tokens: torch.Tensor, grid: tuple[int, int], biases: list[torch.Tensor]
 ) -> torch.Tensor:
     """SPEC san 5 to the letter: the full (Q + 1 + h * w)^2 additive mask."""
@@ -84,8 +84,8 @@ def test_recognition_equals_the_full_mask(changes: dict) -> None:
     decoded = san.side_adapter(images, features, grid, all_layers=True)
     assert len(decoded) == len(san.config.supervised)
     for _, biases in decoded:
-        expected = recognise_with_full_mask(san, tokens, grid, biases)
-        ours = recognise(
+        expected = recognize_with_full_mask(san, tokens, grid, biases)
+        ours = recognize(
             san.clip.visual, san.deep_blocks, tokens, grid, biases, san.config.num_queries
         )
         assert (ours - expected).abs().max() < 1e-5

@@ -16,7 +16,7 @@ from openvocab.image import ImageArray
 from openvocab.methods import Explained
 from openvocab.vocabulary import Vocabulary
 from ovseg.ensemble import Votes
-from ovseg.regions import Regions, binarise
+from ovseg.regions import Regions, binarize
 from ovseg.segmenter import ImageBranches, OVSegSegmenter
 
 _MOST_DRAWN, _MOST_SMALL, _MOST_NAMES = 6, 12, 4  # proposals, small ones, names of an opinion
@@ -95,8 +95,8 @@ def crops_of(segmenter: OVSegSegmenter, inside: NamedRegions, proposals: Sequenc
     adapter.region = segmenter.inference.region
     pixels = torch.from_numpy(np.ascontiguousarray(inside.seen)).permute(2, 0, 1)
     probability = inside.mask_prob[list(proposals)]
-    binary, _ = binarise(probability, adapter.region.mask_threshold)
-    return adapter.cut(adapter.normalise(pixels.to(probability.device)), probability, binary)
+    binary, _ = binarize(probability, adapter.region.mask_threshold)
+    return adapter.cut(adapter.normalize(pixels.to(probability.device)), probability, binary)
 
 
 def _proposals(

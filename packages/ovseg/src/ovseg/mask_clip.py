@@ -29,7 +29,7 @@ from openvocab.image import ImageSource, read_image
 from openvocab.weights.state_dict import load_strict, unfilled
 from ovseg._convert import read_mask_clip
 from ovseg.config import RegionConfig
-from ovseg.regions import Regions, binarise, expand_boxes, extract_regions, tight_boxes
+from ovseg.regions import Regions, binarize, expand_boxes, extract_regions, tight_boxes
 
 LOGIT_SCALE = 100.0  # OVSeg never uses CLIP's own logit_scale
 
@@ -169,7 +169,7 @@ class MaskCLIP(nn.Module):
             InputError: if the masks do not fit the image.
         """
         pixels = read_image(image)
-        probability = mask_probability(masks, pixels.shape[:2]).to(self.pixel_mean.device)
+        probability = checked_masks(masks, pixels.shape[:2]).to(self.pixel_mean.device)
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).to(self.pixel_mean.device)
         features, valid = self.encode_proposals(tensor, probability)
         embeddings = features.new_zeros(len(valid), features.shape[-1])
@@ -228,37 +228,37 @@ class MaskCLIP(nn.Module):
             Unit-length float32 embeddings of the V valid proposals in order (V, E), and which of
             the Q they are (Q,).
         """
-        binary, valid = binarise(probability, self.region.mask_threshold)
+        binary, valid = binarize(probability, self.region.mask_threshold)
         if keep is not None:
             valid = valid & keep
         indices = valid.nonzero().squeeze(1)
-        normalised = self.normalise(image)
+        normalized = self.normalize(image)
         features = [
-            self.encode_regions(self.cut(normalised, probability[chunk], binary[chunk]))
+            self.encode_regions(self.cut(normalized, probability[chunk], binary[chunk]))
             for chunk in torch.split(indices, self.regions_per_batch)
         ]
         width = self.clip_model.config.embed_dim
         return torch.cat(features) if len(indices) else image.new_zeros(0, width).float(), valid
 
-    def normalise(self, image: Tensor) -> Tensor:
+    def normalize(self, image: Tensor) -> Tensor:
         """Map RGB (3, h, w) in 0..255 to what CLIP expects."""
         return (image.float() - self.pixel_mean[0]) / self.pixel_std[0]
 
-    def cut(self, normalised: Tensor, probability: Tensor, binary: Tensor) -> Regions:
+    def cut(self, normalized: Tensor, probability: Tensor, binary: Tensor) -> Regions:
         """Cut V non-empty proposals out of a normalised image (3, h, w).
 
         Args:
-            normalised: the image (3, h, w).
+            normalized: the image (3, h, w).
             probability: (V, h, w), used only for matting.
             binary: (V, h, w) bool, each with at least one pixel.
         """
-        size = (normalised.shape[-2], normalised.shape[-1])
+        size = (normalized.shape[-2], normalized.shape[-1])
         boxes = expand_boxes(tight_boxes(binary), self.region.expand_ratio, size)
         background = torch.zeros_like(self.pixel_mean).flatten()
         if self.region.mask_fill == "zero":
             background = (-self.pixel_mean / self.pixel_std).flatten()
         return extract_regions(
-            normalised,
+            normalized,
             probability if self.region.matting else binary,
             boxes,
             size=self.clip_model.config.vision.image_size,
@@ -302,7 +302,7 @@ class CLIPAdapter(MaskCLIP):
         return torch.cat([names_part.to(nothing), nothing])
 
 
-def mask_probability(masks: NDArray[np.generic] | Tensor, size: Sequence[int]) -> Tensor:
+def checked_masks(masks: NDArray[np.generic] | Tensor, size: Sequence[int]) -> Tensor:
     """Return masks as float probabilities (Q, H, W).
 
     Raises:

@@ -128,8 +128,8 @@ class OVSeg(nn.Module):
         height, width = (-(-max(i.shape[d] for i in images) // step) * step for d in (1, 2))
         batch = weight.new_zeros(len(images), 3, height, width)
         for row, image in zip(batch, images, strict=True):
-            normalised = (image.to(weight.device).float() - mean) / std
-            row[:, : image.shape[1], : image.shape[2]] = normalised.to(weight.dtype)
+            normalized = (image.to(weight.device).float() - mean) / std
+            row[:, : image.shape[1], : image.shape[2]] = normalized.to(weight.dtype)
         return batch
 
     @torch.no_grad()

@@ -125,7 +125,7 @@ class PairData(Dataset[PairItem]):
             resized = training_view(crop, self.size, self.scale, seed_of(self.seed, position))
         pixels = np.asarray(resized)
         mask = torch.from_numpy(recover_mask(pixels)).float()[None]
-        return {"image": normalise(pixels), "mask": mask, "title": pair.title}
+        return {"image": normalize(pixels), "mask": mask, "title": pair.title}
 
 
 def training_view(
@@ -147,7 +147,7 @@ def validation_view(crop: Image.Image, size: int) -> Image.Image:
     return view
 
 
-def normalise(pixels: ImageArray) -> Tensor:
+def normalize(pixels: ImageArray) -> Tensor:
     """Turn (H, W, 3) uint8 into what CLIP expects, (3, H, W)."""
     unit = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))

@@ -27,7 +27,7 @@ class Regions(NamedTuple):
     """Foreground of each crop (V, 1, S, S), 0..1."""
 
 
-def binarise(probability: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def binarize(probability: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Threshold mask probabilities.
 
     Args:
@@ -65,9 +65,9 @@ def expand_boxes(boxes: Tensor, ratio: float, size: tuple[int, int]) -> Tensor:
         size: height and width of the image.
     """
     low, high = boxes[:, :2].double(), boxes[:, 2:].double()
-    centre, half = (low + high) / 2, (high - low) * 0.5 * ratio
+    center, half = (low + high) / 2, (high - low) * 0.5 * ratio
     limit = torch.tensor([size[1], size[0]], device=boxes.device)
-    corners = [(centre - half).long(), (centre + half).long()]
+    corners = [(center - half).long(), (center + half).long()]
     return torch.cat([c.clamp(min=0).minimum(limit) for c in corners], 1)
 
 
@@ -95,9 +95,9 @@ def extract_regions(
     x1, y1, x2, y2 = boxes.unbind(1)
     columns, rows = _cubic_matrix(x1, x2, size, width), _cubic_matrix(y1, y2, size, height)
     # Blending and resizing are linear: resize mask·(image - background), then add the background.
-    colour = background[:, None, None]
-    blended = (image - colour) * masks[:, None]  # (V, 3, h, w)
-    regions = rows[:, None] @ (blended @ columns[:, None].transpose(-2, -1)) + colour
+    color = background[:, None, None]
+    blended = (image - color) * masks[:, None]  # (V, 3, h, w)
+    regions = rows[:, None] @ (blended @ columns[:, None].transpose(-2, -1)) + color
     nearest = _nearest(y1, y2, size)[:, :, None] * width + _nearest(x1, x2, size)[:, None]
     region_masks = masks.flatten(1).gather(1, nearest.flatten(1)).view(-1, 1, size, size)
     return Regions(regions, region_masks.to(image.dtype))

@@ -48,7 +48,7 @@ class SwinTransformer(nn.Module):
                 )
             )
             self.add_module(f"norm{index}", nn.LayerNorm(dim))
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the four feature maps, finest first.
@@ -63,8 +63,8 @@ class SwinTransformer(nn.Module):
         features = []
         for index, layer in enumerate(self.layers):
             x, downsampled = layer(x)
-            normalised = self.get_submodule(f"norm{index}")(x)  # for the output only
-            features.append(normalised.permute(0, 3, 1, 2).contiguous())
+            normalized = self.get_submodule(f"norm{index}")(x)  # for the output only
+            features.append(normalized.permute(0, 3, 1, 2).contiguous())
             x = downsampled
         return features
 
@@ -278,7 +278,7 @@ def _region_ids(length: int, window: int, shift: int) -> Tensor:
     return (position >= length - window).long() + (position >= length - shift).long()
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -120,8 +120,8 @@ class Transformer(nn.Module):
             target = layer(target, queries, keys, memory)
             outputs.append(target)
         kept = torch.stack(outputs if all_layers else outputs[-1:])
-        normalised: Tensor = decoder.get_submodule("norm")(kept)
-        return normalised
+        normalized: Tensor = decoder.get_submodule("norm")(kept)
+        return normalized
 
 
 class DecoderLayer(nn.Module):

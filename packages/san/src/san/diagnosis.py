@@ -17,7 +17,7 @@ from openvocab.image import ImageArray
 from openvocab.metrics.scores import IntArray
 from openvocab.semantic import semantic_scores, vocabulary_labels
 from openvocab.vocabulary import Vocabulary
-from san.recognition import recognise
+from san.recognition import recognize
 from san.segmenter import SANSegmenter
 
 _NOWHERE = -100.0  # what keeps a token from looking at a patch, as in the original
@@ -75,7 +75,7 @@ def label_true_masks(
     _, tokens, grid = network.clip_features(batch)
     size, padded = resized.shape[:2], batch.shape[2:]
     bias = _bias(torch.from_numpy(masks).to(batch), (size[0], size[1]), padded, grid)
-    embeddings = recognise(
+    embeddings = recognize(
         network.clip.visual, network.deep_blocks, tokens, grid, [bias[None, None]], len(masks)
     )  # (1, Q, E)
     text = segmenter.text.encode_names(vocabulary.words, vocabulary.templates)

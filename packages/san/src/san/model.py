@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from openvocab.clip import CLIP, PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.model import Block, normal_parameter
 from san.config import SANConfig
-from san.recognition import recognise
+from san.recognition import recognize
 from san.side_adapter import SideAdapter
 
 
@@ -84,7 +84,7 @@ class SAN(nn.Module):
         proposals = self.side_adapter(images, shallow, clip_grid, all_layers=all_layers)
         predictions = []
         for mask_logits, biases in proposals:
-            mask_embeddings = recognise(
+            mask_embeddings = recognize(
                 self.clip.visual,
                 self.deep_blocks,
                 tokens,

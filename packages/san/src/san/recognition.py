@@ -14,7 +14,7 @@ from torch import Tensor
 from openvocab.clip.model import Attention, Block, VisionTransformer
 
 
-def recognise(
+def recognize(
     visual: VisionTransformer,
     blocks: Sequence[Block],
     tokens: Tensor,

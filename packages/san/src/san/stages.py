@@ -36,7 +36,7 @@ def anatomy(segmenter: SANSegmenter) -> Anatomy:
             "mask proposals, and attention biases",
         ),
         Stage(
-            "deep", "deep CLIP blocks, biased", "frozen", ((san.model, "recognise"),),
+            "deep", "deep CLIP blocks, biased", "frozen", ((san.model, "recognize"),),
             "one embedding for each proposal",
         ),
         Stage(
