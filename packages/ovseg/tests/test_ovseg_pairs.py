@@ -25,6 +25,7 @@ from ovseg.pairs import (
     Pair,
     PairData,
     PairWriter,
+    check_crops,
     contact_sheet,
     normalize,
     paint_crop,
@@ -114,6 +115,70 @@ def test_bad_lists_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.tsv").write_text("filepath\ttitle\n")
     with pytest.raises(InputError, match="no pairs"):
         read_pairs(tmp_path / "b.tsv")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("3.png", "line 3 of .*ragged.tsv has 1 columns where the first line names 2"),
+        ("3.png\tpig\tmore", "line 3 of .* has 3 columns"),
+        ("3.png\t ", "line 3 of .* or an empty one"),
+        ("\tpig", "line 3 of .* or an empty one"),
+    ],
+)
+def test_a_ragged_line_is_named(tmp_path: Path, line: str, sentence: str) -> None:
+    (tmp_path / "ragged.tsv").write_text(f"filepath\ttitle\n0.png\tcrab\n{line}\n4.png\tpig\n")
+    with pytest.raises(InputError, match=sentence):
+        read_pairs(tmp_path / "ragged.tsv")
+
+
+def test_a_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "bom.tsv").write_bytes(b"\xef\xbb\xbffilepath\ttitle\r\n0.png\tcrab\r\n\r\n")
+    assert read_pairs(tmp_path / "bom.tsv") == [Pair(tmp_path / "0.png", "crab")]
+    (tmp_path / "wide.tsv").write_text("filepath\ttitle\n", encoding="utf-16")
+    with pytest.raises(InputError, match="no UTF-8"):
+        read_pairs(tmp_path / "wide.tsv")
+
+
+@pytest.mark.parametrize("file", ["a.jpg", "b.png", "c.webp"])
+def test_crops_that_lost_their_mask_are_refused(tmp_path: Path, file: str) -> None:
+    crop = np.zeros((32, 32, 3), np.uint8)
+    crop[:12] = PAINT
+    options = {"format": "WEBP" if file.endswith("webp") else "JPEG", "quality": 80}
+    Image.fromarray(crop).save(tmp_path / file, **options)  # whatever its name says
+    pairs, source = [Pair(tmp_path / file, "crab")], tmp_path / "pairs.tsv"
+    with pytest.raises(InputError, match=r"changes the painted background.*PNG"):
+        check_crops(pairs, source, masked=True)
+    check_crops(pairs, source, masked=False)  # plain fine-tuning needs no mask
+    with pytest.raises(InputError, match=r"lists .*none\.png, which cannot be read"):
+        check_crops([Pair(tmp_path / "none.png", "crab")], source, masked=False)
+
+
+def test_crops_without_loss_are_taken(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.webp", lossless=True)
+    check_crops([Pair(tmp_path / n, "x") for n in ("a.png", "b.webp")], tmp_path, masked=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            {
+                "images": [{"id": 7, "file_name": "a"}],
+                "annotations": [{"image_id": 77, "caption": ""}],
+            },
+            "entry 0 in the annotations .* image 77, which is not among its images",
+        ),
+        ({"images": [{"id": 7}], "annotations": []}, "entry 0 in the images .* id and file_name"),
+        ({"images": {}, "annotations": []}, "images of .* are a dict; expected a list"),
+        ({"images": [], "annotations": [3]}, "entry 0 in the annotations .* needs image_id"),
+    ],
+)
+def test_bad_captions_are_one_sentence(tmp_path: Path, content: object, sentence: str) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=sentence):
+        read_captions(tmp_path / "c.json")
 
 
 def test_the_sheet_shows_at_most_so_many(tmp_path: Path) -> None:

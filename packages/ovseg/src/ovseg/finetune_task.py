@@ -29,7 +29,7 @@ from openvocab.weights.state_dict import load_strict, save_state_dict
 from ovseg._convert import PROMPTS, read_mask_clip
 from ovseg.contrastive import Cached, contrastive_loss
 from ovseg.mask_clip import LOGIT_SCALE, MaskPromptedCLIP
-from ovseg.pairs import PairData, PairItem, read_pairs
+from ovseg.pairs import Pair, PairData, PairItem, check_crops, read_pairs
 from ovseg.train_config import FinetuneConfig, FinetuneOptimizerConfig
 
 MAX_LOG_SCALE = math.log(100)
@@ -155,6 +155,14 @@ def make_optimizer(
     return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
 
 
+def _validation_pairs(config: FinetuneConfig) -> list[Pair]:
+    if config.validation is None:
+        return []
+    pairs = read_pairs(config.validation)
+    check_crops(pairs, config.validation, masked=config.mask_prompt_depth > 0)
+    return pairs
+
+
 class FinetuneTask(Task[PairBatch]):
     """Everything the engine needs to adapt a CLIP."""
 
@@ -167,6 +175,7 @@ class FinetuneTask(Task[PairBatch]):
                 f"{config.pairs} has {len(pairs)} pairs, less than a batch of {config.run.batch}; "
                 "give a smaller run.batch"
             )
+        check_crops(pairs, config.pairs, masked=config.mask_prompt_depth > 0)
         self.clip, self.config, self.processes = clip, config, processes
         size = clip.config.vision.image_size
         self.samples = len(pairs)
@@ -176,7 +185,7 @@ class FinetuneTask(Task[PairBatch]):
         self.optimizer = make_optimizer(mark_trainable(clip), config.optimizer)
         self.steps = config.epochs * (len(pairs) // config.run.batch)
         self.schedule = CosineSchedule(self.steps, config.warmup_steps)
-        self._validation = read_pairs(config.validation) if config.validation else []
+        self._validation = _validation_pairs(config)
 
     @property
     def checkpointed(self) -> Sequence[nn.Module]:

@@ -47,21 +47,30 @@ def read_captions(file: Path) -> dict[str, list[str]]:
     content = parse_json(text, str(file), "images with words")
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise InputError(f"{file} is not COCO's captions: it needs images and annotations")
-    try:
-        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        for annotation in content["annotations"]:
-            if annotation["image_id"] not in names:
-                raise InputError(
-                    f"{file} has a caption of the image {shorten_value(annotation['image_id'])}, "
-                    "which is not among its images; take captions and images from one file"
-                )
-            found[names[annotation["image_id"]]].append(str(annotation["caption"]))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file} is not COCO's captions ({error!r:.60}): its images need an id and a "
-            "file_name, its annotations an image_id and a caption"
-        ) from None
+    images = _entries(content["images"], ("id", "file_name"), f"images of {file}")
+    names = {str(image["id"]): str(image["file_name"]) for image in images}
+    annotations = _entries(
+        content["annotations"], ("image_id", "caption"), f"annotations of {file}"
+    )
+    for number, annotation in enumerate(annotations):
+        image = str(annotation["image_id"])
+        if image not in names:
+            raise InputError(
+                f"entry {number} in the annotations of {file} is of the image {shorten_value(image)}, which "
+                "is not among its images; take annotations and images from one file"
+            )
+        found[names[image]].append(str(annotation["caption"]))
     return dict(found)
+
+
+def _entries(value: Any, keys: Sequence[str], where: str) -> list[Mapping[str, Any]]:
+    """Return a list of mappings that all have some keys."""
+    if not isinstance(value, list):
+        raise InputError(f"the {where} are a {type(value).__name__}; expected a list")
+    for number, entry in enumerate(value):
+        if not isinstance(entry, Mapping) or not set(keys) <= entry.keys():
+            raise InputError(f"entry {number} in the {where} needs {' and '.join(keys)}")
+    return value
 
 
 def nouns_of_captions(captions: Mapping[str, Sequence[str]], limit: int) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ Source: OVSeg paper section 3.2; SPEC ovseg 11.1 and 11.2.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import textwrap
@@ -36,6 +35,13 @@ PAINT = (124, 116, 103)  # CLIP's mean colour, rounded
 LIST_FILE, LOG_FILE, SHEET_FILE = "pairs.tsv", "pairs.jsonl", "contact_sheet.png"
 
 _RATIO = (3 / 4, 4 / 3)
+# First bytes of files whose colours are not exactly what was written.
+_LOSSY = {
+    b"\xff\xd8\xff": "JPEG",
+    b"WEBPVP8 ": "lossy WebP",
+    b"ftypavif": "AVIF",
+    b"ftyphei": "HEIF",
+}
 _TILE, _COLUMNS = 160, 8
 
 
@@ -83,18 +89,60 @@ def read_pairs(file: Path) -> list[Pair]:
     """Read a list of pairs; relative paths start at its folder.
 
     Raises:
-        InputError: no such file, not this layout, or empty.
+        InputError: no such file, not this layout, empty, or a line lacks its title.
     """
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"cannot read the list of pairs {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the list of pairs {file} is no UTF-8 text; convert it") from None
+    header = lines[0].split("\t")
+    rows = [(number, line.split("\t")) for number, line in enumerate(lines[1:], 2) if line.strip()]
+    if not {"filepath", "title"} <= set(header):
+        raise InputError(f"{file} must be a TSV with the columns filepath and title")
     if not rows:
         raise InputError(f"{file} lists no pairs; expected a line for each")
-    if not {"filepath", "title"} <= rows[0].keys():
-        raise InputError(f"{file} must be a TSV with the columns filepath and title")
-    return [Pair(file.parent / row["filepath"], row["title"]) for row in rows]
+    pairs = []
+    for number, row in rows:
+        fields = dict(zip(header, row, strict=False))
+        path, title = (fields.get(name, "").strip() for name in ("filepath", "title"))
+        if len(row) != len(header) or not path or not title:
+            raise InputError(
+                f"line {number} of {file} has {len(row)} columns where the first line names "
+                f"{len(header)} ({', '.join(header)}), or an empty one; give each crop a title"
+            )
+        pairs.append(Pair(file.parent / path, title))
+    return pairs
+
+
+def check_crops(pairs: Sequence[Pair], source: Path, *, masked: bool) -> None:
+    """Look at the first bytes of all crops, before hours of work.
+
+    Args:
+        pairs: what was read.
+        source: the list, for errors.
+        masked: the masks are found again by the colour of the background, which JPEG changes.
+
+    Raises:
+        InputError: a crop is missing, or its mask is lost.
+    """
+    for pair in pairs:
+        try:
+            with pair.path.open("rb") as file:
+                head = file.read(16)
+        except OSError as error:
+            raise InputError(
+                f"{source} lists {pair.path}, which cannot be read: {error.strerror}"
+            ) from None
+        lossy = next((name for start, name in _LOSSY.items() if start in head), None)
+        if masked and lossy is not None:
+            raise InputError(
+                f"{pair.path} is {lossy}, which changes the painted background, so that its mask "
+                "is lost and mask prompts would learn from another one; write the crops as PNG "
+                "anew (a converted copy would not help), or adapt without mask prompts "
+                "(--mask-prompt-depth 0)"
+            )
 
 
 class PairData(Dataset[PairItem]):
