@@ -168,7 +168,7 @@ def test_crops_without_loss_are_taken(tmp_path: Path) -> None:
                 "images": [{"id": 7, "file_name": "a"}],
                 "annotations": [{"image_id": 77, "caption": ""}],
             },
-            "entry 0 in the annotations .* image 77, which is not among its images",
+            "entry 0 in the annotations .* image '77', which is not among its images",
         ),
         ({"images": [{"id": 7}], "annotations": []}, "entry 0 in the images .* id and file_name"),
         ({"images": {}, "annotations": []}, "images of .* are a dict; expected a list"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from openvocab.errors import InputError, shorten_value
 from openvocab.reading.files import read_text
@@ -56,8 +57,9 @@ def read_captions(file: Path) -> dict[str, list[str]]:
         image = str(annotation["image_id"])
         if image not in names:
             raise InputError(
-                f"entry {number} in the annotations of {file} is of the image {shorten_value(image)}, which "
-                "is not among its images; take annotations and images from one file"
+                f"entry {number} in the annotations of {file} is of the image "
+                f"{shorten_value(image)}, which is not among its images; take annotations and "
+                "images from one file"
             )
         found[names[image]].append(str(annotation["caption"]))
     return dict(found)
