@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from car._convert import clip_source, read_original
-from car.config import CaRConfig, available_configs, named_config
+from car.config import CaRConfig, available_configs, clips_of, named_config
 from openvocab.clip.template_sets import load_templates
 from openvocab.config import dump_config, load_config
 from openvocab.datasets.catalog import CATALOG
@@ -165,3 +165,18 @@ def test_a_configuration_survives_a_file(tmp_path) -> None:
     dump_config(config, tmp_path / "config.yaml")
     assert load_config(CaRConfig, tmp_path / "config.yaml") == config
     assert json.dumps(config.bg_cls)
+
+
+def test_weights_are_one_clip_or_two(tmp_path) -> None:
+    path = tmp_path / "a,b.safetensors"
+    path.touch()
+    for weights, clips in (
+        ("ViT-B-16:openai", ("ViT-B-16:openai", "ViT-B-16:openai")),
+        ("a.pt, b.pt", ("a.pt", "b.pt")),
+        ("world", ("world", "world")),
+        (str(path), (str(path), str(path))),  # a file's own comma
+    ):
+        assert tuple(clips_of(weights).values()) == clips
+    for weights in ("", ",", "a.pt,", "a,b,c"):
+        with pytest.raises(InputError, match="one CLIP, or two with a comma"):
+            clips_of(weights)

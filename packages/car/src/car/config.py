@@ -194,12 +194,20 @@ def clips_of(weights: str) -> dict[str, Any]:
     Args:
         weights: the name of a configuration, such as "world" or "voc21", whose CLIPs are meant; or
             a CLIP for both tasks; or two with a comma between, the first of which proposes masks.
+
+    Raises:
+        InputError: there are more than two, or one has no name.
     """
     if weights in available_configs():
         named = named_config(weights).car
         return {"clip": named.clip, "classifier_clip": named.classifier_clip}
-    proposer, _, classifier = (part.strip() for part in weights.partition(","))
-    return {"clip": proposer, "classifier_clip": classifier or proposer}
+    parts = [weights] if Path(weights).is_file() else [part.strip() for part in weights.split(",")]
+    if len(parts) > 2 or not all(parts):
+        raise InputError(
+            f"the weights are {weights!r}; name a configuration, or one CLIP, or two with a comma "
+            "between them"
+        )
+    return {"clip": parts[0], "classifier_clip": parts[-1]}
 
 
 def checked_types(types: Sequence[str]) -> tuple[PromptType, ...]:
