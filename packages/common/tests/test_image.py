@@ -16,6 +16,7 @@ from openvocab.image import (
     output_size_shortest_edge,
     read_image,
     read_label_map,
+    resample_image,
     resize_shortest_edge,
 )
 
@@ -42,6 +43,18 @@ def test_resize_equals_the_originals_to_the_pixel(case: str) -> None:
     short, longest = (int(value) for value in GOLDEN[f"{case}.rule"])
     resized = resize_shortest_edge(GOLDEN[f"{case}.image"], short, longest)
     np.testing.assert_array_equal(resized, GOLDEN[f"{case}.resized"])
+
+
+def test_the_order_of_the_axes_depends_on_no_version_of_pillow() -> None:
+    image = Image.fromarray(noise(270, 90))
+    found = resample_image(image, (67, 200), Image.Resampling.BILINEAR)
+    height_first = image.resize((90, 200), Image.Resampling.BILINEAR)
+    width_first = image.resize((67, 270), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(found, height_first.resize((67, 200), Image.Resampling.BILINEAR))
+    assert (np.array(found) != width_first.resize((67, 200), Image.Resampling.BILINEAR)).any()
+    wide = resample_image(Image.fromarray(noise(90, 270)), (200, 67), Image.Resampling.BILINEAR)
+    direct = Image.fromarray(noise(90, 270)).resize((200, 90), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(wide, direct.resize((200, 67), Image.Resampling.BILINEAR))
 
 
 @pytest.mark.parametrize(

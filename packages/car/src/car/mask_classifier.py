@@ -21,7 +21,7 @@ from car.mask_proposals import normalize, rounded_positions
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
 from openvocab.errors import InputError
-from openvocab.image import ImageArray
+from openvocab.image import ImageArray, resample_image
 
 
 class NameScorer(Protocol):
@@ -195,7 +195,7 @@ def preprocess(image: ImageArray, side: int) -> Tensor:
         size = int(side * width / height), side
     resized = Image.fromarray(image)
     if size != (width, height):
-        resized = resized.resize(size, Image.Resampling.BICUBIC)
+        resized = resample_image(resized, size, Image.Resampling.BICUBIC)
     left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
     return normalize(np.asarray(resized.crop((left, top, left + side, top + side))))
 

@@ -24,7 +24,7 @@ from car.mean_gradient import MeanFeature
 from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.model import CLIP, Block, VisionTransformer, resize_patch_positions
 from openvocab.clip.prompts import TextEncoder
-from openvocab.image import ImageArray
+from openvocab.image import ImageArray, resample_image
 
 MULTIPLE = 16  # of the input's sides, whatever the patch size
 LAST_MAPS = 8  # attention maps that are averaged
@@ -261,7 +261,7 @@ def _spread(
 def prepare(image: ImageArray) -> Tensor:
     """Resize an image up to multiples of 16 and normalize it: (1, 3, h, w)."""
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in image.shape[:2])
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    resized = resample_image(Image.fromarray(image), (width, height), Image.Resampling.BICUBIC)
     return normalize(np.asarray(resized))[None]
 
 

@@ -26,7 +26,7 @@ from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.errors import InputError
-from openvocab.image import ImageArray, ImageSource, read_image
+from openvocab.image import ImageArray, ImageSource, read_image, resample_image
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 
@@ -261,7 +261,7 @@ def shrink(image: ImageArray, max_side: int | None) -> ImageArray:
         f"is {max_side}; labels are enlarged to its own size",
         stacklevel=2,
     )
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(resample_image(Image.fromarray(image), size, Image.Resampling.BICUBIC))
 
 
 def words_to_find(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]:

@@ -178,6 +178,27 @@ def output_size_shortest_edge(
     return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
 
 
+def resample_image(
+    image: Image.Image, size: tuple[int, int], filter: Image.Resampling
+) -> Image.Image:
+    """Resize an image as Pillow 13 does, whichever version of Pillow is installed.
+
+    Pillow resizes one axis after the other and rounds to 8 bits between the two. Up to version 12
+    the width always came first. Since version 13 the height comes first where it shrinks by more
+    than twice as many pixels as the width, which changes values by one. Resizing one axis at a time
+    gives the same pixels in all versions.
+
+    Args:
+        image: any image of 8 bits.
+        size: (width, height) of the result.
+        filter: such as `Image.Resampling.BICUBIC`.
+    """
+    lost = image.height - size[1]
+    if lost > 0 and lost > 2 * (image.width - size[0]):
+        image = image.resize((image.width, size[1]), filter)
+    return image.resize(size, filter)
+
+
 def resize_shortest_edge(
     image: ImageArray, short: int, max_size: int, *, resample: Resample = "bilinear"
 ) -> ImageArray:
@@ -534,4 +555,4 @@ def _array_to_8bit(pixels: npt.NDArray[Any]) -> ImageArray:
 
 def _resize(image: ImageArray, size: tuple[int, int], resample: Resample) -> ImageArray:
     height, width = size
-    return np.array(Image.fromarray(image).resize((width, height), _RESAMPLING[resample]))
+    return np.array(resample_image(Image.fromarray(image), (width, height), _RESAMPLING[resample]))

@@ -67,7 +67,7 @@ def boundary_iou(totals: NDArray[Any]) -> FloatArray:
     return iou
 
 
-def _inner_boundary(mask: NDArray[np.bool], reach: int) -> NDArray[np.bool]:
+def _inner_boundary(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     """Return the boundary of a mask `(H, W)`, computed inside its box only."""
     boundary = np.zeros_like(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -172,12 +172,12 @@ def _narrow(labels: NDArray[Any], what: str) -> NDArray[np.uint16]:
     return flat.astype(np.uint16)
 
 
-def _is_noise(changes: NDArray[np.bool]) -> bool:
+def _is_noise(changes: NDArray[np.bool_]) -> bool:
     return bool(np.count_nonzero(changes) * _NOISE > changes.size)
 
 
 def _runs(
-    pairs: NDArray[np.uint32], changes: NDArray[np.bool]
+    pairs: NDArray[np.uint32], changes: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint32], IntArray]:
     """Return the values of runs of equal pairs and their lengths."""
     if not pairs.size:
@@ -216,7 +216,7 @@ def _cells(
 
 def _ranks(codes: NDArray[Any]) -> tuple[IntArray, IntArray]:
     """Return the distinct 16-bit codes, ascending, and for each code its place among them."""
-    seen = np.zeros(_LABEL_LIMIT, dtype=np.bool)
+    seen = np.zeros(_LABEL_LIMIT, dtype=np.bool_)
     seen[codes] = True
     ids = np.flatnonzero(seen)
     places = np.zeros(_LABEL_LIMIT, dtype=np.int64)

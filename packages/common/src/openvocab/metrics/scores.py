@@ -264,7 +264,9 @@ def _score_part(totals: FloatArray, convention: Convention) -> tuple[float, floa
     return float(mean_iou(totals, convention)), 100 * _divide(hits.sum(), truth.sum())
 
 
-def _averaged(truth: FloatArray, predicted: FloatArray, convention: Convention) -> NDArray[np.bool]:
+def _averaged(
+    truth: FloatArray, predicted: FloatArray, convention: Convention
+) -> NDArray[np.bool_]:
     if convention not in CONVENTIONS:
         raise InputError(f"Convention {convention!r} is none of {', '.join(CONVENTIONS)}.")
     return truth > 0 if convention == "detectron2" else truth + predicted > 0
