@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,11 +141,10 @@ def check_weights(weights: Mapping[str, str]) -> list[Missing]:
     for key, source in weights.items():
         what = f"weights of {key}"
         for part in find_method(key).parts_of_weights(source):
-            if Path(part).is_file():
+            if Path(part).exists():
                 continue
-            looks_like_path = ("/" in part or Path(part).suffix) and ":" not in part
             try:
-                if looks_like_path:
+                if _looks_like_path(part):
                     raise InputError(
                         f"there is no file '{part}'; fetch the checkpoint and put it there, or "
                         f"give another with --weights {key}=FILE"
@@ -155,6 +155,14 @@ def check_weights(weights: Mapping[str, str]) -> list[Missing]:
             except Exception as error:
                 missing.append(Missing.after(what, error))
     return missing
+
+
+def _looks_like_path(source: str) -> bool:
+    """Tell paths from names such as "ViT-B-16:openai" and from the hub's OWNER/REPOSITORY."""
+    suffix = Path(source).suffix
+    if re.fullmatch(r"\w[\w-]*/[\w.-]+", source) and not suffix:
+        return False
+    return ("/" in source or bool(suffix)) and ":" not in source
 
 
 def evaluate_all(plan: Plan, say: Callable[[str], None]) -> list[Missing]:
