@@ -31,13 +31,14 @@ def test_autocast_default_type_and_threads_give_the_same_labels(method: str) -> 
         cast = segmenter.segment(images[0], world_vocabulary()).labels
     np.testing.assert_array_equal(cast, expected[0])
 
-    fresh, found = LOADERS[method](), {}
+    found: dict[int, Any] = {}
 
     def work(index: int) -> Any:
         found[index] = fresh.segment(images[index], world_vocabulary()).labels
 
     torch.set_default_dtype(torch.float64)
     try:
+        fresh = LOADERS[method]()  # loading, too, is not to look at it
         threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
         for thread in threads:
             thread.start()

@@ -24,3 +24,11 @@ def test_it_compares_a_version_with_a_checkout(tmp_path: Path) -> None:
 
 def test_a_checkout_of_something_else(tmp_path: Path) -> None:
     assert run(main, ["--before", str(tmp_path)]) == 2
+
+
+def test_what_was_measured_keeps_the_promise() -> None:
+    path = Path(__file__).parents[1] / "measured" / "folder.json"
+    found = json.loads(path.read_text())
+    assert found["images"] >= 300 and found["cores"] == 2
+    assert found["times_faster"] >= 1.5 and found["times_less_cpu"] >= 1.5
+    assert found["least_agreement_of_labels"] > 0.9999

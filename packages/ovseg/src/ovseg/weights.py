@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openvocab.computation import Precision, choose_device
+from openvocab.computation import Precision, choose_device, plain_arithmetic
 from openvocab.config import config_to_dict, load_config
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
@@ -153,6 +153,7 @@ def read_config(
     return override(architecture, inference, options)
 
 
+@plain_arithmetic()
 def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: str) -> OVSeg:
     """Build a model and load a state dict with the official names strictly.
 
