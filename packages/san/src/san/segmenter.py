@@ -34,10 +34,10 @@ def load_san(
     weights: str | Path | None = None,
     *,
     config: SANConfig | None = None,
-    options: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     compile: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> SANSegmenter:
     """Load SAN, ready to segment.
 
@@ -46,11 +46,11 @@ def load_san(
             SAN of the embedded world, which this package carries, a checkpoint of the original or
             of ours, or `huggingface:<file>`; None is "san_vit_b_16".
         config: the architecture of a checkpoint that is neither published nor tells it.
-        options: keys of the original release, nested, over the architecture, such as
-            `{"INPUT": {"MIN_SIZE_TEST": 512}}`.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
         precision: of the two image towers: "fp32", "bf16" or "fp16".
         compile: compile the network with torch.compile; needs a C++ compiler on a CPU.
+        options: keys of the original release, nested, over the architecture, such as
+            `{"INPUT": {"MIN_SIZE_TEST": 512}}`.
 
     Raises:
         InputError: the weights are not here, unreadable, or do not fit, or there is no such device.
