@@ -234,6 +234,25 @@ def test_two_methods_are_compared_and_a_name_is_explained(browser, app_url, file
     assert "“pig” is an umbrella term for “water pig”" in text
 
 
+def test_all_methods_show_their_steps(browser, app_url, files) -> None:
+    browser.show(app_url)
+    give(browser, files[0], asked_for(0))
+    for number in (2, 3):
+        browser.click(f"#methods label:nth-of-type({number}) input")
+    browser.click("button[role=tab]:nth-of-type(3)")
+    browser.click("#teach")
+    browser.wait("document.querySelectorAll('#steps section').length == 3")
+    titles = browser.look("[...document.querySelectorAll('#steps h2')].map(e => e.innerText)")
+    assert titles == ["SAN", "OVSeg", "CaR"]
+    for number in (1, 2, 3):
+        section = f"document.querySelector('#steps section:nth-of-type({number})')"
+        assert browser.look(f"{section}.querySelectorAll('h3').length") >= 2
+        assert browser.look(f"[...{section}.querySelectorAll('img')].every(i => i.alt)")
+        assert browser.look(f"{section}.querySelectorAll('img').length") >= 5
+    text = browser.look("document.querySelector('#steps').innerText")
+    assert "bias" in text and "crop" in text and "threshold" in text
+
+
 def test_what_cannot_be_used_gets_a_sentence(browser, app_url, files, tmp_path) -> None:
     browser.show(app_url)
     browser.click("#segment")

@@ -16,6 +16,8 @@ from openvocab.errors import InputError
 from openvocab.formats.run_length import encode_labels
 from openvocab.image import ImageArray
 
+_MOST = 10  # larger than any score
+
 
 def add_api(engine: Engine) -> None:
     """Add the two calls to the page in work; nothing of them is seen on it."""
@@ -74,8 +76,10 @@ def segment_to_json(
     """
     if image is None:
         raise InputError("there is no picture; send one as 'image'")
-    if not 0 <= (threshold or 0) <= 10:
-        raise InputError(f"the threshold is {threshold}; use a number from 0 to 10")
+    if not isinstance(threshold or 0, int | float) or not 0 <= (threshold or 0) <= _MOST:
+        raise InputError(f"the threshold is {threshold!r:.40}; use a number from 0 to {_MOST}")
+    if not isinstance(names, str) or not isinstance(method, str):
+        raise InputError("names and method are texts; send them as strings")
     asked = read_asked(names, max_names=engine.limits.max_names)
     found = engine.segment(method, image, asked)
     result = found.at_least(threshold or 0)

@@ -236,7 +236,10 @@ class Page:
         outputs: Any,
         js: str | None = None,
     ) -> None:
-        button.click(sentences(function), inputs, outputs, js=js, api_visibility="private")
+        name = f"page_{function.__name__}"  # `/segment` is that of the API
+        button.click(
+            sentences(function), inputs, outputs, js=js, api_name=name, api_visibility="private"
+        )
 
     def read(
         self,

@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from openvocab.app.engine import Limits
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, read_image
+
+_FAILED = "something went wrong on the server, whose log says what; this is no fault of yours"
 
 
 def photo(limits: Limits, **options: Any) -> gr.Image:
@@ -45,6 +49,8 @@ def read_upload(path: str | None, url: str | None, limits: Limits) -> ImageArray
         InputError: it is too large, damaged, or no picture.
     """
     if path is not None:
+        if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise InputError("the picture is no upload; send its bytes to this server first")
         data = Path(path).read_bytes()
     else:
         data = bytes_of_data_url(url or "")
@@ -65,6 +71,10 @@ def sentences(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except Exception:
+            # What the reason may tell of the server is for its log only.
+            logging.getLogger(__name__).exception("a request failed")
+            raise gr.Error(_FAILED, print_exception=False) from None
 
     return guarded
 

@@ -56,7 +56,7 @@ def _run(application: Any, door: socket.socket, engine: Engine) -> None:
     """Serve until a signal comes; then end what is in work, and close what pages hold open."""
     import uvicorn  # comes with gradio
 
-    class Server(uvicorn.Server):
+    class Server(uvicorn.Server):  # type: ignore[misc]
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(engine.close, _LAST_SECONDS)
             await super().shutdown(sockets)
@@ -134,6 +134,8 @@ def build_application(
         max_size=engine.limits.queue, api_open=False, default_concurrency_limit=_AT_ONCE
     )
     page.blocks.state_session_capacity = _SESSIONS
+    # gradio checks that files were uploaded only in blocks that it has launched by itself.
+    page.blocks.has_launched = True
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     def health() -> dict[str, Any]:
@@ -147,7 +149,7 @@ def build_application(
         path="/",
         root_path=root_path or None,
         max_file_size=engine.limits.max_bytes,
-        show_error=True,
+        show_error=False,
         ssr_mode=False,
         run_history=False,
         css=resources.files("openvocab.app").joinpath("page.css").read_text("utf-8"),

@@ -1,0 +1,206 @@
+"""The API of the page: its documented examples, what it answers, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openvocab.formats.run_length import decode_labels
+from openvocab.methods import available_methods, find_method
+from openvocab.world.scenes import scene
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "app.md").read_text("utf-8")
+IMAGE = scene(0, "val").image
+NAMES = "duck, wood, tiles"
+
+
+def data_address(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def png(image: np.ndarray = IMAGE) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def call(url: str, name: str, *data: Any) -> tuple[str, Any]:
+    """Call the API; return the kind of the last event, such as "complete", and its data."""
+    order = urllib.request.Request(
+        f"{url}/gradio_api/call/{name}",
+        json.dumps({"data": data}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(order) as answer:
+        number = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{url}/gradio_api/call/{name}/{number}") as answer:
+        events = re.findall(r"event: (\w+)\ndata: (.*)", answer.read().decode())
+    kind, content = events[-1]
+    return kind, json.loads(content)
+
+
+def refusal(url: str, *data: Any) -> str:
+    """Return the sentence with which a call is refused."""
+    kind, content = call(url, "segment", *data)
+    assert kind == "error"
+    return content["error"]
+
+
+@pytest.mark.parametrize("method", list(available_methods()))
+def test_segment_answers_what_the_method_finds(app_url, method) -> None:
+    found = find_method(method).load("world").segment(IMAGE, NAMES, return_scores=True)
+    kind, (answer,) = call(app_url, "segment", {"url": data_address(png())}, NAMES, method, 0)
+    assert kind == "complete"
+    assert answer["names"] == list(found.vocabulary.names)
+    codes = {one["index"]: one["rle"] for one in answer["segments"]}
+    assert np.array_equal(decode_labels(codes, tuple(answer["size"])), found.labels)
+    head, _, code = answer["label_png"].partition(",")
+    stored = np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
+    assert head == "data:image/png;base64"
+    assert np.array_equal(stored, np.where(found.labels < 0, 255, found.labels))
+    assert {one["name"]: one["area"] for one in answer["segments"]} == found.areas()
+    for name, score in found.mean_certainty().items():
+        (told,) = (one["score"] for one in answer["segments"] if one["name"] == name)
+        assert told == pytest.approx(score, abs=1e-4)
+
+
+def test_a_threshold_takes_pixels_back(app_url) -> None:
+    found = find_method("san").load("world").segment(IMAGE, NAMES, return_scores=True)
+    _, (answer,) = call(app_url, "segment", {"url": data_address(png())}, NAMES, "san", 1.5)
+    codes = {one["index"]: one["rle"] for one in answer["segments"]}
+    expected = found.with_threshold(none_of_these=1.5).labels
+    assert (expected < 0).any()
+    assert np.array_equal(decode_labels(codes, expected.shape), expected)
+
+
+def test_the_documented_curl_command(app_url, tmp_path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl is installed")
+    (tmp_path / "photo.png").write_bytes(png())
+    (script,) = (b for b in re.findall(r"```bash\n(.*?)```", DOCUMENT, re.S) if "curl" in b)
+    script = script.replace("http://127.0.0.1:7860", app_url)
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, check=True)
+    (answer,) = json.loads(re.search(r"event: complete\ndata: (.*)", done.stdout.decode())[1])
+    assert answer["names"] == ["duck", "wood", "tiles"]
+    assert answer["segments"]
+
+
+def test_the_documented_python_script(app_url, tmp_path) -> None:
+    (tmp_path / "photo.png").write_bytes(png())
+    (script,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.S)
+    script = script.replace("http://127.0.0.1:7860", app_url)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^wood 0\.\d+ \d\.\d+$", done.stdout, re.M)
+    assert done.stdout.splitlines()[-1] == str(list(available_methods()))
+
+
+def test_what_cannot_be_used_gets_a_sentence(app_url) -> None:
+    good = {"url": data_address(png())}
+    assert "there is no picture" in refusal(app_url, None, NAMES, "san", 0)
+    assert "no name to look for" in refusal(app_url, good, " , ", "san", 0)
+    assert "no method 'sam' on this page" in refusal(app_url, good, NAMES, "sam", 0)
+    assert "use a number from 0 to" in refusal(app_url, good, NAMES, "san", "much")
+    assert "use a number from 0 to" in refusal(app_url, good, NAMES, "san", -1)
+    assert "never learned ('pingwin')" in refusal(app_url, good, "pingwin", "san", 0)
+
+
+def hostile() -> dict[str, bytes]:
+    """Return uploads that break careless readers."""
+    whole = png()
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:]
+    generator = np.random.default_rng(0)
+    found = {
+        "empty": b"",
+        "cut short": whole[: len(whole) // 2],
+        "no image": b"GIF89a" + bytes(20),
+        "a page": b"<!doctype html><script>alert(1)</script>",
+        "a vector": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>",
+        "a bomb": bomb,
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n",
+    }
+    for number in range(5):
+        noisy = bytearray(whole)
+        for place in generator.integers(8, len(whole), 60):
+            noisy[place] = generator.integers(256)
+        found[f"noise {number}"] = bytes(noisy)
+    return found
+
+
+@pytest.mark.parametrize("what", hostile())
+def test_hostile_uploads_get_sentences(app_url, what) -> None:
+    said = refusal(app_url, {"url": data_address(hostile()[what])}, NAMES, "san", 0)
+    assert re.fullmatch(r"[^\n]*image[^\n]*", said) and "/" not in said.replace("150x150", "")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        {"path": "/etc/passwd"},
+        {"path": __file__},
+        {"path": "../../../../../../etc/passwd"},
+        {"url": "file:///etc/passwd"},
+        {"url": "http://127.0.0.1:1/photo.png"},
+        {"path": "http://127.0.0.1:1/photo.png"},
+    ],
+)
+def test_no_file_of_the_server_and_no_other_address_is_read(app_url, picture) -> None:
+    tagged = picture | {"meta": {"_type": "gradio.FileData"}}
+    for sent in (picture, tagged):
+        kind, content = call(app_url, "segment", sent, NAMES, "san", 0)
+        assert kind == "error"
+        assert "image data" not in str(content["error"])  # would mean that it was read
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gradio_api/file=/etc/passwd",
+        "gradio_api/file=../../../../etc/passwd",
+        "gradio_api/file=%2e%2e%2f%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        f"gradio_api/file={__file__}",
+        "gradio_api/file=http://127.0.0.1:1/",
+        "static/..%2f..%2f..%2fetc/passwd",
+        "assets/../../../../../../etc/passwd",
+        "docs",
+    ],
+)
+def test_files_of_the_server_are_not_served(app_url, path) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{app_url}/{path}")
+    assert refused.value.code in (400, 403, 404)
+
+
+def test_an_upload_that_is_too_large_is_refused(app_url) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body += bytes(33 << 20) + b"\r\n--x--\r\n"
+    order = urllib.request.Request(
+        f"{app_url}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    with pytest.raises((urllib.error.HTTPError, ConnectionError)) as refused:
+        urllib.request.urlopen(order)
+    assert getattr(refused.value, "code", 413) == 413
+
+
+def test_health_and_the_tools_for_language_models(app_url) -> None:
+    with urllib.request.urlopen(f"{app_url}/health") as answer:
+        assert json.load(answer)["status"] == "ok"
+    with urllib.request.urlopen(f"{app_url}/gradio_api/mcp/schema") as answer:
+        tools = {tool["name"]: tool for tool in json.load(answer)}
+    assert set(tools) == {"segment", "methods"}
+    assert "any names" in tools["segment"]["description"]
