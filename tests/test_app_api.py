@@ -93,7 +93,9 @@ def test_the_documented_curl_command(app_url, tmp_path) -> None:
     (script,) = (b for b in re.findall(r"```bash\n(.*?)```", DOCUMENT, re.S) if "curl" in b)
     script = script.replace("http://127.0.0.1:7860", app_url)
     done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, check=True)
-    (answer,) = json.loads(re.search(r"event: complete\ndata: (.*)", done.stdout.decode())[1])
+    said = re.search(r"event: complete\ndata: (.*)", done.stdout.decode())
+    assert said, done.stdout.decode() + done.stderr.decode()
+    (answer,) = json.loads(said[1])
     assert answer["names"] == ["duck", "wood", "tiles"]
     assert answer["segments"]
 

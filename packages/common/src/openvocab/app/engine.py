@@ -134,21 +134,22 @@ class Engine:
         self.limits = limits or Limits()
         self._slots = {key: _Slot() for key in self.methods}
         self._closed = False
+        self._loader: threading.Thread | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
-    def warm(self) -> threading.Thread:
+    def warm(self) -> None:
         """Load the methods one after the other in the background; a failure is told when asked."""
 
         def load_all() -> None:
             for key in self.methods:
                 try:
-                    self.segmenter(key)
+                    if not self._closed:
+                        self.segmenter(key)
                 except InputError:
                     continue  # whoever asks for this method reads the sentence
 
-        thread = threading.Thread(target=load_all, name="load", daemon=True)
-        thread.start()
-        return thread
+        self._loader = threading.Thread(target=load_all, name="load", daemon=True)
+        self._loader.start()
 
     def segmenter(self, key: str) -> Segmenter:
         """Return a method's segmenter, loaded on first use.
@@ -207,12 +208,16 @@ class Engine:
 
         return self._in_turn(encode)
 
-    def close(self, seconds: float) -> None:
-        """Take no more, and let what was taken end for some seconds."""
+    def close(self, seconds: float) -> bool:
+        """Take no more, let what was taken end for some seconds, and tell whether it did."""
+        end = time.monotonic() + seconds
         self._closed = True
         last = self._worker.submit(lambda: None)
         self._worker.shutdown(wait=False)
         wait([last], timeout=seconds)
+        if self._loader is not None:
+            self._loader.join(max(0.0, end - time.monotonic()))
+        return last.done() and (self._loader is None or not self._loader.is_alive())
 
     def _in_turn(self, work: Callable[[], _Result]) -> _Result:
         if self._closed:

@@ -44,21 +44,32 @@ def serve(engine: Engine, *, host: str, port: int, root_path: str = "", mcp: boo
     """
     with tempfile.TemporaryDirectory(prefix="openvocab-") as folder, listen(host, port) as door:
         application = build_application(engine, Path(folder), root_path=root_path, mcp=mcp)
-        engine.warm()
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{door.getsockname()[1]}"
-        print(f"The page is at {address} (Ctrl-C stops it).", flush=True)
-        _run(application, door, engine)
+        ended = _run(application, door, engine, address)
+    if not ended:
+        os._exit(0)  # what computes or loads in another thread cannot be ended otherwise
     return 0
 
 
-def _run(application: Any, door: socket.socket, engine: Engine) -> None:
-    """Serve until a signal comes; then end what is in work, and close what pages hold open."""
+def _run(application: Any, door: socket.socket, engine: Engine, address: str) -> bool:
+    """Serve until a signal comes; then end what is in work, and close what pages hold open.
+
+    Returns:
+        Whether all that was in work has ended.
+    """
     import uvicorn  # comes with gradio
 
+    ended = [False]
+
     class Server(uvicorn.Server):  # type: ignore[misc]
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            engine.warm()
+            print(f"The page is at {address} (Ctrl-C stops it).", flush=True)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            await asyncio.to_thread(engine.close, _LAST_SECONDS)
+            ended.append(await asyncio.to_thread(engine.close, _LAST_SECONDS))
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
@@ -75,6 +86,7 @@ def _run(application: Any, door: socket.socket, engine: Engine) -> None:
         Server(config).run(sockets=[door])
     except KeyboardInterrupt:
         pass
+    return ended[-1]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
