@@ -260,7 +260,8 @@ def compare_all(args: argparse.Namespace) -> int:
     """Score, measure, and report; of several processes the first does what is not scoring.
 
     Returns:
-        0, or 1 if a method failed with an error that nobody foresaw; the others still ran.
+        0, or 1 if an evaluation or a measurement failed, the others of which still ran, or if
+        none of the evaluations that were asked for was done.
     """
     start = time.monotonic()
     asked = read_request(args)
@@ -280,12 +281,14 @@ def compare_all(args: argparse.Namespace) -> int:
             request.weights, data, args.output, request.data_root, args.limit, args.resume,
             args.diagnoses, args.seen, args.device,
         )  # fmt: skip
-        missing += evaluate_all(plan, say)
+        not_done = evaluate_all(plan, say)
+        missing += not_done
         world.barrier()
         if world.is_main:
             page = _conclude(plan, request, missing, args)
             say(f"written to {page} after {time.monotonic() - start:.0f} s")
-    return int(any(entry.failed for entry in missing))
+    idle = bool(asked.datasets or asked.weights) and not (plan.weights and plan.data)
+    return int(idle or bool(not_done) or any(entry.failed for entry in missing))
 
 
 def _conclude(

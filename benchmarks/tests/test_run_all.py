@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmarks import run_all
+from benchmarks.quality.plan import Missing, find_data
 from benchmarks.reporting.report import build_report
 
 from openvocab.cli import run
@@ -276,3 +278,23 @@ def test_it_starts_as_a_script(tmp_path) -> None:
         [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0 and "--weights" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("weights", "not_done", "code"),
+    [
+        ({"san": "world"}, [], 0),
+        ({"san": "world"}, [Missing("san on world", "an image cannot be read")], 1),
+        ({}, [], 1),  # nothing of what was asked for could be done
+    ],
+)
+def test_a_run_that_left_something_undone_does_not_end_with_0(
+    tmp_path, monkeypatch, weights, not_done, code
+) -> None:
+    data = {"world": find_data("world:tune", None)}
+    monkeypatch.setattr(run_all, "start_server", lambda: None)
+    monkeypatch.setattr(run_all, "preflight", lambda r: (replace(r, weights=weights), data, []))
+    monkeypatch.setattr(run_all, "evaluate_all", lambda plan, say: not_done)
+    monkeypatch.setattr(run_all, "_conclude", lambda *asked: tmp_path)
+    words = ["--models", "san", "--datasets", "world", "--output", str(tmp_path)]
+    assert run_all.main(words) == code

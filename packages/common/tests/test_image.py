@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from pathlib import Path
 
@@ -375,3 +376,44 @@ def test_what_names_nothing_is_refused(tree: Path, pattern: str) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no image"):
         list_images([tmp_path])
+
+
+# --- HEIC photographs, and the order of OpenCV --------------------------------------------------
+
+
+def test_heic_photographs_are_read_and_counted(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    Image.new("RGB", (40, 24), (200, 30, 60)).save(tmp_path / "a.heic", quality=95)
+    Image.OPEN.pop("HEIF")  # as in a fresh process
+    assert list_images([tmp_path]) == [tmp_path / "a.heic"]
+    image = read_image(tmp_path / "a.heic")
+    assert image.shape == (24, 40, 3)
+    assert np.abs(image.mean((0, 1)) - (200, 30, 60)).max() < 12
+
+
+def test_heic_without_the_library_says_how_to_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert list_images([tmp_path]) == [tmp_path / "a.HEIC"]
+    with pytest.raises(InputError, match=r"a\.HEIC' cannot be read: .*'pillow_heif'.*\[heif\]"):
+        read_image(tmp_path / "a.HEIC")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_arrays_of_opencv_are_turned_around_where_that_is_said(channels: int) -> None:
+    blue_first = np.zeros((2, 2, channels), np.uint8)
+    blue_first[..., 0], blue_first[..., 3:] = 255, 255
+    assert read_image(blue_first)[0, 0].tolist() == [255, 0, 0]
+    assert read_image(blue_first, bgr=True)[0, 0].tolist() == [0, 0, 255]
+    grey = np.full((2, 2), 7, np.uint8)
+    assert (read_image(grey, bgr=True) == 7).all()
+
+
+def test_files_say_their_order_themselves(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2), "red").save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", bgr=True)[0, 0].tolist() == [255, 0, 0]

@@ -12,7 +12,7 @@ from openvocab.drawing.overlay import palette
 from openvocab.errors import InputError
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
-from openvocab.segmenter import Segmentation, Segmenter
+from openvocab.segmenter import BaseSegmenter, Segmentation, Segmenter
 from openvocab.vocabulary import Vocabulary
 
 
@@ -145,3 +145,25 @@ def test_the_protocol_recognizes_segmenters() -> None:
 
     assert isinstance(Painter(), Segmenter)
     assert not isinstance(lambda args: Painter(), Segmenter)
+
+
+class Red(BaseSegmenter):
+    """Label 0 where there is more red than blue, else 1."""
+
+    def segment_arrays(self, images: Any, vocabulary: Vocabulary, _: bool) -> list[Segmentation]:
+        return [
+            Segmentation((one[..., 0] <= one[..., 2]).astype(np.int32), vocabulary)
+            for one in images
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {"method": "red"}
+
+
+def test_arrays_of_opencv_need_a_word() -> None:
+    blue_first = np.zeros((2, 2, 3), np.uint8)
+    blue_first[..., 2] = 255  # red, to OpenCV
+    assert (Red().segment(blue_first, "red, blue").labels == 1).all()
+    assert (Red().segment(blue_first, "red, blue", bgr=True).labels == 0).all()
+    several = Red().segment([blue_first, blue_first], "red, blue", bgr=True)
+    assert all((one.labels == 0).all() for one in several)

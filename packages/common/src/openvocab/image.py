@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from openvocab.errors import InputError
+from openvocab.errors import InputError, import_extra
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +42,13 @@ TAKEN = (
     "or a tensor (3, H, W)"
 )
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .jp2 .avif .tga".split()
+    ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .jp2 .avif .heic .heif .hif "
+    ".tga".split()
 )
 # EPS is left out on purpose: Pillow would start Ghostscript on it.
 _FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM"),
-    *("JPEG2000", "AVIF", "TGA", "ICO", "PCX", "SGI", "QOI"),
+    *("JPEG2000", "AVIF", "TGA", "HEIF", "ICO", "PCX", "SGI", "QOI"),
 )
 # What Pillow's decoders raise on damaged data.
 _DAMAGE = (
@@ -69,6 +70,7 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _LOSSY = frozenset("JPEG MPO JPEG2000 AVIF WEBP HEIF".split())  # of label maps
 _TOP_OF_12_BITS = 4095
 _DARK = 1 << 14  # a 16-bit image below it has 14 bits or fewer, or is nearly black
@@ -76,7 +78,9 @@ _MANY_COLORS = 1024  # more than the classes of any set
 _open_lock = threading.Lock()
 
 
-def read_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageArray:
+def read_image(
+    source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS, bgr: bool = False
+) -> ImageArray:
     """Read an image as 8-bit RGB, the way a viewer would show it.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit values are scaled down,
@@ -86,8 +90,10 @@ def read_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
         source: a path, the bytes of a file, a file that is open in binary mode, a Pillow image, an
             array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor with channels first,
             (1, H, W), (3, H, W) or (4, H, W). Arrays and tensors hold uint8, uint16, bool, or
-            float in 0..1.
+            float in 0..1, in the order red, green, blue; OpenCV's order needs `bgr`.
         max_pixels: larger images are refused before they are decoded.
+        bgr: arrays and tensors have blue first, as those of `cv2.imread`; files and Pillow images
+            say their order themselves.
 
     Returns:
         (H, W, 3) uint8, RGB, contiguous, owned by the caller.
@@ -98,7 +104,7 @@ def read_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     if _is_tensor(source):
         source = _tensor_to_array(source)
     if isinstance(source, np.ndarray):
-        return _array_to_rgb(source, max_pixels)
+        return _array_to_rgb(_blue_last(source) if bgr else source, max_pixels)
     image, label = _open(source, max_pixels)
     try:
         image.load()
@@ -398,6 +404,8 @@ def _read_open_file(file: Any) -> bytes:
 
 def _identify(data: bytes, label: str) -> Image.Image:
     Image.init()
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+        _teach_pillow_heif(label)
     formats = [name for name in _FORMATS if name in Image.OPEN]
     with _open_lock:  # Pillow's own limit is a global; ours is checked right after.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -410,6 +418,18 @@ def _identify(data: bytes, label: str) -> Image.Image:
             ) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _teach_pillow_heif(label: str) -> None:
+    """Let Pillow read HEIC photographs, as telephones write them.
+
+    Raises:
+        InputError: the library is not installed.
+    """
+    try:
+        import_extra("pillow_heif", "heif", "reading HEIC photographs").register_heif_opener()
+    except InputError as error:
+        raise InputError(f"{label} cannot be read: {error}") from None
 
 
 def _check_size(width: int, height: int, label: str, max_pixels: int) -> None:
@@ -522,6 +542,13 @@ def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
         tensor = tensor.float()  # NumPy has no bfloat16
     array: npt.NDArray[Any] = tensor.numpy()
     return array
+
+
+def _blue_last(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Turn blue, green, red into red, green, blue; transparency and grey stay as they are."""
+    if array.ndim != 3 or array.shape[2] not in (3, 4):
+        return array
+    return array[..., [2, 1, 0, 3][: array.shape[2]]]
 
 
 def _array_to_rgb(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:

@@ -343,6 +343,7 @@ class BaseSegmenter(ABC):
         vocabulary: Names,
         *,
         return_scores: bool = ...,
+        bgr: bool = ...,
         augment_vocabulary: Augmentation | None = ...,
         none_of_these: float | None = ...,
         min_score: float | None = ...,
@@ -355,6 +356,7 @@ class BaseSegmenter(ABC):
         vocabulary: Names,
         *,
         return_scores: bool = ...,
+        bgr: bool = ...,
         augment_vocabulary: Augmentation | None = ...,
         none_of_these: float | None = ...,
         min_score: float | None = ...,
@@ -366,6 +368,7 @@ class BaseSegmenter(ABC):
         vocabulary: Names,
         *,
         return_scores: bool = False,
+        bgr: bool = False,
         augment_vocabulary: Augmentation | None = None,
         none_of_these: float | None = None,
         min_score: float | None = None,
@@ -381,6 +384,7 @@ class BaseSegmenter(ABC):
                 folder, or a glob such as "photos/*.jpg", which give a list of results.
             vocabulary: a `Vocabulary`, names, or names in one string with commas.
             return_scores: keep the (K, H, W) scores, which need much memory.
+            bgr: arrays and tensors have blue first, as those of `cv2.imread`; else red is first.
             augment_vocabulary: let COCO-Stuff's names compete too, see `Vocabulary.augmented`.
             none_of_these: see `Segmentation.with_threshold`.
             min_score: see `Segmentation.with_threshold`.
@@ -403,7 +407,7 @@ class BaseSegmenter(ABC):
         at_once = 1 if need_scores and not return_scores else 4 * self.batch_size
         images, several = _as_images(image)
         results: list[Segmentation] = []
-        while arrays := [read_image(one) for one in islice(images, at_once)]:
+        while arrays := [read_image(one, bgr=bgr) for one in islice(images, at_once)]:
             with self._turn, plain_arithmetic():
                 found = self.segment_arrays(arrays, names, return_scores or need_scores)
             if limited:
