@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from openvocab.cli import run
 from openvocab.computation import add_computation_arguments, check_precision, choose_device
-from openvocab.errors import InputError, NamesError, one_line
+from openvocab.errors import InputError
 from openvocab.image import DEFAULT_MAX_PIXELS, list_images
-from openvocab.inference.folder import SOME_FAILED, Prediction
+from openvocab.inference.folder import Prediction
 from openvocab.inference.layout import DEFAULT_KINDS, KINDS
 from openvocab.inference.outputs import (
     check_no_input_is_overwritten,
@@ -27,7 +27,13 @@ from openvocab.inference.outputs import (
     is_one_file,
     plan_outputs,
 )
-from openvocab.inference.video import VIDEO_KINDS, VIDEO_SUFFIXES, VideoPrediction
+from openvocab.inference.streams import (
+    add_stream_arguments,
+    is_stream,
+    plan_streams,
+    run_stream,
+)
+from openvocab.inference.tiles import TiledSegmenter
 from openvocab.methods import add_method_arguments, find_method, load_from_arguments
 from openvocab.segmenter import Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary, parse_names
@@ -143,22 +149,7 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         help="also write a picture, NAME_steps.png, of how the method came to its result",
     )
     result.add_argument("--quiet", action="store_true", help="print nothing but failures")
-    video = parser.add_argument_group("videos (need the extra 'video')")
-    video.add_argument(
-        "--every",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="take a frame whenever so many seconds have passed (default: all frames)",
-    )
-    video.add_argument(
-        "--smooth",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="let labels flicker less: a label changes where the new one has outvoted it, about as "
-        "long after the change (default: no smoothing)",
-    )
+    add_stream_arguments(parser)
     add_computation_arguments(parser)
 
 
@@ -186,43 +177,6 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
         skip_existing=args.skip_existing,
         quiet=args.quiet,
     )
-
-
-def plan_videos(args: argparse.Namespace) -> list[VideoPrediction]:
-    """Check the arguments, and return an order for each video among the inputs.
-
-    Raises:
-        InputError: see `plan_prediction`; two videos have the same name, or an option is no time.
-    """
-    videos = [Path(one) for one in [*args.images, *args.input] if _is_video(one)]
-    if len({video.stem.casefold() for video in videos}) < len(videos):
-        raise InputError("two videos have the same name; predict them into different folders.")
-    for option in ("every", "smooth"):
-        if not 0 <= getattr(args, option) < float("inf"):
-            raise InputError(f"--{option} is {getattr(args, option)}, expected seconds from 0 on.")
-    vocabulary, thresholds = _checked_vocabulary(args), _thresholds(args)
-    if videos:
-        if is_one_file(args.output):
-            raise InputError(f"the results of a video go to a folder, not to '{args.output}'.")
-        check_writable({args.output})
-    return [
-        VideoPrediction(
-            video,
-            args.output,
-            vocabulary,
-            tuple(kind for kind in args.save or VIDEO_KINDS if kind in VIDEO_KINDS),
-            every=args.every,
-            smooth=args.smooth,
-            max_pixels=args.max_pixels,
-            thresholds=thresholds,
-            quiet=args.quiet,
-        )
-        for video in videos
-    ]
-
-
-def _is_video(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES and os.path.isfile(path)
 
 
 def _checked_vocabulary(args: argparse.Namespace) -> Vocabulary:
@@ -265,32 +219,23 @@ def run_prediction(
     """
     if args.show_steps and explain is None:
         raise InputError("this method cannot show its steps; leave --show-steps out")
-    videos = plan_videos(args)
+    if args.show_steps and args.tile is not None:
+        raise InputError("a method shows its steps for whole images; give --show-steps or --tile")
+    streams = plan_streams(args, _checked_vocabulary(args), _thresholds(args))
     args.images, args.input = (
-        [one for one in given if not _is_video(one)] for given in (args.images, args.input)
+        [one for one in given if not is_stream(one, args)] for given in (args.images, args.input)
     )
-    prediction = None if videos and not args.images + args.input else plan_prediction(args)
+    prediction = None if streams and not args.images + args.input else plan_prediction(args)
     ready = segmenter if isinstance(segmenter, Segmenter) else segmenter(args)
     if args.show_steps and explain is not None:
         from openvocab.drawing.steps import ShowingSteps
 
         ready = ShowingSteps(ready, explain)
-    codes = [_run_video(video, ready) for video in videos]
-    return max([*codes, 0 if prediction is None else prediction.run(ready)])
-
-
-def _run_video(video: VideoPrediction, segmenter: Segmenter) -> int:
-    try:
-        failure = video.run(segmenter)
-    except NamesError:
-        raise
-    except InputError as error:
-        failure = str(error)
-    if failure is not None:
-        print(one_line(failure), file=sys.stderr)
-    elif not video.quiet:
-        print(f"'{video.path}' is done, results in '{video.folder}'")
-    return 0 if failure is None else SOME_FAILED
+    codes = [run_stream(stream, ready) for stream in streams]
+    if prediction is None:
+        return max(codes)
+    whole = ready if args.tile is None else TiledSegmenter(ready, args.tile, args.overlap)
+    return max([*codes, prediction.run(whole)])
 
 
 class _NamesAction(argparse.Action):

@@ -1,0 +1,132 @@
+"""Inputs that do not fit into memory as one image: videos, and rasters in tiles."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from openvocab.errors import InputError, NamesError, one_line
+from openvocab.inference.folder import SOME_FAILED
+from openvocab.inference.outputs import check_writable, is_one_file
+from openvocab.inference.tiles import RASTER_SUFFIXES, RasterPrediction, check_tiles
+from openvocab.inference.video import VIDEO_KINDS, VIDEO_SUFFIXES, VideoPrediction
+from openvocab.segmenter import Segmenter
+from openvocab.vocabulary import Vocabulary
+
+Stream = VideoPrediction | RasterPrediction
+
+
+def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options for videos and large images."""
+    video = parser.add_argument_group("videos (need the extra 'video')")
+    video.add_argument(
+        "--every",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="take a frame whenever so many seconds have passed (default: all frames)",
+    )
+    video.add_argument(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="let labels flicker less: a label changes where the new one has outvoted it, about as "
+        "long after the change (default: no smoothing)",
+    )
+    large = parser.add_argument_group("large images")
+    large.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="segment in tiles of this side. A TIFF is then read, segmented and written as a "
+        "GeoTIFF of labels tile by tile, whatever its size, and keeps its georeference (needs the "
+        "extra 'geo')",
+    )
+    large.add_argument(
+        "--overlap",
+        type=int,
+        default=128,
+        metavar="PIXELS",
+        help="what neighbouring tiles share (default: %(default)s)",
+    )
+
+
+def is_stream(path: str, args: argparse.Namespace) -> bool:
+    """Tell whether an input is a video, or a raster that is asked for in tiles."""
+    suffix = os.path.splitext(path)[1].lower()
+    long = suffix in VIDEO_SUFFIXES or (args.tile is not None and suffix in RASTER_SUFFIXES)
+    return long and os.path.isfile(path)
+
+
+def plan_streams(
+    args: argparse.Namespace, vocabulary: Vocabulary, thresholds: Mapping[str, float | None]
+) -> list[Stream]:
+    """Check the arguments, and return an order for each video and raster among the inputs.
+
+    Raises:
+        InputError: two have the same name, the output is no folder, or an option makes no sense.
+    """
+    paths = [Path(one) for one in [*args.images, *args.input] if is_stream(one, args)]
+    check_tiles(args.tile, args.overlap)
+    if len({path.stem.casefold() for path in paths}) < len(paths):
+        raise InputError("two inputs have the same name; predict them into different folders.")
+    for option in ("every", "smooth"):
+        if not 0 <= getattr(args, option) < float("inf"):
+            raise InputError(f"--{option} is {getattr(args, option)}, expected seconds from 0 on.")
+    if paths:
+        if is_one_file(args.output):
+            raise InputError(
+                f"the results of a video or raster go to a folder, not to '{args.output}'."
+            )
+        check_writable({args.output})
+    return [_plan(path, args, vocabulary, thresholds) for path in paths]
+
+
+def _plan(
+    path: Path,
+    args: argparse.Namespace,
+    vocabulary: Vocabulary,
+    thresholds: Mapping[str, float | None],
+) -> Stream:
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        limits = [name for name, value in thresholds.items() if value is not None]
+        if limits or "label" not in (args.save or ("label",)):
+            what = f"--{limits[0].replace('_', '-')}" if limits else "--save without label"
+            raise InputError(f"rasters in tiles give labels as they are; leave out {what}.")
+        return RasterPrediction(
+            path, args.output, vocabulary, args.tile, args.overlap, quiet=args.quiet
+        )
+    return VideoPrediction(
+        path,
+        args.output,
+        vocabulary,
+        tuple(kind for kind in args.save or VIDEO_KINDS if kind in VIDEO_KINDS),
+        every=args.every,
+        smooth=args.smooth,
+        max_pixels=args.max_pixels,
+        thresholds=thresholds,
+        quiet=args.quiet,
+    )
+
+
+def run_stream(order: Stream, segmenter: Segmenter) -> int:
+    """Run an order, and say how it ended.
+
+    Returns:
+        0, or 1 if it could not be read to its end.
+    """
+    try:
+        failure = order.run(segmenter)
+    except NamesError:
+        raise
+    except InputError as error:
+        failure = str(error)
+    if failure is not None:
+        print(one_line(failure), file=sys.stderr)
+    elif not order.quiet:
+        print(f"'{order.path}' is done, results in '{order.folder}'")
+    return 0 if failure is None else SOME_FAILED
