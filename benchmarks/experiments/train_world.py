@@ -31,6 +31,8 @@ from openvocab.files import write_text
 from openvocab.vocabulary import WORLD
 from openvocab.weights.shipped import world_file
 from openvocab.weights.state_dict import read_metadata, read_state_dict, save_state_dict
+from openvocab.weights.training_names import TRAINED_ON
+from openvocab.world import world_vocabulary
 from ovseg import load_ovseg
 from ovseg.weights import save_world_model
 from san.weights import load_network, save_world_network
@@ -160,11 +162,10 @@ def install(output: Path) -> None:
     }
     for package, names in made_by.items():
         record = [describe(stages[name], output) for name in names]
-        value = {
-            "code_version": openvocab.__version__,
-            "torch": torch.__version__,
-            "stages": record,
-        }
+        value: dict[str, Any] = {"code_version": openvocab.__version__, "torch": torch.__version__}
+        if package != "openvocab.clip":  # which captions taught every name
+            value[TRAINED_ON] = list(world_vocabulary(seen_only=True).names)
+        value["stages"] = record
         write_text(place(package).with_suffix(".json"), json.dumps(value, indent=1) + "\n")
     total = sum(world_file(package).stat().st_size for package in made_by)
     print(f"installed {total / 1e6:.2f} MB")

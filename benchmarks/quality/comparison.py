@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.forms import (
     Announced,
@@ -28,9 +29,11 @@ from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
 from openvocab.evaluation.run import RESULT_FILE
 from openvocab.files import write_text
+from openvocab.methods import find_method
 from openvocab.metrics.bootstrap import PairedDifference, paired_difference
 from openvocab.metrics.scores import CONVENTIONS, Convention, IntArray, scores, seen_unseen
 from openvocab.vocabulary import Vocabulary, available_vocabularies
+from openvocab.weights.training_names import seen_by_training, training_names
 from openvocab.world import seen_labels
 
 _SEEN = "coco-stuff-171"  # what SAN and OVSeg are trained on
@@ -45,7 +48,7 @@ def collect(plan: Plan, name: str) -> None:
     found = {key: one for key in plan.weights if (one := _read(plan, name, key)) is not None}
     if not found:
         return
-    seen = seen_classes(plan.seen, data)
+    seen = seen_classes(plan.seen, data, plan.weights)
     ids = None if seen is None else seen["ids"]
     parts = {key: part_scores(one.result.matrix, ids) for key, one in found.items()}
     for key, one in found.items():
@@ -129,20 +132,42 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def seen_classes(asked: str | None, data: SampleSet) -> Seen | None:
+def seen_classes(
+    asked: str | None, data: SampleSet, weights: Mapping[str, str] = MappingProxyType({})
+) -> Seen | None:
     """Return which classes training saw, and by which list; None if it is all or nothing.
+
+    Args:
+        asked: a file of names or a vocabulary; None: what the checkpoints say of their training,
+            and COCO-Stuff's names where they say nothing, as the published ones.
+        data: whose classes are told apart.
+        weights: by method.
 
     Raises:
         InputError: a list was asked for that is neither a file nor a vocabulary.
     """
+    trained = _names_of_training(weights) if asked is None else ()
     if asked is None and is_world(data):
         ids, source = list(seen_labels()), "the world's list of seen names"
+    elif trained:
+        ids, source = seen_by_training(trained, data.vocabulary), "what the checkpoints say"
     else:
         seen, source = _seen_names(asked or _SEEN), asked or _SEEN
         ids = [i for i, name in enumerate(data.vocabulary.names) if name.strip() in seen]
     if not ids or len(ids) == len(data.vocabulary):
         return None
     return {"list": source, "classes": len(ids), "ids": ids}
+
+
+def _names_of_training(weights: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names that all checkpoints which say so were trained on."""
+    found = [
+        names
+        for key, source in weights.items()
+        if (names := training_names(source, find_method(key).package))
+    ]
+    first, *others = found or [()]
+    return tuple(name for name in first if all(name in other for other in others))
 
 
 def _seen_names(asked: str) -> set[str]:

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 from benchmarks import run_all
+from benchmarks.quality.comparison import seen_classes
 from benchmarks.quality.plan import Missing, find_data
 from benchmarks.reporting.report import build_report
 
 from openvocab.cli import run
+from openvocab.datasets.samples import FolderDataset
 from openvocab.evaluation.results import Result
 from openvocab.methods import available_methods
+from openvocab.world import seen_labels, world_vocabulary
 
 METHODS = ("san", "ovseg", "car")
 SCRIPT = str(Path(run_all.__file__).resolve())
@@ -298,3 +301,12 @@ def test_a_run_that_left_something_undone_does_not_end_with_0(
     monkeypatch.setattr(run_all, "_conclude", lambda *asked: tmp_path)
     words = ["--models", "san", "--datasets", "world", "--output", str(tmp_path)]
     assert run_all.main(words) == code
+
+
+def test_seen_on_a_folder_is_what_the_checkpoints_were_trained_on(tmp_path) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(world_vocabulary().names))
+    data = FolderDataset(tmp_path, tmp_path, tmp_path / "names.txt")
+    seen = seen_classes(None, data, {"san": "world", "ovseg": "world", "car": "world"})
+    assert seen is not None and seen["ids"] == list(seen_labels()) and seen["classes"] == 40
+    published = seen_classes(None, data, {"car": "world"})  # CaR was never trained
+    assert published is not None and published["list"] == "coco-stuff-171"

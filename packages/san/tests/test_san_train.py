@@ -19,6 +19,7 @@ from openvocab.config import load_config
 from openvocab.datasets.samples import FolderDataset
 from openvocab.training import segmentation
 from openvocab.training.log import read_log
+from openvocab.weights.training_names import training_names
 from san import task, train
 from san.config import VARIANTS
 from san.model import SAN
@@ -101,6 +102,8 @@ def test_a_run_writes_everything_and_its_checkpoint_segments(
     line = read_log(tmp_path / "metrics.jsonl")[-1]
     assert line["loss"] == pytest.approx(sum(v for k, v in line.items() if k[:5] == "loss_"))
     assert {"lr", "time", "data_time", "images_per_second", "memory_mb", "loss_dice_0"} <= set(line)
+    for name in ("model_final.safetensors", "model_0000005.pth"):
+        assert training_names(tmp_path / name) == tuple(tiny_san[1])
     segmenter = load_san(tmp_path / "model_final.safetensors")
     labels = segmenter.segment(scenes / "images" / "0.png", tiny_san[1]).labels
     assert labels.shape == SIZE

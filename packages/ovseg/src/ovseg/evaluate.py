@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     data: SampleSet = sample_set(args)
-    seen = None if args.seen is None else seen_ids(args.seen, data.vocabulary)
+    seen = _seen(args, options, data.vocabulary)
     from ovseg.proposals import GroundTruthProposals  # late: it imports torch
 
     oracle = GroundTruthProposals(data) if args.proposals == "ground-truth" else None
@@ -130,6 +130,19 @@ def _evaluate(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     result = args.output / RESULT_FILE
     if seen is not None and result.is_file():
         _report_seen(Result.load(result), seen, args.output / SEEN_FILE)
+
+
+def _seen(
+    args: argparse.Namespace, options: Mapping[str, Any], vocabulary: Vocabulary
+) -> list[int] | None:
+    """Return the classes that training saw: as asked, else as the checkpoint says, if it does."""
+    if args.seen is not None:
+        return seen_ids(args.seen, vocabulary)
+    from openvocab.weights.training_names import seen_by_training, training_names  # late: torch
+
+    names = training_names(weights_of(args, options), "ovseg")
+    ids = seen_by_training(names, vocabulary)
+    return ids if 0 < len(ids) < len(vocabulary) else None
 
 
 def with_published_weight(inference: InferenceConfig, vocabulary: Vocabulary) -> InferenceConfig:

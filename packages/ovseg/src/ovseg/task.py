@@ -154,12 +154,13 @@ class OVSegTask(SegmentationTask):
         load_strict(self.model, tensors, source="the checkpoint")
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return the architecture and how it is run."""
-        return metadata_of(self.model, self.inference)
+        """Return the architecture, how it is run, and the names of the training."""
+        return {**metadata_of(self.model, self.inference), **self.trained_on()}
 
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, which stores its configuration."""
-        save_model(self.model, folder / "model_final.safetensors", self.inference)
+        final = folder / "model_final.safetensors"
+        save_model(self.model, final, self.inference, self.trained_on())
 
     def segmenter(self, processes: Processes) -> OVSegSegmenter:
         """Return a segmenter with a copy of the weights, since it freezes them."""

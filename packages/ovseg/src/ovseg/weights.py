@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -181,9 +182,21 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
     return model.eval()
 
 
-def save_model(model: OVSeg, path: str | Path, inference: InferenceConfig | None = None) -> None:
-    """Write a checkpoint with the official names, which also stores the configuration."""
-    save_state_dict(path, model.state_dict(), metadata_of(model, inference))
+def save_model(
+    model: OVSeg,
+    path: str | Path,
+    inference: InferenceConfig | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Write a checkpoint with the official names, which also stores the configuration.
+
+    Args:
+        model: what to write.
+        path: `.pth` or `.safetensors`.
+        inference: how it is run.
+        more: to store beside both, such as the names of the training.
+    """
+    save_state_dict(path, model.state_dict(), {**metadata_of(model, inference), **more})
 
 
 def metadata_of(model: OVSeg, inference: InferenceConfig | None) -> dict[str, Any]:

@@ -131,12 +131,12 @@ class SANTask(SegmentationTask):
         load_network_state(self.network, tensors, source="the checkpoint")
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return the architecture."""
-        return metadata_of(self.network)
+        """Return the architecture, and the names of the training."""
+        return {**metadata_of(self.network), **self.trained_on()}
 
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, which stores its configuration."""
-        save_network(self.network, folder / "model_final.safetensors")
+        save_network(self.network, folder / "model_final.safetensors", self.trained_on())
 
     def segmenter(self, processes: Processes) -> SANSegmenter:
         """Return a segmenter with a copy of the weights, since it freezes them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -94,10 +95,18 @@ def _our_names(network: SAN, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     return dict(tensors)
 
 
-def save_network(network: SAN, path: str | Path) -> None:
-    """Write a checkpoint with the original's names, which the original and we can load."""
+def save_network(
+    network: SAN, path: str | Path, more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write a checkpoint with the original's names, which the original and we can load.
+
+    Args:
+        network: what to write.
+        path: `.pth`, `.pt` or `.safetensors`.
+        more: to store beside the architecture, such as the names of the training.
+    """
     state = _convert.to_official(network.state_dict(), network.config)
-    save_state_dict(path, state, metadata_of(network))
+    save_state_dict(path, state, {**metadata_of(network), **more})
 
 
 def metadata_of(network: SAN) -> dict[str, Any]:

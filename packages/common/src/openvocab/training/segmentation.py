@@ -31,6 +31,7 @@ from openvocab.training.segmentation_data import (
 )
 from openvocab.training.settings import DataConfig, SegmentationTrainConfig
 from openvocab.training.task import Task
+from openvocab.weights.training_names import TRAINED_ON
 
 
 class SegmentationStep(nn.Module):
@@ -108,6 +109,10 @@ class SegmentationTask(Task[SegmentationBatch]):
     def segmenter(self, processes: Processes) -> Segmenter:
         """Return a segmenter with a copy of the current weights."""
         raise NotImplementedError
+
+    def trained_on(self) -> dict[str, list[str]]:
+        """Return the names of the training set, which a checkpoint carries."""
+        return {TRAINED_ON: self.names}
 
     def begin(self, device: torch.device) -> None:
         """Embed the training vocabulary, once."""

@@ -1,0 +1,51 @@
+"""The names whose masks a checkpoint was trained on: which classes it has seen, and which not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from openvocab.errors import InputError
+from openvocab.reading.json_files import parse_json
+from openvocab.reading.names import same_word
+from openvocab.vocabulary import WORLD, Vocabulary
+from openvocab.weights.shipped import world_file
+from openvocab.weights.state_dict import read_metadata
+
+TRAINED_ON = "trained_on"  # in the metadata of a checkpoint, or in the JSON beside it
+
+
+def training_names(weights: str | Path, package: str = "") -> tuple[str, ...]:
+    """Return the names that a checkpoint was trained on, or nothing if it does not say so.
+
+    Args:
+        weights: a checkpoint file, or "world" for the weights that a package carries.
+        package: which package; needed for "world" only.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        path = world_file(package) if str(weights) == WORLD and package else Path(weights)
+    except InputError:  # a method without weights of its own
+        return ()
+    if not path.is_file():
+        return ()
+    beside = path.with_suffix(".json")
+    stored = read_metadata(path).get(TRAINED_ON)
+    if stored is not None:
+        return _listed(parse_json(stored, f"{TRAINED_ON} in {path}", "a list of names"))
+    if path.suffix == ".safetensors" and beside.is_file():
+        content = parse_json(beside.read_text(encoding="utf-8"), str(beside), "a training record")
+        return _listed(content.get(TRAINED_ON) if isinstance(content, Mapping) else None)
+    return ()
+
+
+def seen_by_training(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """Return the labels of a vocabulary that are among the names of a training."""
+    known = {same_word(name) for name in names}
+    return [label for label, name in enumerate(vocabulary.names) if same_word(name) in known]
+
+
+def _listed(value: object) -> tuple[str, ...]:
+    return tuple(str(name) for name in value) if isinstance(value, list) else ()
