@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvocab.errors import InputError
 from openvocab.vocabulary import Vocabulary
 
 # Pixels of a tile's side: small enough for tight bounds, large enough for efficient products.
@@ -61,6 +62,7 @@ def semantic_scores(class_prob: Tensor, mask_logits: Tensor, geometry: MaskGeome
     Returns:
         (K, H0, W0) float32.
     """
+    check_finite_scores(class_prob, mask_logits)
     height, width = geometry.valid
     masks = _resize(mask_logits[None].float(), geometry.padded)[..., :height, :width]
     if geometry.resize_logits:
@@ -90,6 +92,7 @@ def semantic_labels(
     Returns:
         (H0, W0) int64; memory is bounded for any number of names and pixels.
     """
+    check_finite_scores(class_prob, mask_logits)
     class_prob, mask_logits = class_prob.float().contiguous(), mask_logits.float()
     rows = _axis(mask_logits.shape[1], 0, geometry, tile)
     columns = _axis(mask_logits.shape[2], 1, geometry, tile)
@@ -110,6 +113,21 @@ def semantic_labels(
             target = labels[member.row.output, member.column.output]
             target.copy_(tile_labels.view_as(target))
     return labels
+
+
+def check_finite_scores(*scores: Tensor) -> None:
+    """Refuse scores that are no numbers, of which every comparison would make a confident label.
+
+    Raises:
+        InputError: there is a NaN or an infinity, as where half precision overflows.
+    """
+    total = torch.stack([part.sum(dtype=torch.float32) for part in scores if part.numel()]).sum()
+    if not bool(total.isfinite()):
+        raise InputError(
+            "the scores of this image are not finite: the numbers overflow in this precision, or "
+            "the weights are damaged; use --precision fp32, and if that does not help, other "
+            "weights"
+        )
 
 
 def vocabulary_labels(

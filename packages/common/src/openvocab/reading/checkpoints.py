@@ -85,7 +85,7 @@ def kind_of(path: str | Path) -> Kind:
     header = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header <= _LONGEST_HEADER:
         return "safetensors"
-    if re.match(rb"[({\]}]", head) and Path(path).suffix == ".pkl":  # protocols 0 and 1
+    if re.match(rb"[(\]}c]", head) and Path(path).suffix == ".pkl":  # protocols 0 and 1
         return "pickle"
     if not re.search(rb"[^\t\r\n\f -~\x80-\xff]", head):
         what = "JSON" if head.lstrip()[:1] in (b"{", b"[") else "text, such as YAML,"
