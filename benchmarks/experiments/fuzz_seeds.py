@@ -9,6 +9,7 @@ import pickle
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,7 +119,9 @@ def _cache(path: Path) -> None:
 def _log(path: Path) -> None:
     folder = path.with_suffix("")
     folder.mkdir(exist_ok=True)
-    path.rename(folder / "images-0-of-1.log")
+    lines = [line.partition(b" ")[2] for line in path.read_bytes().splitlines()]
+    written = b"".join(b"%08x %b\n" % (zlib.crc32(line), line) for line in lines)  # whole lines
+    (folder / "images-0-of-1.log").write_bytes(written)
     list(read_records(folder, CARD))
 
 

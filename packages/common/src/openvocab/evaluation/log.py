@@ -15,6 +15,8 @@ import numpy as np
 from openvocab.errors import InputError
 from openvocab.evaluation.results import ProtocolCard, diff_cards
 from openvocab.metrics.scores import IntArray, PairCounts
+from openvocab.reading.files import DAMAGE
+from openvocab.reading.json_files import parse_json
 
 _PATTERN = "images-*.log"
 
@@ -120,20 +122,28 @@ def read_records(folder: Path, card: ProtocolCard) -> Iterator[ImageRecord]:
     card = replace(card, n_images=0)
     for path in sorted(folder.glob(_PATTERN)):
         if _header(path) == card:
-            yield from (_record(e, card.n_classes) for e in _entries(path) if "id" in e)
+            for entry in _entries(path):
+                if "id" in entry:
+                    yield _record(entry, card.n_classes, path)
 
 
-def _record(entry: dict[str, Any], num_classes: int) -> ImageRecord:
-    cells = (np.array(entry[k], dtype=np.int64) for k in ("truth", "predicted", "counts"))
-    boundary = None
-    if "boundary" in entry:
-        ids, *values = entry["boundary"]
-        boundary = np.zeros((3, num_classes), dtype=np.int64)
-        boundary[:, np.array(ids, dtype=np.int64)] = values
-    segments = entry.get("segments")
-    if segments is not None:
-        segments = {int(label): code for label, code in segments.items()}
-    return ImageRecord(entry["id"], PairCounts(*cells), boundary, segments)
+def _record(entry: dict[str, Any], num_classes: int, path: Path) -> ImageRecord:
+    try:
+        cells = [np.array(entry[k], dtype=np.int64) for k in ("truth", "predicted", "counts")]
+        boundary = None
+        if "boundary" in entry:
+            ids, *values = entry["boundary"]
+            boundary = np.zeros((3, num_classes), dtype=np.int64)
+            boundary[:, np.array(ids, dtype=np.int64)] = values
+        segments = entry.get("segments")
+        if segments is not None:
+            segments = {int(label): code for label, code in segments.items()}
+        return ImageRecord(str(entry["id"]), PairCounts(*cells), boundary, segments)
+    except DAMAGE as error:
+        raise InputError(
+            f"{path} holds an image that no evaluation of ours wrote ({error!r:.80}); delete it "
+            f"and evaluate again."
+        ) from None
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
@@ -142,12 +152,14 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             checksum, _, text = line.rstrip(b"\n").partition(b" ")
             if checksum == b"%08x" % zlib.crc32(text):
-                yield json.loads(text)
+                entry = parse_json(text.decode("utf-8", "replace"), str(path), "a line of a log")
+                if isinstance(entry, dict):
+                    yield entry
 
 
 def _header(path: Path) -> ProtocolCard | None:
     first = next(_entries(path), {})
     try:
         return ProtocolCard.from_json(first["card"]) if "card" in first else None
-    except InputError:  # written by another version
+    except (InputError, AttributeError, TypeError):  # written by another version
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -10,9 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from openvocab.errors import InputError
+from openvocab.reading.files import read_text
+from openvocab.reading.json_files import parse_json
 
-_NUMBERED = re.compile(r"\s*(\d+)\s*[:=;,\t]\s*(.*)")
-_NUMBERED_BY_SPACE = re.compile(r"\s*(\d+) +(.*)")
+_MOST_BYTES = 1 << 24
+_NUMBERED = re.compile(r"\s*(\d{1,9})\s*[:=;,\t]\s*(.*)")
+_NUMBERED_BY_SPACE = re.compile(r"\s*(\d{1,9}) +(.*)")
 
 
 class NamesFile(NamedTuple):
@@ -52,13 +54,11 @@ def read_names(path: str | Path) -> NamesFile:
 
 
 def _lines(path: Path) -> list[_Line]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read the names file {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
-        raise InputError(f"{path} is not a list of names: {error}") from None
+    text = read_text(path, "names file", most_bytes=_MOST_BYTES)
+    if path.suffix == ".json":
+        names = parse_json(text, str(path), "a list of names")
+    else:
+        names = text.rstrip().splitlines()
     if not isinstance(names, list):
         raise InputError(f"{path} holds a {type(names).__name__}; expected a list of names")
     what = "entry" if path.suffix == ".json" else "line"
