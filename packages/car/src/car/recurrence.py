@@ -36,6 +36,7 @@ from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
+from openvocab.semantic import check_finite_scores
 
 BACKGROUND_TEMPLATES = ("a clean origami {}.",)
 _PLAIN = ("{}",)
@@ -241,6 +242,7 @@ class Recurrence:
         else:
             seen = classifier.encode(prompted, self.image.embeddings, batch=config.classifier_batch)
             matrix = self._scorer.scores(seen)
+        check_finite_scores(maps.refined, torch.as_tensor(matrix))
         kept = select(np.diagonal(matrix), config.confidence_threshold)
         step = Step(alive, queries, maps, prompted, matrix, kept)
         self._drop_names(step)

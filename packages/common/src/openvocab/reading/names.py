@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from openvocab.errors import InputError
-from openvocab.reading.files import read_text
+from openvocab.reading.files import read_bytes
 from openvocab.reading.json_files import parse_json
 
 _MOST_BYTES = 1 << 24
@@ -54,11 +54,14 @@ def read_names(path: str | Path) -> NamesFile:
 
 
 def _lines(path: Path) -> list[_Line]:
-    text = read_text(path, "names file", most_bytes=_MOST_BYTES)
-    if path.suffix == ".json":
-        names = parse_json(text, str(path), "a list of names")
-    else:
+    data = read_bytes(path, "names file", most_bytes=_MOST_BYTES)
+    try:
+        text = data.decode("utf-8-sig")
         names = text.rstrip().splitlines()
+        if path.suffix == ".json":
+            names = parse_json(text, str(path), "a list")
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise InputError(f"{path} is not a list of names: {error}") from None
     if not isinstance(names, list):
         raise InputError(f"{path} holds a {type(names).__name__}; expected a list of names")
     what = "entry" if path.suffix == ".json" else "line"
