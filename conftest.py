@@ -13,6 +13,10 @@ from hypothesis import settings
 
 pytest_plugins = ["archives"]
 
+# Each process of pytest-xdist computes with one thread, so that they do not slow each other down.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _DEATHS = Path(__file__).parent / "tests" / "deaths.py"
 
 # No test is timed: a busy machine must not fail one.
