@@ -10,6 +10,7 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,20 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("packages/*/README.md")]
 )
-_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# A block behind `<!-- run by FILE -->` is run by that test.
+_BLOCK = re.compile(
+    r"^(?:<!-- run by (?P<test>\S+) -->\n+)?```bash\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL
+)
 
 
 def commands() -> list[tuple[str, str]]:
     found = []
     for document in DOCUMENTS:
-        for block in _BLOCK.findall(document.read_text(encoding="utf-8")):
-            joined = block.replace("\\\n", " ")
+        for block in _BLOCK.finditer(document.read_text(encoding="utf-8")):
+            if block["test"]:
+                assert (ROOT / block["test"]).is_file(), f"{document}: {block['test']}"
+                continue
+            joined = block["lines"].replace("\\\n", " ")
             lines = (line.split(" #")[0].strip() for line in joined.splitlines())
             found += [(str(document.relative_to(ROOT)), x) for x in lines if x and x[0] != "#"]
     return found
@@ -58,6 +65,10 @@ def test_documented_command(document: str, command: str) -> None:
     words = shlex.split(command)
     while "=" in words[0]:  # VARIABLE=value in front
         words = words[1:]
+    if extra := re.fullmatch(r"\.\[(\w+)\]", words[-1]):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+        assert words[:2] == ["pip", "install"] and extra[1] in project["optional-dependencies"]
+        return
     if words[0] == "pytest" or words[:3] == ["python", "-m", "build"]:
         folder = next(word for word in words[1:] if (ROOT / word).is_dir())
         assert (ROOT / folder / "pyproject.toml").is_file()
@@ -67,6 +78,8 @@ def test_documented_command(document: str, command: str) -> None:
         words = ["python", *words[start:]]
     if words[:2] == ["python", "-m"]:
         module = importlib.import_module(words[2])
+        if not hasattr(module, "build_parser"):  # a package whose command is a module of its own
+            module = importlib.import_module(f"{words[2]}.command")
         arguments = words[3:]
     elif words[0] == "python":
         module = _load_script(ROOT / words[1])
