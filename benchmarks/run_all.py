@@ -34,7 +34,7 @@ from benchmarks.quality.plan import Missing, Plan, check_weights, evaluate_all, 
 from benchmarks.reporting.report import build_report
 from benchmarks.structure import latency
 from benchmarks.structure import measure as structure
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.config import near_matches
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError, shorten_value
@@ -79,7 +79,7 @@ class Request:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -340,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["diff"]:
-        parser = argparse.ArgumentParser(prog="run_all.py diff")
+        parser = CommandParser(prog="run_all.py diff")
         parser.add_argument("first", type=Path, metavar="A.json")
         parser.add_argument("second", type=Path, metavar="B.json")
         args = parser.parse_args(words[1:])

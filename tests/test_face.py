@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import openvocab
-from openvocab.cli import commands_of
+from openvocab.cli import commands_of, run_package
 from openvocab.errors import InputError
 from openvocab.world import scene
 
@@ -109,12 +111,15 @@ for name in names:
     module = importlib.import_module(name)
     if not hasattr(module, "main"):
         module = importlib.import_module(name + ".__main__")
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(io.StringIO()):
         try:
             code = run(module.main, [{argument!r}])
         except SystemExit as stop:
             code = stop.code
     assert code == {0 if argument == "--help" else 2}, (name, code)
+    if code == 0:
+        assert "\\n  --version " in shown.getvalue() and "\\n  --debug " in shown.getvalue(), name
     slow = [m for m in ("torch", "matplotlib", "scipy.ndimage", "scipy.io") if m in sys.modules]
     assert not slow, (name, slow)
 print(len(names))
@@ -143,11 +148,59 @@ def test_every_command_tells_the_version() -> None:
         assert done.stdout == f"openvocab-seg {openvocab.__version__}\n"
 
 
-def test_a_command_behind_a_package_is_one_sentence() -> None:
+def installed_scripts() -> dict[str, str]:
+    """Return the console scripts of the project, as its file names them."""
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    scripts: dict[str, str] = tomllib.loads(text)["project"]["scripts"]
+    return scripts
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_each_package_is_one_console_script(package: str, capsys: pytest.CaptureFixture) -> None:
+    """`san predict ...` is `python -m san.predict ...`; alone it lists what there is."""
+    scripts = installed_scripts()
+    assert set(scripts) == set(COMMANDS)
+    module, _, name = scripts[package].partition(":")
+    script = getattr(import_module(module), name)
+    assert script([]) == 0
+    assert (
+        capsys.readouterr().out
+        == subprocess.run(
+            [sys.executable, "-m", package], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    with pytest.raises(SystemExit) as stop:
+        script(["predict", "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m {package}.predict ")
+
+
+def test_a_console_script_hands_arguments_on_and_ends_as_its_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    Image.fromarray(scene(3, "val").image).save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--class-names", "road", "pig"]
+    words += ["--weights", "world", "--device", "cpu", "--output"]
+    assert run_package("san", [*words, str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "photo_labels.png").exists()
+    assert run_package("san", ["predict", str(tmp_path / "missing.png")]) == 2
+    assert capfd.readouterr().err.count("error: ") == 1
+    with pytest.raises(SystemExit, match="0"):  # as a shell's user would spell it
+        run_package("ovseg", ["search-ensemble", "--help"])
+    assert "ovseg.search_ensemble" in capfd.readouterr().out
+
+
+def test_a_command_behind_a_package_runs_it_and_an_unknown_one_is_one_sentence() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "san", "predict"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and "python -m san.predict" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: no names are given;")
+    done = subprocess.run(
+        [sys.executable, "-m", "san", "foretell"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr == (
+        "error: san has no command 'foretell'; its commands are app, evaluate, predict, train\n"
+    )
 
 
 @pytest.mark.parametrize("method", LOADERS)

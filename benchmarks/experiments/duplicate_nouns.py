@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measuring import add_measuring_arguments, report
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.training.order import EndlessShuffle
 from openvocab.vocabulary import WORLD
@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_measuring_arguments(parser)

@@ -25,7 +25,7 @@ import torch
 import yaml
 
 import openvocab
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.vocabulary import WORLD
@@ -224,7 +224,7 @@ def curve(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("world_training"), metavar="DIR")

@@ -20,7 +20,7 @@ from benchmarks.forms import Announced, Costs
 from benchmarks.layout import COSTS_FILE, CROPS_FILE, DIAGNOSES_FILE, read_json, run_folder
 from benchmarks.measuring import peak_memory_gib
 from benchmarks.quality.plan import find_data, is_world, load_method, shard
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import choose_device
 from openvocab.datasets.samples import SampleSet
@@ -148,7 +148,7 @@ def _measure_crops(
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("method", help="key of an installed method")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", required=True)

@@ -9,7 +9,6 @@ picture.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import re
@@ -29,7 +28,7 @@ from benchmarks.quality.published import published
 from benchmarks.reporting import three_methods
 from benchmarks.reporting.figures import own_mib
 from benchmarks.reporting.report import AS_IT_IS, bound, cell, verdict
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.drawing.overlay import side_by_side
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
@@ -147,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: see `collect_world` and `rendered`.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="output folder of run_all.py")
     args = parser.parse_args(argv)
     if args.folder is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from benchmarks.reporting.figures import (
     write_gallery,
 )
 from benchmarks.reporting.structure_table import millions, side_by_side
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
 from openvocab.files import write_text
@@ -299,7 +298,7 @@ def _apart(found: Mapping[str, Result], data_set: str) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the report of an output folder anew."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("output"))
     print(build_report(parser.parse_args(argv).folder))
     return 0

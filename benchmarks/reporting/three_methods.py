@@ -6,7 +6,6 @@ run into docs/three-methods.json; without a folder the pages are made anew from 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import jinja2
 from benchmarks.forms import Structure
 from benchmarks.reporting.figures import diagrams
 from benchmarks.reporting.structure_table import gflop_at_most, total_gflop
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.methods import available_methods
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: see `collect`.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="output folder of run_all.py")
     args = parser.parse_args(argv)
     if args.folder is not None:

@@ -39,7 +39,7 @@ from car.crf import DenseCRF, crf_image, with_background
 from car.recurrence import Recurrence
 from car.segmenter import CaRSegmenter
 from car.visual_prompts import VisualPrompter
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.clip.model import CLIP
 from openvocab.clip.weights import open_clip_config
 from openvocab.computation import dtype_of
@@ -174,7 +174,7 @@ def measure_memory(args: argparse.Namespace) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = CommandParser(description=__doc__.split("\n\n")[0])
     add_measuring_arguments(parser)
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the best counts")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")

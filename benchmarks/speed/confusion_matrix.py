@@ -7,7 +7,6 @@ on one thread, on maps that look like label maps and on noise, the worst case.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.files import write_text
 from openvocab.metrics.scores import ConfusionMatrix
 
@@ -150,7 +149,7 @@ def _check_equal(pairs: Pairs, classes: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and write it as JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--classes", type=int, nargs="+", default=[20, 150, 847])
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--rounds", type=int, default=5)

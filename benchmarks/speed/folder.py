@@ -9,7 +9,6 @@ stands the processor time, which hardly sees other work when `--threads 1` is gi
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ import torch
 from PIL import Image
 
 from benchmarks.measuring import add_measuring_arguments, report
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.image import read_label_map
 from openvocab.world import scene
@@ -124,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: the older checkout is none.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--images", type=int, default=300, metavar="N")
     parser.add_argument("--side", type=int, default=512, metavar="PIXELS", help="of the photos")
     parser.add_argument("--parts", type=int, default=6, metavar="N", help="turns of each version")

@@ -7,7 +7,6 @@ The set is made once in a temporary folder in the layout of COCO-Stuff: region-l
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from openvocab.cli import CommandParser, run
 from openvocab.datasets import resolve
 from openvocab.datasets.diagnosis import diagnose
 from openvocab.datasets.inspection import inspect_set
@@ -31,7 +31,7 @@ _DISTINCT = 50  # pictures that are drawn; the others are their files again
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the set, visit it, print the seconds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--images", type=int, default=5000, metavar="N")
     parser.add_argument("--workers", type=int, default=default_workers(), metavar="N")
     args = parser.parse_args(argv)
@@ -84,4 +84,4 @@ def _pair(seed: int) -> tuple[bytes, bytes]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -29,7 +29,7 @@ from benchmarks.measuring import (
     report,
 )
 from benchmarks.speed.known_texts import know_names
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import Precision
 from openvocab.semantic import MaskGeometry, semantic_labels
 from openvocab.vocabulary import Vocabulary
@@ -236,7 +236,7 @@ def segment_once(names: int, valid: int) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = CommandParser(description=__doc__.split("\n\n")[0])
     add_measuring_arguments(parser)
     parser.add_argument("--proposals", type=int, nargs="+", default=[20, 50, 100])
     parser.add_argument("--names", type=int, default=150)

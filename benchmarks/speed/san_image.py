@@ -28,7 +28,7 @@ from benchmarks.measuring import (
     report,
 )
 from benchmarks.speed.known_texts import know_names
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import Precision
 from openvocab.semantic import MaskGeometry, semantic_labels, semantic_scores
 from openvocab.vocabulary import Vocabulary
@@ -217,7 +217,7 @@ def segment_large(names: int, height: int, width: int) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = CommandParser(description=__doc__.split("\n\n")[0])
     add_measuring_arguments(parser)
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the best counts")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")

@@ -8,7 +8,6 @@ meets both; the processor time, with `--threads 1`, hardly sees such work at all
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measuring import add_measuring_arguments, report
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
@@ -93,7 +92,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and keep the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--names", type=int, default=150, help="how many of the 150 names")
     parser.add_argument("--parts", type=int, default=3, help="how often the two ways alternate")
     add_measuring_arguments(parser)

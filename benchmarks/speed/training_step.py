@@ -7,7 +7,6 @@ each, as training does.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -29,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from benchmarks.measuring import best_time, matrix_product, matrix_throughput
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.clip.config import VisionConfig
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.files import write_text
@@ -338,7 +337,7 @@ def measure(images: int, repeats: int, workers: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1, help="in a step")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)

@@ -6,7 +6,6 @@ names mean does not matter here, so their embeddings are random and cost nothing
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.forms import Curves, Latency, Point
 from benchmarks.quality.plan import load_method
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.clip.prompts import TextEncoder
 from openvocab.image import ImageArray
 from openvocab.segmenter import Segmenter
@@ -154,7 +153,7 @@ def measure(method: str, weights: str, seconds: float) -> Latency:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one method and print JSON in one line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = CommandParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("method", help="key of an installed method")
     parser.add_argument("--weights", default=WORLD)
     parser.add_argument("--seconds", type=float, default=60, help="after which curves end early")

@@ -8,7 +8,6 @@ Weights are random: nothing here depends on what a model has learned, except whe
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -25,7 +24,7 @@ from benchmarks.forms import AddedName, Parameters, PartCount, StageCost, Struct
 from benchmarks.measuring import count_flops, peak_memory_gib
 from benchmarks.structure.latency import NAME_COUNTS, curves, picture
 from benchmarks.structure.metering import REST, kept_for_training, metered, traced
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.methods import find_method
 from openvocab.stages import Anatomy, Architecture
@@ -194,7 +193,7 @@ def training_mib(subject: Architecture) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one method and print JSON in one line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = CommandParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("method", help="key of an installed method")
     parser.add_argument("--curves", type=float, metavar="SECONDS", help="also measure latency")
     args = parser.parse_args(argv)

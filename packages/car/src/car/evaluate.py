@@ -21,7 +21,7 @@ from car.config import NamedConfig
 from car.options import Settings, add_model_arguments, load_segmenter, read_settings
 from car.referring import RESULT_FILE as REFERRING_FILE
 from car.referring import evaluate_referring
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments
 from openvocab.config import dump_config
 from openvocab.datasets.referring import REFERRING, load_referring
@@ -46,7 +46,7 @@ CONFIG_FILE = "config.yaml"
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m car.evaluate",
         description="Score CaR. With --config NAME the published settings, the data set and its "
         "names are chosen; any setting can be changed by its flag. Where the original drops the "
@@ -204,10 +204,5 @@ def _take_over(args: argparse.Namespace, settings: Settings) -> None:
         args.rank, args.world_size = index, chunks
 
 
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
-
-
 if __name__ == "__main__":
-    cli()
+    sys.exit(run(main))

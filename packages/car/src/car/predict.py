@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from car.method import METHOD
 from car.options import Settings, add_model_arguments, load_segmenter, read_settings
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import choose_device
 from openvocab.errors import InputError
 from openvocab.predict import add_predict_arguments, run_prediction
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m car.predict",
         description="Find things in images by their names with two CLIPs that were never trained "
         "to segment. Names that the image does not show are dropped step by step; what no name "
@@ -86,10 +86,5 @@ def _take_over(args: argparse.Namespace, settings: Settings) -> None:
         args.input = [str(original.image_path)]
 
 
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
-
-
 if __name__ == "__main__":
-    cli()
+    sys.exit(run(main))

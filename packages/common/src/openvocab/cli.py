@@ -5,6 +5,7 @@ A command ends with an exit code, and with one sentence instead of a traceback.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import re
@@ -13,7 +14,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from importlib import resources
+from functools import partial
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,25 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell says of programs that the signal ends
 _RUNS = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)
 _OWN_CALL = re.compile(r":? *`python -m [^`]*`:?")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command, whose `--help` also lists the two options that `run` reads."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.add_argument(
+            VERSION,
+            action="version",
+            version=f"openvocab-seg {__version__}",
+            help="print the version and exit",
+        )
+        self.add_argument(
+            DEBUG,
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="also print the traceback of an error",
+        )
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -93,7 +114,36 @@ def commands_of(package: str) -> dict[str, str]:
     return found
 
 
-def list_commands(package: str, argv: Sequence[str]) -> int:
+def run_package(package: str, argv: Sequence[str] | None = None) -> int:
+    """Run a command of a package: `package COMMAND ...` is `python -m package.COMMAND ...`.
+
+    Without a command, or with `--help`, the commands are listed.
+
+    Args:
+        package: import name.
+        argv: the command's name, in which `-` stands for `_` too, and its arguments; None: those of
+            the process.
+
+    Returns:
+        The exit code; see `run`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = f"{package}.{arguments[0].replace('-', '_')}" if arguments else package
+    if name not in commands_of(package):
+        return run(partial(list_commands, package), arguments)
+    return run(partial(_run_module, name), arguments[1:])
+
+
+def _run_module(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run the `main` of a module, or of a package's `__main__`."""
+    module = import_module(name)
+    if not hasattr(module, "main"):
+        module = import_module(f"{name}.__main__")
+    code: int = module.main(argv)
+    return code
+
+
+def list_commands(package: str, argv: Sequence[str] | None) -> int:
     """Print the commands of a package, one line each: what `python -m package` does.
 
     Args:
@@ -109,8 +159,8 @@ def list_commands(package: str, argv: Sequence[str]) -> int:
     commands = commands_of(package)
     if argv and list(argv) not in (["--help"], ["-h"]):
         raise InputError(
-            f"python -m {package} takes no arguments, but {argv[0]!r} was given; its commands are "
-            + ", ".join(f"python -m {name}" for name in commands)
+            f"{package} has no command {argv[0]!r}; its commands are "
+            + ", ".join(name.removeprefix(f"{package}.") for name in commands)
         )
     width = max(len(name) for name in commands)
     print(f"The commands of {package} are below; each of them has --help.\n")

@@ -6,7 +6,6 @@ says what they are compared with. What differs between their protocols is printe
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.datasets.predictions import open_predictions
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
@@ -166,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: see `compare`.
     """
-    parser = argparse.ArgumentParser(prog="openvocab.compare", description=__doc__)
+    parser = CommandParser(prog="python -m openvocab.compare", description=__doc__)
     parser.add_argument("first", type=Path, help="output folder of evaluate or predict")
     parser.add_argument("second", type=Path, help="another, on the same data")
     add_data_arguments(parser)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.datasets.catalog import CATALOG
 from openvocab.datasets.diagnosis import Finding, diagnose, prepare_command
 from openvocab.datasets.inspection import TreeInspection, inspect_set
@@ -164,7 +164,7 @@ def _print_set(title: str, lines: Sequence[str], findings: Sequence[Finding]) ->
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser("python -m openvocab.doctor", description=__doc__)
+    parser = CommandParser("python -m openvocab.doctor", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="NAME, NAME:train, NAME@LAYOUT")
     parser.add_argument("--data-root", type=Path, metavar="DIR")
     parser.add_argument(

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments
 from openvocab.evaluation.run import add_evaluate_arguments, run_evaluation, sample_set
 from openvocab.methods import add_method_arguments, find_method, load_from_arguments
@@ -19,8 +19,8 @@ from openvocab.segmenter import Segmenter
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="openvocab.evaluate",
+    parser = CommandParser(
+        prog="python -m openvocab.evaluate",
         description="Evaluate any installed method. Writes the confusion matrix, its scores by "
         "three conventions, and the protocol; goes on where an interrupted run stopped. Settings "
         "that were published for the data set are used.",

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
 from openvocab.formats import cvat, yolo
@@ -218,7 +218,7 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     listing = "\n".join(f"  {name:<14} {entry.help}" for name, entry in FORMATS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m openvocab.export",
         description=f"Write the results of predict in the formats of other tools.\n\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -239,11 +239,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.formats:
         print(export(read_results(args.results), name, args.output or args.results))
     return 0
-
-
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments, check_precision, choose_device
 from openvocab.errors import InputError
 from openvocab.image import DEFAULT_MAX_PIXELS, list_images
@@ -321,8 +321,8 @@ def _is_below(path: str, folder: str) -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command for any installed method."""
-    parser = argparse.ArgumentParser(
-        prog="openvocab.predict",
+    parser = CommandParser(
+        prog="python -m openvocab.predict",
         description="Find what names describe in images, with any installed method. Writes for "
         "each image a label map, an overlay with a legend, and the masks as JSON.",
     )

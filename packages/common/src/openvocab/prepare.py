@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.datasets import (
     ade20k,
     ade20k_full,
@@ -131,7 +131,7 @@ def _check_routes(name: str, routes: Sequence[str]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser("python -m openvocab.prepare", description=__doc__)
+    parser = CommandParser("python -m openvocab.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="a data set; none lists them all")
     parser.add_argument("--source", type=Path, metavar="DIR", help="what was downloaded")
     parser.add_argument(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import openvocab
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.datasets.label_check import check_labels
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
 from openvocab.datasets.preparation import default_workers, run_parallel
@@ -152,7 +152,7 @@ def _count(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser("python -m openvocab.score", description=__doc__)
+    parser = CommandParser("python -m openvocab.score", description=__doc__)
     parser.add_argument("--predictions", type=Path, required=True, metavar="DIR|JSON")
     add_prediction_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result as JSON")

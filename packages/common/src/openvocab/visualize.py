@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
 from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.drawing.overlay import draw_overlay, side_by_side
@@ -82,7 +82,7 @@ def _visible(labels: NDArray[np.int32], classes: int) -> NDArray[np.int32]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser("python -m openvocab.visualize", description=__doc__)
+    parser = CommandParser("python -m openvocab.visualize", description=__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="JSON|DIR")
     add_prediction_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")

@@ -14,14 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_device_argument
 from openvocab.errors import InputError
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    result = argparse.ArgumentParser(prog="python -m ovseg.collect_pairs", description=__doc__)
+    result = CommandParser(prog="python -m ovseg.collect_pairs", description=__doc__)
     words = result.add_argument_group("from captions or nouns")
     words.add_argument("--images", type=Path, metavar="DIR", help="folder of images")
     words.add_argument("--captions", type=Path, metavar="FILE", help="COCO's JSON, or a TSV")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ovseg.predict import build_parser, cli, main
+import sys
 
-__all__ = ["build_parser", "cli", "main"]
+from openvocab.cli import run
+from ovseg.predict import build_parser, main
+
+__all__ = ["build_parser", "main"]
 
 if __name__ == "__main__":
-    cli()
+    sys.exit(run(main))

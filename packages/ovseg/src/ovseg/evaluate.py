@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments
 from openvocab.config import flags_of
 from openvocab.errors import InputError
@@ -63,7 +63,7 @@ _OPTIONS: dict[str, Any] = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m ovseg.evaluate",
         description="Score OVSeg on labelled images: every pixel gets one of the data set's names, "
         "and mean IoU is printed in the three conventions of the field. CLIP's weight against "
@@ -222,11 +222,6 @@ def _test_sets(args: argparse.Namespace, options: Mapping[str, Any]) -> list[str
     if args.dataset is not None or args.images is not None:
         raise InputError("give --dataset, --images or DATASETS.TEST, not several of them")
     return [given] if isinstance(given, str) else list(given)
-
-
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
 
 
 if __name__ == "__main__":

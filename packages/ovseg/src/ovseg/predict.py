@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.predict import add_predict_arguments, run_prediction
 from ovseg.method import METHOD
 from ovseg.options import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m ovseg.predict",
         description="Find things in images by their names. OVSeg proposes about a hundred regions, "
         "cuts each out of the image and asks CLIP, which was adapted to masked images, what it "
@@ -58,11 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return load_from_arguments(args, options, defaults=defaults)
 
     return run_prediction(args, load, METHOD.explain)
-
-
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
 
 
 if __name__ == "__main__":

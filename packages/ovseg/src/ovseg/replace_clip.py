@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def replace_clip(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m ovseg.replace_clip",
         description="Put a CLIP that was fine-tuned on masked images into an OVSeg checkpoint, and "
         "say which of its tensors changed and by how much. A CLIP without mask prompts leaves the "
@@ -99,11 +99,6 @@ def _report(changed: Mapping[str, float], total: int) -> None:
         new = difference != difference  # nan
         print(f"{name}: {'new' if new else f'mean change {difference:.3g}'}")
     print(f"{len(changed)} of {total} tensors changed")
-
-
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments
 from openvocab.errors import InputError
 from openvocab.evaluation.data_arguments import add_data_arguments
@@ -25,7 +25,7 @@ WEIGHTS = (0.6, 0.65, 0.7, 0.75, 0.8)
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m ovseg.search_ensemble",
         description="Find the two numbers that OVSeg needs for a new kind of image: above which "
         "probability a pixel belongs to a region, and how much CLIP's opinion counts against "
@@ -56,11 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     search(args, options)
     return 0
-
-
-def cli() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
 
 
 if __name__ == "__main__":

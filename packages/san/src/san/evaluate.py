@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments
 from openvocab.evaluation.augmentation import add_augmentation_arguments, augment
 from openvocab.evaluation.run import add_evaluate_arguments, run_evaluation
@@ -24,8 +24,8 @@ TTA_MAX_SIZE = 4480
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="san.evaluate",
+    parser = CommandParser(
+        prog="python -m san.evaluate",
         description="Evaluate a Side Adapter Network. Writes the confusion matrix, its scores by "
         "three conventions, and the protocol; goes on where an interrupted run stopped.",
     )
@@ -52,10 +52,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_evaluation(build_parser().parse_args(argv), make_segmenter)
 
 
-def cli() -> None:
-    """Run as `san-evaluate`."""
-    sys.exit(run(main))
-
-
 if __name__ == "__main__":
-    cli()
+    sys.exit(run(main))

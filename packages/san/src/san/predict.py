@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.predict import add_predict_arguments, run_prediction
 from openvocab.vocabulary import parse_names
 from san.loading import add_model_arguments, load_from_arguments
@@ -21,8 +21,8 @@ from san.method import METHOD
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="san.predict",
+    parser = CommandParser(
+        prog="python -m san.predict",
         description="Find what names describe in images, with a Side Adapter Network. Writes for "
         "each image a label map, an overlay with a legend, and the masks as JSON.",
     )
@@ -60,10 +60,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_prediction(args, load_from_arguments, METHOD.explain)
 
 
-def cli() -> None:
-    """Run as `san-predict`."""
-    sys.exit(run(main))
-
-
 if __name__ == "__main__":
-    cli()
+    sys.exit(run(main))

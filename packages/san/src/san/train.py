@@ -60,10 +60,5 @@ COMMAND = TrainingCommand(
 build_parser, main = COMMAND.build_parser, COMMAND.main
 
 
-def cli() -> None:
-    """Run as an installed command."""
-    sys.exit(run(main))
-
-
 if __name__ == "__main__":
     sys.exit(run(main))

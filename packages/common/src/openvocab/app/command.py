@@ -12,6 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 from openvocab.app.engine import Engine, Limits
 from openvocab.app.server import serve
+from openvocab.cli import CommandParser
 from openvocab.computation import add_computation_arguments, choose_device, computation_options
 from openvocab.errors import InputError
 from openvocab.methods import Method, available_methods, find_method
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None, only: str | None = None) -> int:
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of the command, for all methods or only one."""
-    program = f"{'openvocab' if only is None else only}.app"
-    parser = argparse.ArgumentParser(prog=program, description=__doc__ if only is None else None)
+    program = f"python -m {'openvocab' if only is None else only}.app"
+    parser = CommandParser(prog=program, description=__doc__ if only is None else None)
     default = "default: what was published, or world if no network answers"
     parser.add_argument(
         "--weights",

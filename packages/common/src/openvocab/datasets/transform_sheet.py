@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.config import add_config_flags, flags_of, load_config
 from openvocab.datasets.transforms import Labels, Pair, TrainTransform, TransformConfig
 from openvocab.drawing.overlay import color_labels, palette
@@ -86,9 +86,7 @@ def _paste(sheet: Image.Image, place: tuple[int, int], pair: Pair, scale: float)
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m openvocab.datasets.transform_sheet", description=__doc__
-    )
+    parser = CommandParser(prog="python -m openvocab.datasets.transform_sheet", description=__doc__)
     parser.add_argument("--image", type=Path, metavar="FILE", help="instead of a drawn one")
     parser.add_argument("--label", type=Path, metavar="FILE", help="its label map")
     parser.add_argument("--ignore-index", type=int, default=255, help="void value of --label")

@@ -17,6 +17,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import yaml
 
+from openvocab.cli import CommandParser
 from openvocab.config import (
     add_config_flags,
     config_to_dict,
@@ -142,7 +143,7 @@ class TrainingCommand(Generic[Config]):
         return self.train(config, settings.original, args.resume)
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(CommandParser):
     """Says what is wrong in one sentence, and which flags are near an unknown one."""
 
     def error(self, message: str) -> NoReturn:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from openvocab.cli import CommandParser
 from openvocab.drawing.fonts import font_for
 from openvocab.drawing.legend import INK, WHITE
 from openvocab.drawing.overlay import draw_overlay
@@ -29,7 +30,7 @@ _GAP = 14
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m openvocab.world`."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m openvocab.world",
         description="Show or write the embedded world. Without options: list it.",
     )

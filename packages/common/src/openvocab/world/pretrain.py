@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Dataset
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD, CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.model import CLIP, VisionTransformer, resize_positions
 from openvocab.clip.template_sets import load_templates
@@ -488,7 +488,7 @@ def pretrain(config: PretrainConfig, *, resume: bool) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    result = argparse.ArgumentParser(
+    result = CommandParser(
         prog="python -m openvocab.world.pretrain",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train the small CLIP of the embedded world on crops, scenes and captions.",
