@@ -1,0 +1,185 @@
+"""Measures the page's API under load: many users at once against the world's SAN.
+
+`python -m benchmarks.speed.app --output benchmarks/measured/app.json` starts the page as a user
+does, on the loopback. Each user sends one picture after another, with other names each time; every
+answer is compared with what SAN gives for that picture and these names alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measuring import report
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.formats.run_length import encode_labels
+from openvocab.methods import find_method
+from openvocab.world.names import world_names
+from openvocab.world.scenes import scene
+
+PICTURES = 50
+_NAMES = 8
+_PERCENTILES = (50, 95, 100)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A picture as a data address, names, and the segments that SAN finds alone, by name."""
+
+    picture: str
+    names: str
+    expected: dict[str, Any]
+
+
+def make_orders(count: int) -> list[Order]:
+    """Segment pictures one after the other, each with names of its own."""
+    san = find_method("san").load("world", device="cpu")
+    words = [name.name for name in world_names()]
+    orders = []
+    for index in range(count):
+        image = scene(index, "val").image
+        names = ",".join(words[(7 * index + k) % len(words)] for k in range(_NAMES))
+        found = san.segment(image, names)
+        codes = encode_labels(found.labels)
+        expected = {found.vocabulary.names[label]: code for label, code in codes.items()}
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "PNG")
+        code = base64.b64encode(stream.getvalue()).decode("ascii")
+        orders.append(Order(f"data:image/png;base64,{code}", names, expected))
+    return orders
+
+
+@contextmanager
+def page() -> Iterator[tuple[str, int]]:
+    """Start the page with the world's SAN; give its address and process, and stop it at the end.
+
+    Raises:
+        InputError: it does not start, such as without gradio.
+    """
+    command = [sys.executable, "-m", "san.app", "--weights", "world", "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--device", "cpu"], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    try:
+        assert server.stdout is not None
+        found = next(filter(None, (re.search(r"http://\S+", x) for x in server.stdout)), None)
+        if found is None:
+            raise InputError("the page did not start; its message stands above")
+        yield found[0], server.pid
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+
+
+def ask(address: str, order: Order) -> dict[str, Any]:
+    """Send one picture and return the segments of the answer by name.
+
+    Raises:
+        OSError: the server does not answer.
+        ValueError: it answers with something else.
+    """
+    data = [{"url": order.picture}, order.names, "san", 0]
+    request = urllib.request.Request(
+        f"{address}/gradio_api/call/segment",
+        json.dumps({"data": data}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        number = json.load(answer)["event_id"]
+    link = f"{address}/gradio_api/call/segment/{number}"
+    with urllib.request.urlopen(link, timeout=600) as answer:
+        found = re.search(r"event: complete\ndata: (.*)", answer.read().decode())
+    if found is None:
+        raise ValueError("the answer is no result")
+    return {one["name"]: one["rle"] for one in json.loads(found[1])[0]["segments"]}
+
+
+def load_page(address: str, pid: int, orders: Sequence[Order], users: int, each: int) -> Any:
+    """Let users send their pictures at once; count the answers and time them."""
+    counts: Counter[str] = Counter()
+    seconds: list[float] = []
+    memory: list[int] = []
+    lock = threading.Lock()
+    start = threading.Barrier(users)
+
+    def user(number: int) -> None:
+        start.wait()
+        for turn in range(each):
+            order = orders[(number + 13 * turn) % len(orders)]
+            began = time.perf_counter()
+            try:
+                kind = "right" if ask(address, order) == order.expected else "mixed up"
+            except (OSError, ValueError, KeyError):
+                kind = "lost"
+            with lock:
+                counts[kind] += 1
+                seconds.append(time.perf_counter() - began)
+                memory.append(resident(pid))
+
+    threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall = time.perf_counter() - began
+    half = len(memory) // 2
+    return {
+        "users": users,
+        "requests": len(seconds),
+        **{kind.replace(" ", "_"): counts[kind] for kind in ("right", "mixed up", "lost")},
+        "seconds": {f"p{p}": float(np.percentile(seconds, p)) for p in _PERCENTILES},
+        "wall_seconds": wall,
+        "requests_per_second": len(seconds) / wall,
+        "memory_mb": {
+            "most_in_first_half": max(memory[:half]) / 2**20,
+            "most_in_second_half": max(memory[half:]) / 2**20,
+        },
+    }
+
+
+def resident(pid: int) -> int:
+    """Return the bytes that a process holds (Linux)."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and return 1 if an answer was lost or mixed up."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, help="JSON file for the measurements")
+    parser.add_argument("--users", type=int, default=100, help="at once (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=1000, help="in all (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.users < 1 or args.requests < 2 * args.users or args.requests % args.users:
+        raise InputError("--requests must be a multiple of --users, and at least twice as many")
+    orders = make_orders(PICTURES)
+    with page() as (address, pid):
+        alone = load_page(address, pid, orders, 1, 20)
+        loaded = load_page(address, pid, orders, args.users, args.requests // args.users)
+    report({"cpus": os.cpu_count(), "alone": alone, "loaded": loaded}, args.output)
+    return int(loaded["right"] < loaded["requests"])
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
