@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.speed.app import hostile_uploads
 from PIL import Image
 
 from openvocab.formats.run_length import decode_labels
@@ -121,31 +122,9 @@ def test_what_cannot_be_used_gets_a_sentence(app_url) -> None:
     assert "never learned ('pingwin')" in refusal(app_url, good, "pingwin", "san", 0)
 
 
-def hostile() -> dict[str, bytes]:
-    """Return uploads that break careless readers."""
-    whole = png()
-    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:]
-    generator = np.random.default_rng(0)
-    found = {
-        "empty": b"",
-        "cut short": whole[: len(whole) // 2],
-        "no image": b"GIF89a" + bytes(20),
-        "a page": b"<!doctype html><script>alert(1)</script>",
-        "a vector": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>",
-        "a bomb": bomb,
-        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n",
-    }
-    for number in range(5):
-        noisy = bytearray(whole)
-        for place in generator.integers(8, len(whole), 60):
-            noisy[place] = generator.integers(256)
-        found[f"noise {number}"] = bytes(noisy)
-    return found
-
-
-@pytest.mark.parametrize("what", hostile())
+@pytest.mark.parametrize("what", hostile_uploads())
 def test_hostile_uploads_get_sentences(app_url, what) -> None:
-    said = refusal(app_url, {"url": data_address(hostile()[what])}, NAMES, "san", 0)
+    said = refusal(app_url, {"url": data_address(hostile_uploads()[what])}, NAMES, "san", 0)
     assert re.fullmatch(r"[^\n]*image[^\n]*", said) and "/" not in said.replace("150x150", "")
     assert "Traceback" not in said
 

@@ -33,6 +33,7 @@ from benchmarks.measuring import report
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.formats.run_length import encode_labels
+from openvocab.image import ImageArray
 from openvocab.methods import find_method
 from openvocab.world.names import world_names
 from openvocab.world.scenes import scene
@@ -62,11 +63,53 @@ def make_orders(count: int) -> list[Order]:
         found = san.segment(image, names)
         codes = encode_labels(found.labels)
         expected = {found.vocabulary.names[label]: code for label, code in codes.items()}
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, "PNG")
-        code = base64.b64encode(stream.getvalue()).decode("ascii")
-        orders.append(Order(f"data:image/png;base64,{code}", names, expected))
+        orders.append(Order(data_address(png(image)), names, expected))
     return orders
+
+
+def png(image: ImageArray) -> bytes:
+    """Return a picture (H, W, 3) as a PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def data_address(data: bytes) -> str:
+    """Return bytes as the address of a picture."""
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def hostile_uploads() -> dict[str, bytes]:
+    """Return uploads that break careless readers."""
+    whole = png(scene(0, "val").image)
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:]
+    generator = np.random.default_rng(0)
+    found = {
+        "empty": b"",
+        "cut short": whole[: len(whole) // 2],
+        "no image": b"GIF89a" + bytes(20),
+        "a page": b"<!doctype html><script>alert(1)</script>",
+        "a vector": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>",
+        "a bomb": bomb,
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n",
+    }
+    for number in range(5):
+        noisy = bytearray(whole)
+        for place in generator.integers(8, len(whole), 60):
+            noisy[place] = generator.integers(256)
+        found[f"noise {number}"] = bytes(noisy)
+    return found
+
+
+def try_hostile(address: str) -> dict[str, int]:
+    """Send what breaks careless readers; count the answers that are one sentence about an image."""
+    counts: Counter[str] = Counter()
+    for data in hostile_uploads().values():
+        kind, content = answer_to(address, Order(data_address(data), "dog", {}))
+        said = content.get("error") if kind == "error" else None
+        good = isinstance(said, str) and "image" in said and "\n" not in said
+        counts["sentences" if good else "others"] += 1
+    return {"uploads": counts.total(), "sentences": counts["sentences"]}
 
 
 @contextmanager
@@ -98,6 +141,14 @@ def ask(address: str, order: Order) -> dict[str, Any]:
         OSError: the server does not answer.
         ValueError: it answers with something else.
     """
+    kind, content = answer_to(address, order)
+    if kind != "complete":
+        raise ValueError(f"the answer is {kind}")
+    return {one["name"]: one["rle"] for one in content[0]["segments"]}
+
+
+def answer_to(address: str, order: Order) -> tuple[str, Any]:
+    """Send one picture; return the kind of the last event, such as "complete", and its data."""
     data = [{"url": order.picture}, order.names, "san", 0]
     request = urllib.request.Request(
         f"{address}/gradio_api/call/segment",
@@ -108,10 +159,9 @@ def ask(address: str, order: Order) -> dict[str, Any]:
         number = json.load(answer)["event_id"]
     link = f"{address}/gradio_api/call/segment/{number}"
     with urllib.request.urlopen(link, timeout=600) as answer:
-        found = re.search(r"event: complete\ndata: (.*)", answer.read().decode())
-    if found is None:
-        raise ValueError("the answer is no result")
-    return {one["name"]: one["rle"] for one in json.loads(found[1])[0]["segments"]}
+        events = re.findall(r"event: (\w+)\ndata: (.*)", answer.read().decode())
+    kind, content = events[-1]
+    return kind, json.loads(content)
 
 
 def load_page(address: str, pid: int, orders: Sequence[Order], users: int, each: int) -> Any:
@@ -165,7 +215,7 @@ def resident(pid: int) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and return 1 if an answer was lost or mixed up."""
+    """Measure, and return 1 if an answer was lost or mixed up, or an error was no sentence."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file for the measurements")
     parser.add_argument("--users", type=int, default=100, help="at once (default: %(default)s)")
@@ -177,8 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with page() as (address, pid):
         alone = load_page(address, pid, orders, 1, 20)
         loaded = load_page(address, pid, orders, args.users, args.requests // args.users)
-    report({"cpus": os.cpu_count(), "alone": alone, "loaded": loaded}, args.output)
-    return int(loaded["right"] < loaded["requests"])
+        hostile = try_hostile(address)
+    found = {"cpus": os.cpu_count(), "alone": alone, "loaded": loaded, "hostile": hostile}
+    report(found, args.output)
+    failed = loaded["right"] < loaded["requests"] or hostile["sentences"] < hostile["uploads"]
+    return int(failed)
 
 
 if __name__ == "__main__":

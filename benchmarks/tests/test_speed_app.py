@@ -17,7 +17,9 @@ def test_no_answer_is_lost_or_mixed_up(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(app, "PICTURES", 4)
     target = tmp_path / "app.json"
     assert app.main(["--users", "4", "--requests", "12", "--output", str(target)]) == 0
-    loaded = json.loads(target.read_text())["loaded"]
+    record = json.loads(target.read_text())
+    loaded, hostile = record["loaded"], record["hostile"]
+    assert hostile["sentences"] == hostile["uploads"] >= 10
     assert (loaded["requests"], loaded["right"], loaded["mixed_up"], loaded["lost"]) == (
         12,
         12,

@@ -166,10 +166,19 @@ def build_application(
         run_history=False,
         css=resources.files("openvocab.app").joinpath("page.css").read_text("utf-8"),
         footer_links=["api", "settings"],
-        theme=gr.themes.Default(font=_FONTS, font_mono=_MONO),
+        theme=_theme(),
         mcp_server=mcp,
     )
     return application
+
+
+def _theme() -> Any:
+    """Return a theme with the fonts of the visitor's system, and texts that are dark enough."""
+    import gradio as gr
+
+    dim = {"body_text_color_subdued": "#52525b", "body_text_color_subdued_dark": "#c4c4cc"}
+    info = {"block_info_text_color": "#52525b", "block_info_text_color_dark": "#c4c4cc"}
+    return gr.themes.Default(font=_FONTS, font_mono=_MONO).set(**dim, **info)
 
 
 def write_examples(folder: Path) -> list[tuple[str, str]]:

@@ -1,0 +1,38 @@
+"""Makes the picture of the page in the documents.
+
+`python tests/app_picture.py http://127.0.0.1:7860 docs/pictures/app.png` photographs a page that
+runs with `--weights world`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from browser import start_browser
+from PIL import Image
+
+_SCENE = 3  # of the examples, from 1 on
+
+
+def main(url: str, target: Path) -> None:
+    """Segment an example with all methods and save what is seen, in few colors."""
+    with tempfile.TemporaryDirectory() as folder:
+        browser = start_browser(Path(folder, "profile"))
+        try:
+            browser.show(url, width=1300)
+            browser.click(f"#examples button:nth-of-type({_SCENE})")
+            browser.wait("!!document.querySelector('#photo img')")
+            for number in (2, 3):
+                browser.click(f"#methods label:nth-of-type({number}) input")
+            browser.click("#segment")
+            browser.wait("!!document.querySelector('#viewer [data-shown]')")
+            browser.picture(target)
+        finally:
+            browser.close()
+    Image.open(target).convert("RGB").quantize(200).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
