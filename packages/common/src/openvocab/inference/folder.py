@@ -354,15 +354,18 @@ def _load(path: Path, max_pixels: int) -> Loaded:
 
 
 def _batches(images: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Group images to segment together: at most `size`, and not too many pixels."""
+    """Group images to segment together: at most `size`, and not too many pixels.
+
+    The first groups are small, so that results appear soon also where a method is slow.
+    """
     batch: list[Loaded] = []
-    pixels = 0
+    pixels, most = 0, 1
     for loaded in images:
         batch.append(loaded)
         pixels += 0 if loaded.image is None else loaded.image.size // 3
-        if len(batch) >= size or pixels > _PIXELS // 2:
+        if len(batch) >= most or pixels > _PIXELS // 2:
             yield batch
-            batch, pixels = [], 0
+            batch, pixels, most = [], 0, min(size, 2 * most)
     if batch:
         yield batch
 
