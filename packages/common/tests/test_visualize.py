@@ -94,3 +94,15 @@ def test_the_limit_is_checked(coco, tmp_path, limit, words):
     arguments = ["--dataset", "coco-stuff-171", "--data-root", str(coco), "--limit", limit]
     with pytest.raises(InputError, match=words):
         main(["--input", str(tmp_path), "--output", str(tmp_path / "x"), *arguments])
+
+
+def test_labels_without_a_name_are_not_drawn_as_nothing(tmp_path, make_image, make_labels):
+    make_image(tmp_path / "i/a.png", (24, 32), 0)
+    make_labels(tmp_path / "l/a.png", np.full((24, 32), 2))
+    make_labels(tmp_path / "out/a.png", np.full((24, 32), 1))
+    (tmp_path / "names.txt").write_text("cat\nsky\n")
+    arguments = ["--images", str(tmp_path / "i"), "--labels", str(tmp_path / "l"), "--quiet"]
+    arguments += ["--names", str(tmp_path / "names.txt"), "--input", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="holds 2 .*--label-offset -1"):
+        main([*arguments, "--output", str(tmp_path / "x")])
+    assert main([*arguments, "--output", str(tmp_path / "x"), "--label-offset", "-1"]) == 0

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from openvocab.cli import CommandParser, run
+from openvocab.datasets.label_check import check_labels
 from openvocab.datasets.predictions import Predictions, check_complete, open_predictions
 from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.drawing.overlay import draw_overlay, side_by_side
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = sample_set(args)
     predictions = open_predictions(args.input, data, args.category_ids)
     samples = check_complete(predictions, data.samples, partial=True)[: args.limit]
+    check_labels(data, samples=samples, classes=len(metric_names(data.vocabulary)))
     for sample in tqdm(samples, desc="drawing", unit="image", disable=args.quiet):
         target = args.output / f"{sample.id}.png"
         with atomic_path(target) as temporary:
