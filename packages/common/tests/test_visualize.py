@@ -103,6 +103,6 @@ def test_labels_without_a_name_are_not_drawn_as_nothing(tmp_path, make_image, ma
     (tmp_path / "names.txt").write_text("cat\nsky\n")
     arguments = ["--images", str(tmp_path / "i"), "--labels", str(tmp_path / "l"), "--quiet"]
     arguments += ["--names", str(tmp_path / "names.txt"), "--input", str(tmp_path / "out")]
-    with pytest.raises(InputError, match="holds 2 .*--label-offset -1"):
+    with pytest.raises(InputError, match=r"holds 2 .*--label-offset -1"):
         main([*arguments, "--output", str(tmp_path / "x")])
     assert main([*arguments, "--output", str(tmp_path / "x"), "--label-offset", "-1"]) == 0
