@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openvocab import score
 from openvocab.cli import run
-from openvocab.compare import compare, main
+from openvocab.compare import Evaluation, compare, compare_evaluations, compare_every_two, main
 from openvocab.errors import InputError
 from openvocab.evaluation.run import FolderDataset, evaluate_set
 from openvocab.segmenter import Segmentation
@@ -111,3 +112,45 @@ def test_folders_without_results(outputs, tmp_path, capsys):
         log.unlink()
     assert run(main, [str(outputs["good"]), str(outputs["bad"])]) == 2
     assert "hold 0 of 8 images" in capsys.readouterr().err
+
+
+def test_any_number_of_results_with_corrected_intervals(data, outputs, tmp_path, capsys):
+    scored, foreign = tmp_path / "scored", tmp_path / "foreign"
+    foreign.mkdir()
+    for path in sorted((tmp_path / "labels").iterdir()):
+        truth = np.asarray(Image.open(path))
+        Image.fromarray(np.where(truth == 1, 2, truth).astype(np.uint8)).save(foreign / path.name)
+    words = ["--images", tmp_path / "images", "--labels", tmp_path / "labels"]
+    words = [str(word) for word in [*words, "--names", tmp_path / "names.txt"]]
+    arguments = ["--predictions", str(foreign), "--output", str(scored), "--quiet"]
+    assert run(score.main, [*arguments, *words]) == 0
+    folders = [str(outputs["good"]), str(outputs["bad"])]
+    capsys.readouterr()
+    assert run(main, [*folders, str(scored)]) == 0
+    text = capsys.readouterr().out
+    assert "The 3 intervals of a matrix together" in text and "Bonferroni: each has 98.33 %" in text
+    assert "method differs: noisy | noisy | foreign" in text
+    good, bad = (Evaluation.read(outputs[key]) for key in ("good", "bad"))
+    estimate = good.result.scores().miou - bad.result.scores().miou
+    assert f"{estimate:+.2f}* (" in text
+    assert run(main, [*folders, str(foreign), *words]) == 0
+    assert capsys.readouterr().out.split("detectron2\n")[1].split("3:")[0] in text
+
+
+def test_corrected_intervals_hold_the_single_ones(outputs):
+    found = {key: Evaluation.read(folder) for key, folder in outputs.items()}
+    single = compare_evaluations(*found.values()).paired["detectron2"].interval
+    assert compare_every_two(found)["good", "bad"].interval == single  # one pair: no correction
+    three = compare_every_two({**found, "again": found["bad"]})
+    corrected = three["good", "bad"].interval
+    assert corrected.low < single.low and single.high < corrected.high
+    assert corrected.level == pytest.approx(1 - 0.05 / 3)
+    between = three["bad", "again"]
+    assert between.interval.low == between.interval.high == 0 and between.probability_better == 0.5
+
+
+def test_one_result_of_many_that_does_not_fit_is_refused(data, outputs, tmp_path, capsys):
+    few = tmp_path / "few"
+    evaluate_set(Noisy(0, "few"), data, output=few, progress=False, limit=3)
+    assert run(main, [*map(str, outputs.values()), str(few)]) == 2
+    assert "not evaluated on the same images" in capsys.readouterr().err

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openvocab.cli import run
+from openvocab.compare import Evaluation
 from openvocab.datasets import resolve
 from openvocab.datasets.coco_stuff import category_ids
 from openvocab.datasets.predictions import open_predictions
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
+from openvocab.evaluation.run import RESULT_FILE
 from openvocab.formats.detectron2 import Prediction, write_predictions
 from openvocab.formats.run_length import encode_labels
 from openvocab.metrics.scores import ConfusionMatrix
@@ -68,10 +71,10 @@ def as_json(path: Path, predictions, root: Path, ids=None) -> None:
 
 
 def scored(tmp_path: Path, predictions: Path, *more: str) -> Result:
-    output = tmp_path / "result.json"
+    output = tmp_path / "scored"
     arguments = ["--predictions", str(predictions), "--output", str(output), "--quiet"]
     assert main([*arguments, *more]) == 0
-    return Result.load(output)
+    return Result.load(output / RESULT_FILE)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -225,7 +228,7 @@ def test_the_result_says_by_which_convention(coco, tmp_path, capsys, make_labels
     scored(tmp_path, tmp_path / "out", "--dataset", "coco-stuff-171", "--data-root", str(coco))
     text = capsys.readouterr().out
     assert "detectron2-legacy" in text and "mmseg" in text and "have no ground truth here" in text
-    content = json.loads((tmp_path / "result.json").read_text())
+    content = json.loads((tmp_path / "scored" / RESULT_FILE).read_text())
     assert content["card"]["method"] == "out"
 
 
@@ -290,3 +293,153 @@ def test_two_predictions_of_one_name_are_refused(namesakes, tmp_path, make_label
         make_labels(tmp_path / f"out/a/x{suffix}", np.zeros((8, 9)))
     with pytest.raises(InputError, match=r"a/x\.png and .*a/x\.tif differ in their suffix only"):
         scored(tmp_path, tmp_path / "out", *namesakes)
+
+
+# --- what other programs write ------------------------------------------------------------------
+
+
+@pytest.fixture
+def shapes(tmp_path, make_image, make_labels) -> tuple[list[str], dict[str, np.ndarray]]:
+    """A set of three images with four classes and void, and label maps that are partly right."""
+    rng, guessed = np.random.default_rng(3), {}
+    for i in range(3):
+        truth = rng.integers(0, 4, (12, 10))
+        guessed[f"{i}"] = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 4))
+        truth[0] = 255
+        make_image(tmp_path / f"images/{i}.jpg", (12, 10), i)
+        make_labels(tmp_path / f"labels/{i}.png", truth)
+    (tmp_path / "names.txt").write_text("person\ntraffic light\nsky\ndog\n")
+    flags = ("images", "labels", "names")
+    files = ("images", "labels", "names.txt")
+    words = [w for f, n in zip(flags, files, strict=True) for w in (f"--{f}", str(tmp_path / n))]
+    return words, guessed
+
+
+def write_plain(folder: Path, guessed, make_labels) -> None:
+    for stem, labels in guessed.items():
+        make_labels(folder / f"{stem}.png", labels)
+
+
+def write_from_one(folder: Path, guessed, make_labels) -> None:
+    for stem, labels in guessed.items():
+        make_labels(folder / f"{stem}.png", labels + 1)
+
+
+def write_16_bit(folder: Path, guessed, make_labels) -> None:
+    folder.mkdir()
+    for stem, labels in guessed.items():
+        Image.fromarray(labels.astype(np.uint16)).save(folder / f"{stem}.png")
+
+
+def write_scores(folder: Path, guessed, make_labels) -> None:
+    folder.mkdir()
+    for number, (stem, labels) in enumerate(guessed.items()):
+        scores = np.eye(4, dtype=np.float32)[labels].transpose(2, 0, 1) - 0.5
+        if number == 0:
+            np.save(folder / f"{stem}.npy", np.asfortranarray(scores))
+        else:
+            key = "scores" if number == 1 else "probabilities"
+            np.savez_compressed(folder / f"{stem}.npz", **{key: scores})
+
+
+def write_ours(folder: Path, guessed, make_labels) -> None:
+    folder.mkdir()
+    for stem, labels in guessed.items():
+        wrong = np.zeros((4, 12, 10), np.float32)
+        np.savez(folder / f"{stem}.npz", scores=wrong, labels=labels.astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    "write", [write_plain, write_from_one, write_16_bit, write_scores, write_ours]
+)
+def test_all_kinds_of_files_give_the_same_matrix(shapes, tmp_path, make_labels, write):
+    words, guessed = shapes
+    write(tmp_path / "out", guessed, make_labels)
+    offset = ["--prediction-offset", "-1"] if write is write_from_one else []
+    result = scored(tmp_path, tmp_path / "out", *words, *offset)
+    matrix = ConfusionMatrix(4, 255)
+    for stem, labels in guessed.items():
+        matrix.update(labels, np.asarray(Image.open(tmp_path / f"labels/{stem}.png")))
+    np.testing.assert_array_equal(result.matrix, matrix.matrix)
+
+
+def panoptic(path: Path, guessed, *, categories: bool, strange: bool = False) -> None:
+    """Write COCO's panoptic format: ids of segments in colors, categories with ids of their own."""
+    names = ["Person", "traffic-light", "sky", "hydrant" if strange else "dog"]
+    ids = [7, 300, 11, 2] if categories else [0, 1, 2, 3]
+    annotations = []
+    (path.with_suffix("")).mkdir()
+    for stem, labels in guessed.items():
+        segments = (labels.astype(np.int64) + 1) * 70_003
+        colors = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=-1)
+        Image.fromarray(colors.astype(np.uint8)).save(path.with_suffix("") / f"{stem}.png")
+        infos = [{"id": (k + 1) * 70_003, "category_id": ids[k]} for k in range(4)]
+        annotations.append({"file_name": f"{stem}.png", "segments_info": infos})
+    listed = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+    content = {"annotations": annotations, **({"categories": listed} if categories else {})}
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("categories", [True, False])
+def test_panoptic_json_with_its_images(shapes, tmp_path, make_labels, categories):
+    words, guessed = shapes
+    write_plain(tmp_path / "out", guessed, make_labels)
+    panoptic(tmp_path / "p.json", guessed, categories=categories)
+    expected = scored(tmp_path, tmp_path / "out", *words).matrix
+    np.testing.assert_array_equal(scored(tmp_path, tmp_path / "p.json", *words).matrix, expected)
+
+
+def test_panoptic_predictions_that_cannot_be_meant(shapes, tmp_path):
+    words, guessed = shapes
+    panoptic(tmp_path / "p.json", guessed, categories=True, strange=True)
+    with pytest.raises(InputError, match=r"no class of the data set, such as 'hydrant' \(1 in"):
+        main(["--predictions", str(tmp_path / "p.json"), *words])
+    panoptic(tmp_path / "q.json", guessed, categories=True)
+    Image.new("RGB", (10, 12), (9, 9, 9)).save(tmp_path / "q/0.png")
+    with pytest.raises(InputError, match="pixels of the segment 592137, which its JSON lacks"):
+        main(["--predictions", str(tmp_path / "q.json"), *words])
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((5, 12, 10)), "with K = 4"),
+        (np.zeros((12, 10)), "expected integer labels"),
+        (np.full((4, 12, 10), np.nan), "nan"),
+        (np.array([{}], dtype=object), "no array of NumPy"),
+    ],
+)
+def test_arrays_that_are_no_predictions(shapes, tmp_path, array, said):
+    words, guessed = shapes
+    (tmp_path / "out").mkdir()
+    for stem in guessed:
+        np.save(tmp_path / f"out/{stem}.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=said):
+        main(["--predictions", str(tmp_path / "out"), *words, "--workers", "1"])
+
+
+def test_labels_that_count_from_one_are_suspected(shapes, tmp_path, make_labels):
+    words, guessed = shapes
+    guessed = {stem: np.minimum(labels + 1, 3) for stem, labels in guessed.items()}
+    write_plain(tmp_path / "out", guessed, make_labels)
+    with pytest.warns(UserWarning, match="would be right if the predictions counted from 1"):
+        scored(tmp_path, tmp_path / "out", *words)
+
+
+def test_the_output_is_that_of_an_evaluation(shapes, tmp_path, make_labels, capsys):
+    words, guessed = shapes
+    write_plain(tmp_path / "out", guessed, make_labels)
+    (tmp_path / "card.yaml").write_text("weights: ours, epoch 12\nresize_rule: short side 512\n")
+    result = scored(tmp_path, tmp_path / "out", *words, "--card", str(tmp_path / "card.yaml"))
+    found = Evaluation.read(tmp_path / "scored")
+    assert sorted(found.records) == ["0", "1", "2"]
+    stated = {k: v for k, v in result.card.settings.items() if k.startswith("stated by the user")}
+    assert stated["stated by the user: weights"] == "ours, epoch 12"
+    assert stated["stated by the user: templates"] == "not stated"
+    (tmp_path / "card.yaml").write_text("weight: x\n")
+    more = [*words, "--output", str(tmp_path / "again"), "--card", str(tmp_path / "card.yaml")]
+    assert run(main, ["--predictions", str(tmp_path / "out"), *more]) == 2
+    assert "did you mean weights?" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(InputError, match="give the name of a folder"):
+        main(["--predictions", str(tmp_path / "out"), *words, "--output", "result.json"])

@@ -1,15 +1,18 @@
-"""Comparing two methods on the same images: `python -m openvocab.compare FIRST SECOND`.
+"""Comparing methods on the same images: `python -m openvocab.compare FIRST SECOND [THIRD ...]`.
 
-FIRST and SECOND are output folders of evaluate commands; or of prediction commands, if --dataset
-says what they are compared with. What differs between their protocols is printed first.
+They are output folders of evaluate commands or of openvocab.score; or predictions of any program,
+if --dataset says what they are compared with. What differs between their protocols is printed
+first. Of three and more, every two are compared, with intervals corrected for their number.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +22,16 @@ from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
 from openvocab.evaluation.data_arguments import add_data_arguments, sample_set
 from openvocab.evaluation.log import ImageRecord, read_records
-from openvocab.evaluation.protocol import diff_cards
+from openvocab.evaluation.protocol import ProtocolCard, diff_cards
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import RESULT_FILE
 from openvocab.inference.layout import JOURNAL
-from openvocab.metrics.bootstrap import PairedDifference, paired_difference
+from openvocab.metrics.bootstrap import (
+    Interval,
+    PairedDifference,
+    paired_difference,
+    paired_differences,
+)
 from openvocab.metrics.scores import CONVENTIONS, ConfusionMatrix, Convention
 from openvocab.score import score_images
 
@@ -77,14 +85,14 @@ class Evaluation:
 
     @classmethod
     def of_predictions(cls, folder: Path, data: SampleSet) -> Evaluation:
-        """Score the output folder of a prediction command.
+        """Score the predictions of any program.
 
         Raises:
             InputError: see `openvocab.score.score_images`.
         """
         predictions = open_predictions(folder, data)
-        result, pairs = score_images(predictions, data, method=folder.name)
-        return cls(folder, result, {one: ImageRecord(one, found) for one, found in pairs.items()})
+        result, records = score_images(predictions, data, method=folder.name)
+        return cls(folder, result, {record.id: record for record in records})
 
 
 def compare(first: Path, second: Path, data: SampleSet | None = None) -> Comparison:
@@ -103,13 +111,14 @@ def compare(first: Path, second: Path, data: SampleSet | None = None) -> Compari
 
 
 def _evaluation(folder: Path, data: SampleSet | None) -> Evaluation:
-    if not (folder / JOURNAL).is_file():
-        return Evaluation.read(folder)
-    if data is None:
+    ours = (folder / JOURNAL).is_file()
+    if data is not None and (ours or not (folder / RESULT_FILE).is_file()):
+        return Evaluation.of_predictions(folder, data)
+    if ours:
         raise InputError(
             f"{folder} holds predictions; say with --dataset what they are compared with."
         )
-    return Evaluation.of_predictions(folder, data)
+    return Evaluation.read(folder)
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
@@ -119,20 +128,9 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         InputError: the two are not of the same images, label maps and class names, or a result is
             not what its log says.
     """
-    _check_log(first)
-    _check_log(second)
+    check_comparable([first, second])
     left, right = first.result, second.result
-    if (left.names, left.card.label_tree_hash) != (right.names, right.card.label_tree_hash):
-        raise InputError(
-            f"{first.folder} and {second.folder} were not evaluated on the same label maps and "
-            f"class names: {'; '.join(diff_cards(left.card, right.card))}."
-        )
     ids = sorted(first.records)
-    if ids != sorted(second.records):
-        raise InputError(
-            f"{first.folder} ({left.images}) and {second.folder} ({right.images}) were not "
-            f"evaluated on the same images; use the same --limit."
-        )
     paired = {
         convention: paired_difference(
             [first.records[i].pairs for i in ids],
@@ -143,6 +141,51 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         for convention in CONVENTIONS
     }
     return Comparison(left, right, tuple(diff_cards(left.card, right.card)), paired)
+
+
+def compare_every_two(
+    evaluations: Mapping[str, Evaluation], convention: Convention = "detectron2"
+) -> dict[tuple[str, str], PairedDifference]:
+    """Compare every two evaluations, with intervals corrected for the number of pairs.
+
+    Args:
+        evaluations: by name.
+        convention: how classes without ground truth count.
+
+    Returns:
+        The difference first - second in points of mIoU, by the names; see `paired_differences`.
+
+    Raises:
+        InputError: see `compare_evaluations`.
+    """
+    every = list(evaluations.values())
+    check_comparable(every)
+    ids = sorted(every[0].records)
+    methods = {key: [one.records[i].pairs for i in ids] for key, one in evaluations.items()}
+    return paired_differences(methods, len(every[0].result.names), convention)
+
+
+def check_comparable(evaluations: Sequence[Evaluation]) -> None:
+    """Refuse evaluations that are not of the same images, label maps and class names.
+
+    Raises:
+        InputError: so it is, or a result is not what its log says.
+    """
+    first = evaluations[0]
+    for one in evaluations:
+        _check_log(one)
+    for second in evaluations[1:]:
+        left, right = first.result, second.result
+        if (left.names, left.card.label_tree_hash) != (right.names, right.card.label_tree_hash):
+            raise InputError(
+                f"{first.folder} and {second.folder} were not evaluated on the same label maps and "
+                f"class names: {'; '.join(diff_cards(left.card, right.card))}."
+            )
+        if first.records.keys() != second.records.keys():
+            raise InputError(
+                f"{first.folder} ({left.images}) and {second.folder} ({right.images}) were not "
+                f"evaluated on the same images; use the same --limit."
+            )
 
 
 def _check_log(evaluation: Evaluation) -> None:
@@ -160,18 +203,24 @@ def _check_log(evaluation: Evaluation) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what differs between two protocols, and the paired difference of their mIoU.
+    """Print what differs between protocols, and the paired differences of their mIoU.
 
     Raises:
         InputError: see `compare`.
     """
     parser = CommandParser(prog="python -m openvocab.compare", description=__doc__)
-    parser.add_argument("first", type=Path, help="output folder of evaluate or predict")
-    parser.add_argument("second", type=Path, help="another, on the same data")
+    parser.add_argument("first", type=Path, help="output folder, or predictions")
+    parser.add_argument("others", type=Path, nargs="+", metavar="second", help="on the same data")
     add_data_arguments(parser)
     args = parser.parse_args(argv)
     named = args.dataset or args.images or args.labels or args.names
-    found = compare(args.first, args.second, sample_set(args) if named else None)
+    data = sample_set(args) if named else None
+    found = [_evaluation(folder, data) for folder in (args.first, *args.others)]
+    _print_two(compare_evaluations(*found)) if len(found) == 2 else _print_all(found)
+    return 0
+
+
+def _print_two(found: Comparison) -> None:
     print("\n".join(found.differences) or "the protocols are the same")
     print(f"{found.first.images}; the difference is first - second")
     print(f"{'convention':<18}{'first':>8}{'second':>8}{'difference':>12}{'95 % interval':>20}")
@@ -182,7 +231,64 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{convention:<18}{scores[0]:>8.2f}{scores[1]:>8.2f}"
             f"{paired.interval.estimate:>+12.2f}{interval:>20}"
         )
-    return 0
+
+
+def _print_all(found: Sequence[Evaluation]) -> None:
+    """Print what differs, the results by number, and a matrix of differences by convention."""
+    names = [f"{number}: {one.folder}" for number, one in enumerate(found, start=1)]
+    check_comparable(found)
+    print("\n".join(differing_lines(found)) or "the protocols are the same")
+    pairs = len(found) * (len(found) - 1) // 2
+    print(
+        f"{found[0].result.images}; each cell is row - column in points of mIoU. The {pairs} "
+        f"intervals of a matrix together hold the true differences with 95 % (Bonferroni: each has "
+        f"{100 * (1 - 0.05 / pairs):.2f} %); * marks those that do not hold 0."
+    )
+    for convention in CONVENTIONS:
+        paired = compare_every_two(dict(zip(names, found, strict=True)), convention)
+        print(f"\n{convention}")
+        for name, one in zip(names, found, strict=True):
+            print(f"{name}: mIoU {one.result.scores(convention).miou:.2f}")
+        print("\n".join(_matrix(names, paired)))
+
+
+def _matrix(names: Sequence[str], paired: Mapping[tuple[str, str], PairedDifference]) -> list[str]:
+    """Return the lines of a matrix whose cells hold row - column, above the diagonal."""
+    numbers = range(1, len(names) + 1)
+    lines = ["   " + "".join(f"{number:>26}" for number in numbers[1:])]
+    for number, row in zip(numbers[:-1], names, strict=False):
+        cells = [_cell(paired[row, other].interval) for other in names[number:]]
+        lines.append(f"{number:>3}" + " " * 26 * (number - 1) + "".join(f"{c:>26}" for c in cells))
+    return lines
+
+
+def _cell(between: Interval) -> str:
+    sure = "*" if between.low > 0 or between.high < 0 else " "
+    return f"{between.estimate:+.2f}{sure} ({between.low:+.2f} to {between.high:+.2f})"
+
+
+def differing_lines(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return every line of the protocol that is not the same in all, with its values in order."""
+    cards = [_flat(one.result.card) for one in evaluations]
+    lines = dict.fromkeys(line for card in cards for line in card)
+    return [
+        f"{line} differs: " + " | ".join(_short(card.get(line, "not set")) for card in cards)
+        for line in lines
+        if len({json.dumps(card.get(line, "not set")) for card in cards}) > 1
+    ]
+
+
+def _flat(card: ProtocolCard) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for line, value in card.to_json().items():
+        inner = value.items() if isinstance(value, dict) else ()
+        flat |= {f"{line}: {key}": part for key, part in inner} if inner else {line: value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return (text if len(text) < 64 else f"{text[:12]}...") or "nothing"
 
 
 if __name__ == "__main__":

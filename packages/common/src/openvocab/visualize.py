@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.limit is not None and args.limit < 1:
         raise InputError(f"The limit is {args.limit} images; give at least 1, or none for all.")
     data = sample_set(args)
-    predictions = open_predictions(args.input, data, args.category_ids)
+    predictions = open_predictions(args.input, data, args.category_ids, args.prediction_offset)
     samples = check_complete(predictions, data.samples, partial=True)[: args.limit]
     check_labels(data, samples=samples, classes=len(metric_names(data.vocabulary)))
     for sample in tqdm(samples, desc="drawing", unit="image", disable=args.quiet):

@@ -1,4 +1,4 @@
-"""Label maps that some program predicted: a folder of files, or a `sem_seg_predictions.json`."""
+"""Label maps that some program predicted: a folder of files, or a JSON of detectron2 or COCO."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.datasets.coco_stuff import COCO_STUFF_171, category_ids
+from openvocab.datasets.prediction_files import (
+    ARRAY_SUFFIXES,
+    is_panoptic,
+    panoptic_classes,
+    read_panoptic,
+    read_prediction,
+)
 from openvocab.datasets.samples import Sample
 from openvocab.datasets.tails import Parts, match_tails, parts_of
 from openvocab.errors import InputError, one_line
 from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
-from openvocab.image import IMAGE_SUFFIXES, read_label_map, stored_size_and_turn
+from openvocab.image import IMAGE_SUFFIXES, stored_size_and_turn
 from openvocab.inference.layout import ENDINGS, JOURNAL, NAMES
+from openvocab.reading.files import DAMAGE
+from openvocab.reading.json_files import read_json_file
 
 CategoryIds = Literal["auto", "labels", "dataset"]
 _SHOWN = 5
@@ -37,13 +46,14 @@ class Predictions(Protocol):
 
 
 class FolderPredictions:
-    """PNG or TIFF label maps named like the images or label maps of the set, below a folder.
+    """Label maps or arrays of NumPy, named like the images or label maps of the set, in a folder.
 
     Args:
         folder: may have folders in it.
         samples: what predictions are looked for.
         ends: what may follow a sample's name in front of the suffix, such as "_labelTrainIds".
         only: take only files whose names end so.
+        offset: is added to stored labels; -1 for labels that count from 1.
 
     Raises:
         InputError: there are none, or two files differ in their suffix only.
@@ -55,10 +65,14 @@ class FolderPredictions:
         samples: Sequence[Sample],
         ends: Sequence[str] = (),
         only: str = "",
+        offset: int = 0,
     ) -> None:
+        self.offset = offset
         files: dict[str, Path] = {}
         for path in sorted(folder.rglob(f"*{only}")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.suffix.lower() in IMAGE_SUFFIXES | ARRAY_SUFFIXES and not path.name.startswith(
+                "."
+            ):
                 stem = path.relative_to(folder).with_suffix("").as_posix()
                 if stem in files:
                     raise InputError(
@@ -66,7 +80,7 @@ class FolderPredictions:
                     )
                 files[stem] = path
         if not files:
-            raise InputError(f"{folder} holds no label maps (PNG or TIFF).")
+            raise InputError(f"{folder} holds no label maps (PNG, TIFF) and no arrays (npy, npz).")
         offered = {stem: parts_of(path.absolute().as_posix()) for stem, path in files.items()}
         pairs = match_tails({one.id: _known_as(one, ("", *ends)) for one in samples}, offered)
         self.files = {sample: files[stem] for sample, stem in pairs.items()}
@@ -77,16 +91,14 @@ class FolderPredictions:
         return sample.id in self.files
 
     def read(self, sample: Sample, num_classes: int) -> NDArray[np.int32]:
-        """Return the prediction of a sample; 255 (from 256 classes on 65535) is nothing.
+        """Return the prediction of a sample; see `read_prediction`.
 
         Raises:
             InputError: there is none, or it cannot be read.
         """
         if sample.id not in self.files:
             raise InputError(f"There is no prediction for {sample.id}.")
-        labels = read_label_map(self.files[sample.id])
-        nothing = 255 if num_classes <= 255 else 65535
-        return np.where((labels == nothing) | (labels == 65535), -1, labels).astype(np.int32)
+        return read_prediction(self.files[sample.id], num_classes, self.offset)
 
 
 class JsonPredictions:
@@ -136,6 +148,49 @@ class JsonPredictions:
         return self._seen
 
 
+class PanopticPredictions:
+    """A JSON of COCO's panoptic format with its PNG files, which lie beside it or in its folder.
+
+    Args:
+        path: the JSON; the PNG files are in the folder of its name, else beside it.
+        content: what it holds.
+        data: the set whose images and class names are meant.
+
+    Raises:
+        InputError: a category has no class, or the JSON is damaged.
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any], data: Any) -> None:
+        folder = path.with_suffix("")
+        self.folder = folder if folder.is_dir() else path.parent
+        try:
+            self.classes = panoptic_classes(content, data.vocabulary, path)
+            entries = {str(one["file_name"]): one for one in content["annotations"]}
+        except InputError:
+            raise
+        except DAMAGE as error:
+            raise InputError(f"{path} is damaged: {error!r:.80}.") from None
+        offered = {name: parts_of(name) for name in entries}
+        pairs = match_tails({one.id: _known_as(one, ("",)) for one in data.samples}, offered)
+        self.images = {sample: entries[name] for sample, name in pairs.items()}
+        self.unused = sorted(set(entries) - set(pairs.values()))
+
+    def __contains__(self, sample: Sample) -> bool:
+        """Whether the file has an entry for a sample."""
+        return sample.id in self.images
+
+    def read(self, sample: Sample, num_classes: int) -> NDArray[np.int32]:
+        """Return the prediction of a sample; pixels of no segment are -1.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        if sample.id not in self.images:
+            raise InputError(f"There is no prediction for {sample.id}.")
+        entry = self.images[sample.id]
+        return read_panoptic(self.folder / entry["file_name"], entry["segments_info"], self.classes)
+
+
 def _known_as(sample: Sample, ends: Sequence[str]) -> set[Parts]:
     """Return the paths, without suffix, that a prediction of a sample may end with."""
     known = set()
@@ -151,15 +206,16 @@ def _known_as(sample: Sample, ends: Sequence[str]) -> set[Parts]:
 
 
 def open_predictions(
-    path: Path, data: Any, ids: CategoryIds = "auto"
-) -> FolderPredictions | JsonPredictions:
+    path: Path, data: Any, ids: CategoryIds = "auto", offset: int = 0
+) -> FolderPredictions | JsonPredictions | PanopticPredictions:
     """Open predictions for a data set.
 
     Args:
-        path: a folder, or a JSON file.
+        path: a folder, or a JSON file of detectron2 or of COCO's panoptic format.
         data: the set.
         ids: what the category ids in a JSON are: labels, the data set's own ids (COCO's 1..182),
             or whichever of the two the ids themselves prove.
+        offset: is added to the labels that the files of a folder hold; -1 where they count from 1.
 
     Raises:
         InputError: there are none, or nothing proves what the ids are.
@@ -169,11 +225,15 @@ def open_predictions(
     if path.is_dir():
         layout = getattr(data, "layout", None)
         ends = [] if layout is None else [layout.image_end, layout.label_end]
-        return FolderPredictions(
-            path, data.samples, [Path(end).stem for end in ends if end.startswith("_")]
-        )
+        stems = [Path(end).stem for end in ends if end.startswith("_")]
+        return FolderPredictions(path, data.samples, stems, offset=offset)
     if path.suffix != ".json" or not path.is_file():
         raise InputError(f"{path} is neither a folder of label maps nor a JSON file.")
+    if offset:
+        raise InputError(f"Labels in {path} are ids; only those in a folder can be shifted.")
+    content = read_json_file(path, "predictions")
+    if is_panoptic(content):
+        return PanopticPredictions(path, content, data)
     found = JsonPredictions(path, data.samples)
     if data.name == COCO_STUFF_171.name and _are_coco_ids(found.category_ids(), ids, path):
         found.contiguous = {official: label for label, official in enumerate(category_ids())}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from openvocab.errors import InputError
 from openvocab.metrics.scores import Convention, FloatArray, PairCounts, mean_iou
 
+_DRAWS_FOR_PAIR, _MOST_DRAWS = 1000, 20_000
 _REPLICATES_AT_ONCE = 64  # bounds the memory: 64 x (images + 3 K) doubles
 
 
@@ -97,9 +99,54 @@ def paired_difference(
     both = [_image_totals(images, num_classes) for images in (first, second)]
     drawn = [_resampled(totals, convention, repetitions, seed) for totals in both]
     estimates = [float(mean_iou(totals.sum(axis=0), convention)) for totals in both]
-    differences = drawn[0] - drawn[1]
-    better = float(np.mean((differences > 0) + 0.5 * (differences == 0)))
-    return PairedDifference(_interval(estimates[0] - estimates[1], differences, level), better)
+    return _difference(estimates[0] - estimates[1], drawn[0] - drawn[1], level)
+
+
+def paired_differences(
+    methods: Mapping[str, Sequence[PairCounts]],
+    num_classes: int,
+    convention: Convention = "detectron2",
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[tuple[str, str], PairedDifference]:
+    """Compare every two of several methods, with intervals that are corrected for their number.
+
+    Bonferroni's correction: with m pairs each interval has the level 1 - (1 - level) / m, so that
+    all of them together hold the true differences with probability `level` or more. Each pair
+    adds 1000 draws, up to 20,000, so that the narrow tails of the intervals stay filled.
+
+    Args:
+        methods: sparse matrices of each method, the same images in the same order.
+        num_classes: K.
+        convention: how classes without ground truth count.
+        level: probability that all intervals hold the truth, in (0, 1).
+        seed: of the draws.
+
+    Returns:
+        The difference first - second by (first, second), in the order of the methods.
+
+    Raises:
+        InputError: no images, or not the same number of them.
+    """
+    lengths = {len(images) for images in methods.values()}
+    if len(lengths) > 1:
+        raise InputError(f"The methods have {sorted(lengths)} images; give the same ones to all.")
+    every_two = list(combinations(methods, 2))
+    one_level = 1 - (1 - level) / max(len(every_two), 1)
+    repetitions = min(_DRAWS_FOR_PAIR * len(every_two), _MOST_DRAWS)
+    totals = {key: _image_totals(images, num_classes) for key, images in methods.items()}
+    drawn = {key: _resampled(t, convention, repetitions, seed) for key, t in totals.items()}
+    whole = {key: float(mean_iou(t.sum(axis=0), convention)) for key, t in totals.items()}
+    return {
+        (a, b): _difference(whole[a] - whole[b], drawn[a] - drawn[b], one_level)
+        for a, b in every_two
+    }
+
+
+def _difference(estimate: float, drawn: FloatArray, level: float) -> PairedDifference:
+    better = float(np.mean((drawn > 0) + 0.5 * (drawn == 0)))
+    return PairedDifference(_interval(estimate, drawn, level), better)
 
 
 def _image_totals(per_image: Sequence[PairCounts], num_classes: int) -> FloatArray:
