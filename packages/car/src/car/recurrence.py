@@ -91,11 +91,13 @@ class NameMasks:
         masks: (N, H, W) bool.
         scores: (N,) of the last step, 0 for names that were dropped.
         marginals: (N, H, W) float32 of the CRF, 0 for names that were dropped; if asked for.
+        summary: (2, H, W) float32, the highest of the marginals and their sum; if asked for.
     """
 
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     marginals: NDArray[np.float32] | None = None
+    summary: NDArray[np.float32] | None = None
 
 
 class PreparedImage:
@@ -222,11 +224,13 @@ class Recurrence:
             self.config.cam_text_template.format(self.names[place]) for place in self.kept.names
         )
 
-    def run(self, *, return_marginals: bool = False) -> NameMasks:
-        """Repeat steps until none is needed, and finish."""
+    def run(
+        self, *, return_marginals: bool = False, summed: NDArray[np.bool_] | None = None
+    ) -> NameMasks:
+        """Repeat steps until none is needed, and finish; see `finish`."""
         while not self.done:
             self.step()
-        return self.finish(return_marginals=return_marginals)
+        return self.finish(return_marginals=return_marginals, summed=summed)
 
     @torch.no_grad()
     @torch.inference_mode(False)  # saliency needs gradients, whatever the caller has switched off
@@ -256,7 +260,9 @@ class Recurrence:
 
     @torch.no_grad()
     @torch.inference_mode(False)
-    def finish(self, *, return_marginals: bool = False) -> NameMasks:
+    def finish(
+        self, *, return_marginals: bool = False, summed: NDArray[np.bool_] | None = None
+    ) -> NameMasks:
         """Run the CRF on what the last step left, and give its masks to the names.
 
         In faithful mode the original's order is kept: masks that win no pixel may vanish, so that
@@ -264,11 +270,17 @@ class Recurrence:
 
         Args:
             return_marginals: also return what the CRF says, which takes much memory.
+            summed: (N,) which names the summary of the marginals is of; None for no summary. In
+                faithful mode masks that move up to another name count for the one they had.
         """
         kept, count, size = self._last(), len(self.names), self.image.pixels.shape[:2]
         marginals = np.zeros((count, *size), dtype=np.float32) if return_marginals else None
+        summary = None if summed is None else np.zeros((2, *size), dtype=np.float32)
         self.result = found = NameMasks(
-            np.zeros((count, *size), dtype=bool), np.zeros(count, dtype=np.float32), marginals
+            np.zeros((count, *size), dtype=bool),
+            np.zeros(count, dtype=np.float32),
+            marginals,
+            summary,
         )
         if not kept.proposals.any():
             if not self.config.faithful:
@@ -281,6 +293,9 @@ class Recurrence:
             masks.append(mask)
             if return_marginals:
                 soft.append(marginal.cpu().numpy())
+            place = len(masks) - 1
+            if summed is not None and place < len(kept.names) and summed[kept.names[place]]:
+                _sum_up(found, marginal.cpu().numpy())
         places = self._visible(masks) if self.config.faithful else list(range(len(masks)))
         for name, place, score in zip(kept.names, places, kept.scores, strict=False):
             found.masks[name], found.scores[name] = masks[place], score
@@ -334,6 +349,14 @@ class Recurrence:
         """Return the places of the masks that the original does not lose."""
         visible = [place for place, mask in enumerate(masks) if mask.any()]
         return list(range(max(visible, default=-1) + 1)) if self._together else visible
+
+
+def _sum_up(found: NameMasks, marginal: NDArray[np.float32]) -> None:
+    """Count the marginal (H, W) of a name in the summary, in place."""
+    assert found.summary is not None
+    best, total = found.summary
+    np.maximum(best, marginal, out=best)
+    np.add(total, marginal, out=total)
 
 
 OnStep: TypeAlias = Callable[[Recurrence, Step], None]

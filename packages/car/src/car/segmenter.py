@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,17 @@ from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, ImageSource, read_image, resample_image
+from openvocab.inference.confidence import (
+    SUFFIX,
+    Evidence,
+    calibration_file,
+    calibration_line,
+    load_calibration,
+    rated,
+    use_calibration,
+)
 from openvocab.segmenter import BaseSegmenter, Segmentation
+from openvocab.semantic import MaskGeometry
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 
 _SHORTEST = 32  # thin images are not shrunk below this, if the long side can be afforded
@@ -57,12 +68,25 @@ def load_car(
     Raises:
         InputError: the weights are not here or unreadable, or the device does not exist.
     """
+    stored = _calibration_of(weights, config)
     config = _choose_config(weights, config)
     device = choose_device(device)
     clip = load_clip(config.clip, device=device)
     same = config.classifier_clip == config.clip
     judge = clip if same else load_clip(config.classifier_clip, device=device)
-    return CaRSegmenter(clip, judge, config, precision=precision, compile=compile)
+    segmenter = CaRSegmenter(clip, judge, config, precision=precision, compile=compile)
+    if stored is not None:
+        load_calibration(segmenter, stored)
+    return segmenter
+
+
+def _calibration_of(weights: str | Path | None, config: CaRConfig | str | None) -> Path | None:
+    """Return where a calibration would lie: with a configuration, or beside the first CLIP."""
+    for word in (weights, config):
+        if isinstance(word, str) and word in available_configs():
+            return Path(str(resources.files("car").joinpath("configs", word + SUFFIX)))
+    first = Path(str(weights).partition(",")[0])
+    return calibration_file(first) if weights is not None and first.is_file() else None
 
 
 def _choose_config(weights: str | Path | None, config: CaRConfig | str | None) -> CaRConfig:
@@ -86,6 +110,7 @@ class CaRSegmenter(BaseSegmenter):
     """
 
     templates = "car"
+    confidence_features = ("log_best", "log_total")  # a name's share says little among the few left
 
     def __init__(
         self,
@@ -148,15 +173,31 @@ class CaRSegmenter(BaseSegmenter):
         words, ids = words_to_find(vocabulary)
         labels = np.full(size, vocabulary.background_label, dtype=np.int32)
         scores = np.zeros((len(vocabulary), *size), np.float32) if return_scores else None
+        evidence = self._blank_evidence(size, image)
         for config, chosen in self._plan(vocabulary, words, ids):
             recurrence = self._start(prepared, [words[place] for place in chosen], config)
-            found = recurrence.run(return_marginals=return_scores)
+            found = recurrence.run(
+                return_marginals=return_scores,
+                summed=None if evidence is None else _is_name(ids[chosen], vocabulary),
+            )
             paint(labels, self._snap(small, found.masks), found.scores, ids[chosen])
             if scores is not None and found.marginals is not None:
                 raise_scores(scores, found.marginals, ids[chosen])
+            if evidence is not None and found.summary is not None:
+                np.maximum(evidence.best, found.summary[0], out=evidence.best)
+                np.add(evidence.total, found.summary[1], out=evidence.total)
         if scores is not None and vocabulary.background_label >= 0:
             scores[vocabulary.background_label] = 1 - scores.max(axis=0)
-        return Segmentation(_enlarge(labels, image), vocabulary, _enlarge_scores(scores, image))
+        result = Segmentation(_enlarge(labels, image), vocabulary, _enlarge_scores(scores, image))
+        return result if evidence is None else rated(self, result, lambda: evidence)
+
+    def _blank_evidence(self, size: tuple[int, int], image: ImageArray) -> Evidence | None:
+        """Return evidence for nothing, or None where nobody needs any."""
+        if self.calibration is None and self.on_evidence is None:
+            return None
+        output = (image.shape[0], image.shape[1])
+        best, total = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        return Evidence(best, total, MaskGeometry(size, size, output))
 
     def _start(self, image: PreparedImage, names: Sequence[str], config: CaRConfig) -> Recurrence:
         recurrence = Recurrence(self.car, image, names, config, self.on_step)
@@ -168,6 +209,7 @@ class CaRSegmenter(BaseSegmenter):
         """Return a segmenter of the same CLIPs that is set up in another way."""
         other = copy(self)
         other.config, other.car = config, self.car.with_config(config)
+        use_calibration(other, self.calibration)
         return other
 
     def find_object(self, image: ImageSource, sentences: Sequence[str]) -> NDArray[np.bool_]:
@@ -204,6 +246,7 @@ class CaRSegmenter(BaseSegmenter):
             + ("" if self.mask_generator is None else ", masks of SAM"),
             "precision": self.precision,
             "device": str(self.car.device),
+            "calibration": calibration_line(self),
             "mode": config.mode,
             "faithful": config.faithful,
             "max_steps": config.max_steps,
@@ -285,6 +328,11 @@ def words_to_find(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]
             "look for"
         )
     return list(found), np.array(list(found.values()), dtype=np.int32)
+
+
+def _is_name(ids: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.bool_]:
+    """Tell which labels (N,) are names, and neither nothing nor the background."""
+    return np.asarray((ids >= 0) & (ids != vocabulary.background_label))
 
 
 def _with_background_words(config: CaRConfig, vocabulary: Vocabulary) -> CaRConfig:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,10 @@ from openvocab.files import atomic_path
 from openvocab.formats.run_length import Mask, encode_labels
 from openvocab.image import ImageArray, ImageSource, images_in, read_image
 from openvocab.vocabulary import NOTHING, Augmentation, Vocabulary
+
+if TYPE_CHECKING:
+    from openvocab.inference.confidence import Evidence
+    from openvocab.metrics.calibration import Calibration
 
 NOTHING_8BIT = 255
 NOTHING_16BIT = 65535
@@ -39,6 +43,8 @@ class Segmentation:
         scores: (K, H, W) float32, larger is more certain, if they were asked for.
         confidence: (H, W) float32 in 0..1, how probable it is that the label is right; None where
             the method's scores were not calibrated.
+        named: (H, W) float32 in 0..1, how probable it is that the pixel shows any of the names;
+            None as above.
         extra: what a method wants to add, such as its masks; the prediction command writes the
             images (H, W, 3) in its "pictures", a dict by name.
     """
@@ -47,6 +53,7 @@ class Segmentation:
     vocabulary: Vocabulary
     scores: npt.NDArray[np.float32] | None = None
     confidence: npt.NDArray[np.float32] | None = None
+    named: npt.NDArray[np.float32] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,10 +67,11 @@ class Segmentation:
         shape = (len(self.vocabulary), *self.labels.shape)
         if self.scores is not None and self.scores.shape != shape:
             raise ValueError(f"scores have shape {self.scores.shape}, expected {shape}")
-        if self.confidence is not None and self.confidence.shape != self.labels.shape:
-            raise ValueError(
-                f"the confidence has shape {self.confidence.shape}, expected {self.labels.shape}"
-            )
+        for what, values in (("confidence", self.confidence), ("named", self.named)):
+            if values is not None and values.shape != self.labels.shape:
+                raise ValueError(
+                    f"the {what} has shape {values.shape}, expected {self.labels.shape}"
+                )
 
     def areas(self) -> dict[str, float]:
         """Return the share of the image that each name covers, largest first, absent ones left out.
@@ -127,7 +135,8 @@ class Segmentation:
         What is taken back has the label -1. Pixels are judged first, then the names that are left.
 
         Args:
-            none_of_these: pixels whose `certainty` is below this show none of the names.
+            none_of_these: pixels whose `named`, or else whose `certainty`, is below this show none
+                of the names.
             min_score: names whose mean `certainty` in this image is below this were not found.
             min_area: names that cover less than this share of the image (0..1) were not found.
 
@@ -137,7 +146,8 @@ class Segmentation:
         check_thresholds(none_of_these=none_of_these, min_score=min_score, min_area=min_area)
         found = self
         if none_of_these is not None:
-            found = found._without(found.certainty() < none_of_these)
+            certainty = found.certainty() if found.named is None else found.named
+            found = found._without(certainty < none_of_these)
         if min_score is not None:
             means = found.mean_certainty()
             found = found._without_names({name for name in means if means[name] < min_score})
@@ -159,13 +169,20 @@ class Segmentation:
         return draw_overlay(read_image(image), self.labels, self.vocabulary.names)
 
     def to_json(self) -> dict[str, Any]:
-        """Describe the labels as plain data: size, names, and for each found name its RLE mask."""
+        """Describe the labels as plain data: size, names, and for each found name its RLE mask.
+
+        Where the method is calibrated, each name has its mean confidence as "score".
+        """
         shares = dict(label_shares(self.labels))
         codes = encode_labels(self.labels)
         found = [
             {"index": i, "name": self.vocabulary.names[i], "area": share, "rle": codes[i]}
             for i, share in shares.items()
         ]
+        if self.confidence is not None:
+            for one in found:
+                own = self.confidence[self.labels == one["index"]]
+                one["score"] = round(float(own.mean()), 4)
         height, width = self.labels.shape
         return {
             "size": [height, width],
@@ -323,11 +340,20 @@ class BaseSegmenter(ABC):
         batch_size: how many images the method works on together at most; more at once only take
             memory.
         calibrated: whether every result has a `confidence`, so that thresholds need no scores.
+        calibration: what the confidences come from; see `openvocab.inference.confidence`.
+        calibration_file: where a calibration of these weights belongs; None where there is no such
+            place.
+        confidence_features: what the confidence depends on, of `openvocab.metrics.calibration`.
+        on_evidence: is called with what a method knows about each image, for fitting a calibration.
     """
 
     templates: str = "vild"
     batch_size: int = 1
     calibrated: bool = False
+    calibration: Calibration | None = None
+    calibration_file: Path | None = None
+    confidence_features: tuple[str, ...] = ("log_best", "logit_share", "log_total")
+    on_evidence: Callable[[Evidence], None] | None = None
     _turn: Turn
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:

@@ -17,6 +17,13 @@ from torch.nn import functional as F
 from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, dtype_of
 from openvocab.image import ImageArray, resize_shortest_edge
+from openvocab.inference.confidence import (
+    Evidence,
+    calibration_line,
+    grid_evidence,
+    rated,
+    use_calibration,
+)
 from openvocab.segmenter import BaseSegmenter, Names, Segmentation
 from openvocab.semantic import (
     MaskGeometry,
@@ -230,6 +237,7 @@ class OVSegSegmenter(BaseSegmenter):
             else "soft masks weighted by class, then resized",
             "precision": self.precision,
             "device": str(self.model.clip_adapter.pixel_mean.device),
+            "calibration": calibration_line(self),
             "mode": inference.mode,
             "clip_ensemble": inference.clip_ensemble,
             "mask_prompts": region.mask_prompts,
@@ -260,12 +268,14 @@ class OVSegSegmenter(BaseSegmenter):
         """Return a segmenter of the same model, run in another way."""
         other = copy(self)
         other.inference = inference
+        use_calibration(other, self.calibration)
         return other
 
     def with_proposals(self, proposals: ProposalSource) -> OVSegSegmenter:
         """Return a segmenter of the same model whose masks come from elsewhere."""
         other = copy(self)
         other.proposals = proposals
+        use_calibration(other, self.calibration)
         return other
 
     @torch.inference_mode()
@@ -295,7 +305,13 @@ class OVSegSegmenter(BaseSegmenter):
         if return_scores:
             words = semantic_scores(painting.weights, painting.mask_logits, painting.geometry(size))
             scores = vocabulary_scores(words, vocabulary)
-        return Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
+        found = Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
+        return rated(self, found, lambda: _evidence(painting, size, vocabulary))
+
+
+def _evidence(painting: Painting, size: tuple[int, int], vocabulary: Vocabulary) -> Evidence:
+    geometry = painting.geometry(size)
+    return grid_evidence(painting.weights, painting.mask_logits, geometry, vocabulary)
 
 
 def _nothing(found: ImageBranches, words: int) -> Painting:

@@ -15,6 +15,7 @@ from openvocab.config import config_to_dict, load_config
 from openvocab.errors import InputError
 from openvocab.files import sha256_of
 from openvocab.formats.detectron2 import read_yaml
+from openvocab.inference.confidence import calibration_file, load_calibration
 from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import WORLD
 from openvocab.weights.shipped import read_shared, save_shared, world_file
@@ -85,7 +86,7 @@ def load_ovseg(
     inference = load_config(
         InferenceConfig, None, {**config_to_dict(inference), **(settings or {})}
     )
-    return OVSegSegmenter(
+    segmenter = OVSegSegmenter(
         load_model(architecture, tensors, source=str(weights)),
         inference,
         device=device,
@@ -95,6 +96,8 @@ def load_ovseg(
         variant=None if config is None else Path(config).stem,
         proposals=proposals,
     )
+    load_calibration(segmenter, calibration_file(weights))
+    return segmenter
 
 
 def find_checkpoint(weights: str | Path | None) -> Path:

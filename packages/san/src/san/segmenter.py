@@ -15,6 +15,13 @@ from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, choose_device, dtype_of
 from openvocab.files import sha256_of
 from openvocab.image import ImageArray, resize_shortest_edge
+from openvocab.inference.confidence import (
+    calibration_file,
+    calibration_line,
+    grid_evidence,
+    load_calibration,
+    rated,
+)
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.semantic import (
     MaskGeometry,
@@ -58,13 +65,15 @@ def load_san(
     device = choose_device(device)
     path = find_checkpoint("san_vit_b_16" if weights is None else weights)
     network = load_network(path, config, options)
-    return SANSegmenter(
+    segmenter = SANSegmenter(
         network,
         device=device,
         precision=precision,
         compile=compile,
         weights_sha256=sha256_of(path),
     )
+    load_calibration(segmenter, calibration_file(path))
+    return segmenter
 
 
 class SANSegmenter(BaseSegmenter):
@@ -137,6 +146,7 @@ class SANSegmenter(BaseSegmenter):
             else "scores at network size, then resized",
             "precision": self.precision,
             "device": str(next(self.network.parameters()).device),
+            "calibration": calibration_line(self),
         }
 
     def segment_arrays(
@@ -205,7 +215,9 @@ class SANSegmenter(BaseSegmenter):
         scores = None
         if return_scores:
             scores = vocabulary_scores(_scores(prediction, row, geometry), vocabulary)
-        return Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
+        found = Segmentation(labels=labels, vocabulary=vocabulary, scores=scores)
+        masks = prediction.mask_logits[row]
+        return rated(self, found, lambda: grid_evidence(prob[:, :-1], masks, geometry, vocabulary))
 
 
 def _scores(prediction: SANPrediction, row: int, geometry: MaskGeometry) -> Tensor:

@@ -1,0 +1,145 @@
+"""How good confidences are: `python -m benchmarks.quality.calibration --output FILE`.
+
+For each method with a calibration of its world weights, on the scenes of world:val, which no
+calibration was fitted on: the expected calibration error with its interval, the reliability diagram
+and the risk-coverage curve, as numbers; and how well `named` tells ground without a name from the
+rest, on scenes whose ground has lost its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.measuring import add_measuring_arguments, report
+from openvocab.calibrate import Judged, judge, without_ground
+from openvocab.cli import run
+from openvocab.errors import InputError
+from openvocab.methods import available_methods, load
+from openvocab.metrics.calibration import auroc, reliability
+from openvocab.segmenter import BaseSegmenter
+from openvocab.vocabulary import NOTHING, WORLD
+from openvocab.world import open_world
+
+_STEP = 7  # every so many pixels count for curves over pixels of all scenes
+
+
+def measure(segmenter: BaseSegmenter, count: int | None = None) -> dict[str, Any]:
+    """Measure the confidences of a calibrated method on scenes of world:val.
+
+    Args:
+        segmenter: the method.
+        count: of the scenes; None for all.
+    """
+    data = open_world("val", count)
+    vocabulary = data.vocabulary
+    images, confident, named = [], _Ranked(), _Ranked()
+    for sample in data.samples:
+        seen = judge(segmenter, data, sample, vocabulary)
+        confidence, _ = _probabilities(seen)
+        chosen, right = seen.judgeable(), seen.right()
+        images.append((confidence[chosen], right[chosen]))
+        confident.add(confidence[chosen], right[chosen])
+        reduced = without_ground(vocabulary, seen.truth)
+        if reduced is not None:
+            seen = judge(segmenter, data, sample, *reduced)
+            known = seen.known()
+            named.add(_probabilities(seen)[1][known], (seen.truth != NOTHING)[known])
+    counted = reliability(images)
+    coverage, risk = counted.risk_coverage()
+    return {
+        "scenes": len(data.samples),
+        "calibration": segmenter.describe()["calibration"],
+        "expected_calibration_error": asdict(counted.interval()),
+        "mean_confidence": float(counted.confidence.sum() / counted.pixels.sum()),
+        "accuracy": float(counted.right.sum() / counted.pixels.sum()),
+        "auroc_right": confident.area(),
+        "auroc_named": named.area(),
+        "scenes_without_ground": named.scenes,
+        "share_named": named.share(),
+        "reliability": {
+            "pixels": counted.pixels.sum(0).astype(int).tolist(),
+            "accuracy": _plain(counted.accuracy()),
+        },
+        "risk_coverage": {"coverage": _plain(coverage), "risk": _plain(risk)},
+    }
+
+
+class _Ranked:
+    """Probabilities of pixels from several scenes, and what is true of them."""
+
+    def __init__(self) -> None:
+        self._values: list[NDArray[Any]] = []
+        self._true: list[NDArray[Any]] = []
+
+    @property
+    def scenes(self) -> int:
+        return len(self._values)
+
+    def add(self, values: NDArray[Any], true: NDArray[Any]) -> None:
+        """Add the pixels of a scene."""
+        self._values.append(values[::_STEP])
+        self._true.append(true[::_STEP])
+
+    def area(self) -> float:
+        """Return the area under the ROC curve."""
+        return round(auroc(np.concatenate(self._values), np.concatenate(self._true)), 4)
+
+    def share(self) -> float:
+        """Return of how many pixels it is true."""
+        return round(float(np.concatenate(self._true).mean()), 4)
+
+
+def _probabilities(seen: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    found = seen.found
+    assert found.confidence is not None and found.named is not None
+    return found.confidence, found.named
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if math.isnan(value) else round(float(value), 4) for value in values]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.quality.calibration",
+        description="Measure the confidences of all methods with calibrated world weights on "
+        "world:val.",
+    )
+    parser.add_argument("--methods", nargs="+", metavar="KEY", help="of these only")
+    parser.add_argument("--scenes", type=int, metavar="N", help="take the first N scenes only")
+    add_measuring_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report.
+
+    Raises:
+        InputError: no method that was asked for is calibrated.
+    """
+    args = build_parser().parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found = {}
+    for key in args.methods or available_methods():
+        segmenter = load(key, WORLD, device="cpu")
+        if isinstance(segmenter, BaseSegmenter) and segmenter.calibrated:
+            found[key] = measure(segmenter, args.scenes)
+    if not found:
+        raise InputError("no method has calibrated weights; run python -m openvocab.calibrate.")
+    report({"data_set": f"{WORLD}:val", "methods": found}, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
