@@ -145,8 +145,8 @@ def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) ->
     browser.click(f"#viewer tr:has([data-label='{switched}']) input")
 
     # The threshold works in the browser, on the numbers from which the server makes files.
-    browser.enter("#viewer .threshold input", "1.5")
-    below = whole(found.certainty()) < 1500
+    browser.enter("#viewer .threshold input", "0.9")
+    below = whole(found.certainty()) < 900
     assert 0.05 < below.mean() < 0.95
     kept = np.where(below, -1, found.labels)
     assert np.array_equal(drawn(browser), colors_of(kept, image, count))
@@ -156,7 +156,7 @@ def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) ->
 
 def test_files_are_what_is_seen(browser, app_url, files, expected) -> None:
     segment(browser, app_url, files[0], asked_for(0))
-    browser.enter("#viewer .threshold input", "1.5")
+    browser.enter("#viewer .threshold input", "0.9")
     browser.click("#files .label-wrap")
     browser.click("#make-files")
     links = browser.wait(
@@ -171,7 +171,7 @@ def test_files_are_what_is_seen(browser, app_url, files, expected) -> None:
     assert set(got) == {f"san{end}" for end in ends}
 
     found, image = expected[0], SCENES[0].image
-    below = whole(found.certainty()) < 1500
+    below = whole(found.certainty()) < 900
     labels = np.where(below, -1, found.labels)
     stored = np.asarray(Image.open(io.BytesIO(got["san_labels.png"])))
     assert np.array_equal(stored, np.where(labels < 0, 255, labels))

@@ -248,7 +248,7 @@ class Engine:
         return Found(
             method=key,
             weights=shown_weights(self.weights[key]),
-            result=replace(result, scores=None, confidence=None, extra={}),
+            result=replace(result, scores=None, confidence=None, named=None, extra={}),
             certainty=None if scores is None else result.certainty(),
             margin=None if scores is None else margin_of(scores),
             evidence=()
