@@ -31,6 +31,7 @@ from openvocab.inference.confidence import (
     settings_sha256,
     use_calibration,
 )
+from openvocab.inference.tiles import TiledSegmenter
 from openvocab.metrics.calibration import (
     Calibration,
     Head,
@@ -201,6 +202,15 @@ def test_the_confidence_is_that_of_the_regression_at_each_pixel() -> None:
     odds = 2 * np.log(total + 1e-3) + 1
     np.testing.assert_allclose(found.named, 1 / (1 + np.exp(-odds)), atol=1e-5)
     assert found.confidence.dtype == np.float32
+
+
+def test_tiles_bring_their_confidences_along() -> None:
+    segmenter, image = Grid(), photo(size=(70, 50))
+    use_calibration(segmenter, calibration())
+    whole = segmenter.segment(image, NAMES)
+    tiled = TiledSegmenter(segmenter, 40, 16).segment(image, NAMES)
+    np.testing.assert_allclose(tiled.confidence, whole.confidence, atol=1e-6)
+    np.testing.assert_allclose(tiled.named, whole.named, atol=1e-6)
 
 
 def test_padding_of_the_network_s_input_is_cut_off() -> None:

@@ -119,6 +119,7 @@ class TiledSegmenter(BaseSegmenter):
         labels = np.full(size, -1, np.int32)
         scores = np.zeros((len(vocabulary), *size), np.float32) if return_scores else None
         confidence = np.zeros(size, np.float32) if self.calibrated else None
+        named = np.zeros(size, np.float32) if self.calibrated else None
         for tile in tiles_of(size, self.tile, self.overlap):
             crop = np.ascontiguousarray(image[tile.seen])
             found = self.segmenter.segment(crop, vocabulary, return_scores=return_scores)
@@ -127,7 +128,11 @@ class TiledSegmenter(BaseSegmenter):
                 scores[(slice(None), *tile.kept)] = found.scores[(slice(None), *tile.inner)]
             if confidence is not None and found.confidence is not None:
                 confidence[tile.kept] = found.confidence[tile.inner]
-        return Segmentation(labels, vocabulary, scores, confidence)
+            if named is None or found.named is None:
+                named = None  # a method may know how sure its labels are, and nothing more
+            else:
+                named[tile.kept] = found.named[tile.inner]
+        return Segmentation(labels, vocabulary, scores, confidence, named)
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the labels, with the tiles."""
