@@ -48,7 +48,7 @@ class Paired(TypedDict):
     images: NotRequired[int]
 
 
-class Pair(TypedDict):
+class MethodPair(TypedDict):
     """Two methods on the same images: what differs in their protocols, and first - second."""
 
     first: str
@@ -108,7 +108,7 @@ class Comparison(TypedDict):
     times: dict[str, Costs | None]
     scores: dict[str, PartScores]
     control: dict[str, Control]
-    paired: list[Pair]
+    paired: list[MethodPair]
     seen: Seen | None
     diagnoses: dict[str, dict[str, DiagnosisEntry]]
     crops: dict[str, CropAccuracy]

@@ -282,6 +282,18 @@ def test_golden_data_stays_small() -> None:
         assert size < 20e6, f"{member}: {size / 1e6:.1f} MB"
 
 
+def test_no_class_has_the_name_of_another() -> None:
+    """A reader who meets a name knows which class it is, whichever file names it."""
+    found: dict[str, list[str]] = {}
+    for folder in (*SOURCES.values(), ROOT / "benchmarks"):
+        for path in modules_below(folder).values():
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    assert len(found) > 100
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
 BRITISH = re.compile(
     r"(behaviour|binaris|centre|colour|initialis|neighbour|normalis|optimis|organis|recognis|"
     r"serialis|summaris|synchronis|visualis)",

@@ -46,7 +46,7 @@ _NOT_CURVES = ("time", "data_time", "images_per_second", "memory_mb", "grad_norm
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One command of the recipe.
 
     Attributes:
@@ -65,7 +65,7 @@ class Stage:
         return self.product == FINAL and "--config-file" in self.words
 
 
-def recipe(output: Path) -> list[Stage]:
+def recipe(output: Path) -> list[TrainingStage]:
     """Return all commands in their order."""
 
     def made(stage: str, product: str = FINAL) -> str:
@@ -73,14 +73,14 @@ def recipe(output: Path) -> list[Stage]:
 
     pretrain = "openvocab.world.pretrain"
     return [
-        Stage("clip_words", (pretrain, "--config-file", "world_clip")),
-        Stage(
+        TrainingStage("clip_words", (pretrain, "--config-file", "world_clip")),
+        TrainingStage(
             "clip",
             (pretrain, "--config-file", "world_clip_dense", "--weights", made("clip_words")),
         ),
-        Stage("san", ("san.train", "--config-file", WORLD, "--clip", made("clip"))),
-        Stage("proposals", ("ovseg.train", "--config-file", WORLD, "--clip", made("clip"))),
-        Stage(
+        TrainingStage("san", ("san.train", "--config-file", WORLD, "--clip", made("clip"))),
+        TrainingStage("proposals", ("ovseg.train", "--config-file", WORLD, "--clip", made("clip"))),
+        TrainingStage(
             "pairs",
             (
                 "ovseg.collect_pairs",
@@ -93,7 +93,7 @@ def recipe(output: Path) -> list[Stage]:
             ),
             "pairs.tsv",
         ),
-        Stage(
+        TrainingStage(
             "mask_clip",
             (
                 "ovseg.finetune_clip",
@@ -105,14 +105,14 @@ def recipe(output: Path) -> list[Stage]:
                 made("pairs", "pairs.tsv"),
             ),
         ),
-        Stage(
+        TrainingStage(
             "ovseg",
             ("ovseg.replace_clip", made("proposals"), made("mask_clip"), made("ovseg")),
         ),
     ]
 
 
-def command(stage: Stage, output: Path) -> list[str]:
+def command(stage: TrainingStage, output: Path) -> list[str]:
     """Return the command line of a stage, as a person would type it behind `python`."""
     folder = output / stage.name
     if stage.words[0] == "ovseg.replace_clip":
@@ -188,7 +188,7 @@ def save_small(source: Path, target: Path) -> None:
     save_state_dict(target, tensors, metadata)
 
 
-def describe(stage: Stage, output: Path) -> dict[str, Any]:
+def describe(stage: TrainingStage, output: Path) -> dict[str, Any]:
     """Return what made a file: the command, its settings, and the curve of its losses."""
     relative = Path("world_training")
     words = command({s.name: s for s in recipe(relative)}[stage.name], relative)

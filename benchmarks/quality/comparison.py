@@ -15,7 +15,7 @@ from benchmarks.forms import (
     Comparison,
     Costs,
     DiagnosisEntry,
-    Pair,
+    MethodPair,
     Paired,
     PartScores,
     Seen,
@@ -187,7 +187,7 @@ def _by_convention(
     }
 
 
-def _pair(first: str, second: str, left: Evaluation, right: Evaluation) -> Pair:
+def _pair(first: str, second: str, left: Evaluation, right: Evaluation) -> MethodPair:
     found = compare_evaluations(left, right)
     return {
         "first": first,

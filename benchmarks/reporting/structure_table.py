@@ -8,14 +8,14 @@ from typing import TypedDict
 from benchmarks.forms import StageCost, Structure
 
 
-class Row(TypedDict):
+class StructureRow(TypedDict):
     """One row: what is compared, and a cell for each method."""
 
     title: str
     cells: list[str]
 
 
-def side_by_side(structures: Mapping[str, Structure]) -> list[Row]:
+def side_by_side(structures: Mapping[str, Structure]) -> list[StructureRow]:
     """Return the rows of the table of structure: a title and one cell for each method."""
     rows: dict[str, Callable[[Structure], str]] = {
         "Parameters": lambda s: millions(s["parameters"]["total"]),

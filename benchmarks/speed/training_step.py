@@ -54,19 +54,19 @@ from ovseg.config import load_published
 from ovseg.criterion import OVSegCriterion
 from ovseg.model import OVSeg
 from ovseg.task import make_optimizer as ovseg_optimizer
-from ovseg.train_config import CriterionConfig as OVSegLosses
-from ovseg.train_config import OptimizerConfig as OVSegOptimizer
+from ovseg.train_config import OVSegCriterionConfig as OVSegLosses
+from ovseg.train_config import OVSegOptimizerConfig as OVSegOptimizer
 from san.config import san_vit_b_16
 from san.criterion import SANCriterion
 from san.model import SAN
 from san.task import make_optimizer as san_optimizer
-from san.train_config import CriterionConfig as SANLosses
-from san.train_config import OptimizerConfig as SANOptimizer
+from san.train_config import SANCriterionConfig as SANLosses
+from san.train_config import SANOptimizerConfig as SANOptimizer
 
 SIDE, CLASSES, PRESENT = 640, 171, 20
 
 
-class Step:
+class MeasuredStep:
     """One training step, cut into its parts.
 
     Attributes:
@@ -135,7 +135,7 @@ class Step:
         return clock.seconds
 
 
-class SANParts(Step):
+class SANParts(MeasuredStep):
     """SAN ViT-B/16."""
 
     title = "SAN ViT-B/16, random weights"
@@ -151,22 +151,22 @@ class SANParts(Step):
         self.text = F.normalize(torch.randn(CLASSES, self.network.config.clip.embed_dim), dim=-1)
 
     def forward(self) -> list[Any]:
-        """See `Step`."""
+        """See `MeasuredStep`."""
         classifier = self.network.classifier(self.text)
         return list(self.network(self.images, classifier, all_layers=True))
 
     def match(self, layer: Any, targets: list[Targets], draw: Draw) -> list[Match]:
-        """See `Step`."""
+        """See `MeasuredStep`."""
         return self.criterion.match(layer, targets, draw)
 
     def compare(
         self, layer: Any, targets: list[Targets], found: list[Match], totals: Totals, draw: Draw
     ) -> Losses:
-        """See `Step`."""
+        """See `MeasuredStep`."""
         return self.criterion.compare(layer, targets, found, totals, draw)
 
 
-class OVSegParts(Step):
+class OVSegParts(MeasuredStep):
     """The proposals of OVSeg Swin-B; its CLIP sees no image in training, so a small one will do."""
 
     title = "OVSeg Swin-B, random weights"
@@ -185,19 +185,19 @@ class OVSegParts(Step):
         self.text = F.normalize(torch.randn(CLASSES + 1, clip.embed_dim), dim=-1)
 
     def forward(self) -> list[Any]:
-        """See `Step`."""
+        """See `MeasuredStep`."""
         proposals = self.network(list(self.images), self.text, all_layers=True)
         return list(zip(proposals.class_logits, proposals.mask_logits, strict=True))
 
     def match(self, layer: Any, targets: list[Targets], draw: Draw) -> list[Match]:
-        """See `Step`."""
+        """See `MeasuredStep`."""
         logits, masks = layer
         return self.criterion.match(logits, masks, targets)
 
     def compare(
         self, layer: Any, targets: list[Targets], found: list[Match], totals: Totals, draw: Draw
     ) -> Losses:
-        """See `Step`."""
+        """See `MeasuredStep`."""
         logits, masks = layer
         return self.criterion.compare(logits, masks, targets, found, totals)
 
@@ -216,7 +216,7 @@ class Clock:
         self._last = now
 
 
-def kept_for_backward(step: Step) -> float:
+def kept_for_backward(step: MeasuredStep) -> float:
     """Return the MiB of activations that a forward pass keeps, parameters not counted."""
     parameters = {p.untyped_storage().data_ptr() for p in step.network.parameters()}
     seen: dict[int, int] = {}
@@ -299,7 +299,7 @@ def _label_map(seed: int) -> Tensor:
     return torch.from_numpy(classes[cells].repeat(SIDE // 10, 0).repeat(SIDE // 10, 1))
 
 
-def split(step: Step, repeats: int, workers: int) -> dict[str, Any]:
+def split(step: MeasuredStep, repeats: int, workers: int) -> dict[str, Any]:
     """Return the seconds and shares of the parts of a step, the best of some."""
     images = len(step.images)
     with loading(workers, repeats + 1, images) as batches:

@@ -17,7 +17,7 @@ from PIL import Image
 from openvocab.datasets import ALIASES, CATALOG, resolve
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import (
-    Prediction,
+    PredictedClass,
     dataset_dicts,
     dataset_metadata,
     flatten,
@@ -230,7 +230,7 @@ def test_a_missing_checkpoint(tmp_path):
 
 
 def predictions_of(name, labels):
-    return [Prediction(name, label, code) for label, code in encode_labels(labels).items()]
+    return [PredictedClass(name, label, code) for label, code in encode_labels(labels).items()]
 
 
 def test_predictions_are_read_back(tmp_path):

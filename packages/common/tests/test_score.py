@@ -19,7 +19,7 @@ from openvocab.datasets.predictions import open_predictions
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import RESULT_FILE
-from openvocab.formats.detectron2 import Prediction, write_predictions
+from openvocab.formats.detectron2 import PredictedClass, write_predictions
 from openvocab.formats.run_length import encode_labels
 from openvocab.metrics.scores import ConfusionMatrix
 from openvocab.score import main
@@ -63,7 +63,9 @@ def as_json(path: Path, predictions, root: Path, ids=None) -> None:
     write_predictions(
         path,
         (
-            Prediction(f"/elsewhere/coco/val2017/{stem}.jpg", ids[label] if ids else label, code)
+            PredictedClass(
+                f"/elsewhere/coco/val2017/{stem}.jpg", ids[label] if ids else label, code
+            )
             for stem, labels in predictions.items()
             for label, code in encode_labels(labels).items()
         ),
@@ -248,7 +250,7 @@ def namesakes(tmp_path, make_image, make_labels) -> list[str]:
 
 def perfect(path: Path, names: dict[str, int]) -> Path:
     code = encode_labels(np.zeros((8, 9), np.int32))[0]
-    write_predictions(path, (Prediction(name, label, code) for name, label in names.items()))
+    write_predictions(path, (PredictedClass(name, label, code) for name, label in names.items()))
     return path
 
 

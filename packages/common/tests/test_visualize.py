@@ -12,7 +12,7 @@ from openvocab.datasets import resolve
 from openvocab.datasets.coco_stuff import category_ids
 from openvocab.datasets.predictions import open_predictions
 from openvocab.errors import InputError
-from openvocab.formats.detectron2 import Prediction, write_predictions
+from openvocab.formats.detectron2 import PredictedClass, write_predictions
 from openvocab.formats.run_length import encode_labels
 from openvocab.visualize import draw, main
 
@@ -34,7 +34,7 @@ def predictions_file(path: Path, root: Path, ids) -> Path:
     write_predictions(
         path,
         (
-            Prediction(str(sample.image), ids[label], code)
+            PredictedClass(str(sample.image), ids[label], code)
             for sample in data.samples
             for label, code in encode_labels(data.read_label(sample)).items()
         ),

@@ -9,9 +9,9 @@ import torch
 from openvocab.training.losses import Targets, targets_of, totals_of
 from ovseg.criterion import OVSegCriterion
 from ovseg.model import OVSeg, Proposals
-from ovseg.train_config import CriterionConfig
+from ovseg.train_config import OVSegCriterionConfig
 
-CRITERION = OVSegCriterion(CriterionConfig())
+CRITERION = OVSegCriterion(OVSegCriterionConfig())
 
 
 def _layers(recorded) -> list[str]:

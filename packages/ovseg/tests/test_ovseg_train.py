@@ -23,7 +23,7 @@ from ovseg.config import ResNetConfig
 from ovseg.model import OVSeg
 from ovseg.task import OVSegTask, make_optimizer
 from ovseg.train import main
-from ovseg.train_config import OptimizerConfig, OVSegTrainConfig
+from ovseg.train_config import OVSegOptimizerConfig, OVSegTrainConfig
 from ovseg.weights import load_ovseg, save_model
 
 
@@ -175,7 +175,7 @@ def test_a_resnet_learns_and_its_batch_norms_stay(tiny) -> None:
     labels[:, 8:40, 8:40], labels[:, 40:, 20:] = 0, 1
     images = torch.randint(0, 99, (2, 3, 64, 64)) + 60 * (labels[:, None] == 0)
     batch = {"images": images.to(torch.uint8), "labels": labels, "ids": ["a", "b"], "seeds": [0, 1]}
-    training = OVSegTrainConfig(optimizer=OptimizerConfig(2e-3, 1e-4, 0.1))
+    training = OVSegTrainConfig(optimizer=OVSegOptimizerConfig(2e-3, 1e-4, 0.1))
     vocabulary = Vocabulary(tuple(tiny.class_names()))
     task = OVSegTask(model, training, SimpleNamespace(samples=[], vocabulary=vocabulary))
     task.begin(torch.device("cpu"))
@@ -197,7 +197,7 @@ def test_a_resnet_learns_and_its_batch_norms_stay(tiny) -> None:
 
 def test_groups_follow_the_published_rules(golden) -> None:
     model = OVSeg(golden.configs()[0])
-    optimizer = make_optimizer(model, OptimizerConfig(1e-3, 0.01, 0.1))
+    optimizer = make_optimizer(model, OVSegOptimizerConfig(1e-3, 0.01, 0.1))
     rules = {name: group for group in optimizer.param_groups for name in group["names"]}
     assert "clip_adapter.non_object_embedding" in rules
     for name, group in rules.items():

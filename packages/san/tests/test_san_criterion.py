@@ -15,7 +15,7 @@ from san._convert import official_name
 from san.criterion import SANCriterion
 from san.model import SAN, SANPrediction
 from san.task import make_optimizer
-from san.train_config import CriterionConfig, OptimizerConfig
+from san.train_config import SANCriterionConfig, SANOptimizerConfig
 
 
 class RecordedDraws:
@@ -60,7 +60,7 @@ def _predictions(recorded: dict[str, Tensor]) -> list[SANPrediction]:
 
 
 def _criterion(recorded: dict[str, Tensor]) -> SANCriterion:
-    return SANCriterion(CriterionConfig(points=_points(recorded)))
+    return SANCriterion(SANCriterionConfig(points=_points(recorded)))
 
 
 def test_targets_equal_the_recorded(recording) -> None:
@@ -123,7 +123,7 @@ def test_gradients_equal_the_recorded_step(recording) -> None:
     recorded, arrays = recording.load("train_criterion"), recording.load("train_step")
     expected = json.loads((recording.path / "train_step.json").read_text())
     network = recording.network()
-    optimizer = make_optimizer(network, OptimizerConfig())
+    optimizer = make_optimizer(network, SANOptimizerConfig())
     losses = _training_losses(network, recording, recorded)
     for name, value in expected["losses"].items():
         assert losses[name].item() == pytest.approx(value, rel=1e-4), name
@@ -159,7 +159,7 @@ def test_gradients_equal_the_recorded_step(recording) -> None:
 
 def test_frozen_parts_of_clip_get_no_gradient(recording) -> None:
     network = recording.network()
-    make_optimizer(network, OptimizerConfig())
+    make_optimizer(network, SANOptimizerConfig())
     recorded = recording.load("train_criterion")
     sum(_training_losses(network, recording, recorded).values()).backward()
     trained = network.trainable_parameters()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from car.config import NamedConfig
-from car.options import Settings, add_model_arguments, load_segmenter, read_settings
+from car.options import CaRSettings, add_model_arguments, load_segmenter, read_settings
 from car.referring import RESULT_FILE as REFERRING_FILE
 from car.referring import evaluate_referring
 from openvocab.cli import CommandParser, run
@@ -101,7 +101,7 @@ class RenamedSet:
         return self.data.read_label(sample)
 
 
-def _evaluate_semantic(args: argparse.Namespace, settings: Settings) -> None:
+def _evaluate_semantic(args: argparse.Namespace, settings: CaRSettings) -> None:
     if settings.car.mode != "semantic":
         raise InputError(
             f"mode is {settings.car.mode!r}, but {args.dataset or args.images} has class labels; "
@@ -157,7 +157,7 @@ def _sentence(summary: dict[str, Any]) -> str:
     return f"{both}. The original reports {which}; it {number} for this configuration."
 
 
-def _evaluate_referring(args: argparse.Namespace, settings: Settings) -> None:
+def _evaluate_referring(args: argparse.Namespace, settings: CaRSettings) -> None:
     if settings.car.mode != "refer":
         raise InputError(f"{args.dataset} needs --mode refer")
     split = args.split or "val"
@@ -186,7 +186,7 @@ def _evaluate_referring(args: argparse.Namespace, settings: Settings) -> None:
         print(f"written to {args.output / REFERRING_FILE}")
 
 
-def _take_over(args: argparse.Namespace, settings: Settings) -> None:
+def _take_over(args: argparse.Namespace, settings: CaRSettings) -> None:
     """Put what a file or a published configuration chooses into the arguments."""
     if args.output_path is not None:
         args.output = args.output_path

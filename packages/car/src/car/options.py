@@ -19,7 +19,7 @@ _LISTS = ("visual_prompt_type", "stuff_visual_prompt_type", "bg_cls")
 
 
 @dataclass(frozen=True)
-class Settings:
+class CaRSettings:
     """What arguments and files say together.
 
     Attributes:
@@ -59,7 +59,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, CaRConfig)
 
 
-def read_settings(args: argparse.Namespace) -> Settings:
+def read_settings(args: argparse.Namespace) -> CaRSettings:
     """Combine flags over a file or a published configuration over the defaults.
 
     Args:
@@ -85,7 +85,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     if args.like_original:
         values |= {"faithful": True, "max_side": None}
     values |= _flags(args)
-    return Settings(load_config(CaRConfig, overrides=values), named, original)
+    return CaRSettings(load_config(CaRConfig, overrides=values), named, original)
 
 
 def load_segmenter(args: argparse.Namespace, config: CaRConfig) -> CaRSegmenter:

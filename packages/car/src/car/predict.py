@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from car.method import METHOD
-from car.options import Settings, add_model_arguments, load_segmenter, read_settings
+from car.options import CaRSettings, add_model_arguments, load_segmenter, read_settings
 from openvocab.cli import CommandParser, run
 from openvocab.computation import choose_device
 from openvocab.errors import InputError
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_prediction(args, load, METHOD.explain)
 
 
-def _take_over(args: argparse.Namespace, settings: Settings) -> None:
+def _take_over(args: argparse.Namespace, settings: CaRSettings) -> None:
     """Put image and names of a file into the arguments, where these have none."""
     if args.output_path is not None:
         args.output = args.output_path

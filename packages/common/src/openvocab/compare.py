@@ -37,7 +37,7 @@ from openvocab.score import score_images
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Two results on the same images.
 
     Args:
@@ -95,7 +95,7 @@ class Evaluation:
         return cls(folder, result, {record.id: record for record in records})
 
 
-def compare(first: Path, second: Path, data: SampleSet | None = None) -> Comparison:
+def compare(first: Path, second: Path, data: SampleSet | None = None) -> PairedComparison:
     """Compare the results in two output folders image by image.
 
     Args:
@@ -121,7 +121,7 @@ def _evaluation(folder: Path, data: SampleSet | None) -> Evaluation:
     return Evaluation.read(folder)
 
 
-def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
+def compare_evaluations(first: Evaluation, second: Evaluation) -> PairedComparison:
     """Compare two evaluations image by image.
 
     Raises:
@@ -140,7 +140,7 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         )
         for convention in CONVENTIONS
     }
-    return Comparison(left, right, tuple(diff_cards(left.card, right.card)), paired)
+    return PairedComparison(left, right, tuple(diff_cards(left.card, right.card)), paired)
 
 
 def compare_every_two(
@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print_two(found: Comparison) -> None:
+def _print_two(found: PairedComparison) -> None:
     print("\n".join(found.differences) or "the protocols are the same")
     print(f"{found.first.images}; the difference is first - second")
     print(f"{'convention':<18}{'first':>8}{'second':>8}{'difference':>12}{'95 % interval':>20}")

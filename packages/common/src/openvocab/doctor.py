@@ -23,7 +23,7 @@ from openvocab.datasets.diagnosis import Finding, diagnose, prepare_command
 from openvocab.datasets.inspection import TreeInspection, inspect_set
 from openvocab.datasets.labelled_set import LabelledSet, data_root_of
 from openvocab.datasets.preparation import default_workers
-from openvocab.datasets.resolver import Request, find_layouts, load_layout, parse_name
+from openvocab.datasets.resolver import DataRequest, find_layouts, load_layout, parse_name
 from openvocab.drawing.overlay import draw_overlay, side_by_side
 from openvocab.errors import InputError
 from openvocab.files import atomic_path, write_text
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(report["wrong"] for report in reports))
 
 
-def examine(request: Request, root: Path, args: argparse.Namespace) -> dict[str, Any]:
+def examine(request: DataRequest, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Look at one set, print what was found, and return it for the report."""
     name, split = request.spec.name, request.split
     layouts = find_layouts(request, root)

@@ -23,13 +23,13 @@ from openvocab.training.losses import (
 )
 from openvocab.training.matching import Match, assign, class_cost, dice_cost, focal_cost
 from ovseg.model import Proposals
-from ovseg.train_config import CriterionConfig
+from ovseg.train_config import OVSegCriterionConfig
 
 
 class OVSegCriterion:
     """The weighted losses of all decoder layers."""
 
-    def __init__(self, config: CriterionConfig, no_object_weight: float = 0.1) -> None:
+    def __init__(self, config: OVSegCriterionConfig, no_object_weight: float = 0.1) -> None:
         self.config = config
         self.no_object_weight = no_object_weight
 

@@ -24,7 +24,7 @@ from ovseg.mask_clip import LOGIT_SCALE, CLIPAdapter
 from ovseg.pixel_decoder import PixelDecoder
 from ovseg.resnet import ResNet
 from ovseg.swin import SwinTransformer
-from ovseg.transformer_decoder import Predictions, TransformerPredictor
+from ovseg.transformer_decoder import MaskPredictions, TransformerPredictor
 
 
 class Proposals(NamedTuple):
@@ -64,9 +64,9 @@ class MaskFormerHead(nn.Module):
             embed_layers=config.embed_layers,
         )
 
-    def forward(self, features: Sequence[Tensor], *, all_layers: bool = False) -> Predictions:
+    def forward(self, features: Sequence[Tensor], *, all_layers: bool = False) -> MaskPredictions:
         """Predict from the backbone's `[res2, ..., res5]`."""
-        predictions: Predictions = self.predictor(
+        predictions: MaskPredictions = self.predictor(
             features[-1], self.pixel_decoder(features), all_layers=all_layers
         )
         return predictions

@@ -23,9 +23,9 @@ class PixelDecoder(nn.Module):
         super().__init__()
         self.levels = len(channels)
         for index, incoming in enumerate(channels[:-1], start=1):  # res2, res3, res4
-            self.add_module(f"adapter_{index}", NormedConv(incoming, convs_dim, 1, relu=False))
-            self.add_module(f"layer_{index}", NormedConv(convs_dim, convs_dim, 3, relu=True))
-        top = NormedConv(channels[-1], convs_dim, 3, relu=True)
+            self.add_module(f"adapter_{index}", GroupNormConv(incoming, convs_dim, 1, relu=False))
+            self.add_module(f"layer_{index}", GroupNormConv(convs_dim, convs_dim, 3, relu=True))
+        top = GroupNormConv(channels[-1], convs_dim, 3, relu=True)
         self.add_module(f"layer_{self.levels}", top)
         self.mask_features = nn.Conv2d(convs_dim, mask_dim, 3, padding=1)
         _xavier(self.mask_features)
@@ -41,7 +41,7 @@ class PixelDecoder(nn.Module):
         return out
 
 
-class NormedConv(nn.Conv2d):
+class GroupNormConv(nn.Conv2d):
     """A convolution without bias, GroupNorm as its child `norm`, and a ReLU if asked for."""
 
     def __init__(self, incoming: int, outgoing: int, kernel: int, *, relu: bool) -> None:

@@ -62,9 +62,9 @@ class Stem(nn.Module):
 
     def __init__(self, outgoing: int, hidden: int) -> None:
         super().__init__()
-        self.conv1 = NormedConv(3, hidden, 3, stride=2)
-        self.conv2 = NormedConv(hidden, hidden, 3)
-        self.conv3 = NormedConv(hidden, outgoing, 3)
+        self.conv1 = FrozenNormConv(3, hidden, 3, stride=2)
+        self.conv2 = FrozenNormConv(hidden, hidden, 3)
+        self.conv3 = FrozenNormConv(hidden, outgoing, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) to (B, C, H/4, W/4)."""
@@ -80,11 +80,11 @@ class Bottleneck(nn.Module):
     def __init__(self, incoming: int, outgoing: int, *, stride: int, dilation: int) -> None:
         super().__init__()
         hidden = outgoing // 4
-        self.conv1 = NormedConv(incoming, hidden, 1)
-        self.conv2 = NormedConv(hidden, hidden, 3, stride=stride, dilation=dilation)
-        self.conv3 = NormedConv(hidden, outgoing, 1)
+        self.conv1 = FrozenNormConv(incoming, hidden, 1)
+        self.conv2 = FrozenNormConv(hidden, hidden, 3, stride=stride, dilation=dilation)
+        self.conv3 = FrozenNormConv(hidden, outgoing, 1)
         changes = incoming != outgoing
-        self.shortcut = NormedConv(incoming, outgoing, 1, stride=stride) if changes else None
+        self.shortcut = FrozenNormConv(incoming, outgoing, 1, stride=stride) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C', h / stride, w / stride)."""
@@ -94,7 +94,7 @@ class Bottleneck(nn.Module):
         return F.relu(self.conv3(y) + residual)
 
 
-class NormedConv(nn.Conv2d):
+class FrozenNormConv(nn.Conv2d):
     """A convolution without bias whose frozen batch norm is its child `norm`."""
 
     def __init__(

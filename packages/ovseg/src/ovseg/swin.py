@@ -29,7 +29,7 @@ class SwinTransformer(nn.Module):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.channels = config.channels
-        self.patch_embed = PatchEmbed(config.embed_dim)
+        self.patch_embed = SwinPatchEmbed(config.embed_dim)
         blocks = sum(config.depths)
         rates = [config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)]
         last = len(config.depths) - 1
@@ -39,7 +39,7 @@ class SwinTransformer(nn.Module):
         ):
             start = sum(config.depths[:index])
             self.layers.append(
-                Stage(
+                SwinStage(
                     dim=dim,
                     heads=heads,
                     window=config.window,
@@ -69,7 +69,7 @@ class SwinTransformer(nn.Module):
         return features
 
 
-class PatchEmbed(nn.Module):
+class SwinPatchEmbed(nn.Module):
     """Cut the image into 4 x 4 patches and embed each."""
 
     def __init__(self, dim: int, patch: int = 4) -> None:
@@ -86,7 +86,7 @@ class PatchEmbed(nn.Module):
         return x
 
 
-class Stage(nn.Module):
+class SwinStage(nn.Module):
     """Blocks at one resolution, then a 2 x 2 merge (except after the last stage)."""
 
     def __init__(
@@ -126,7 +126,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(dim=dim, heads=heads, window=window)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, 4 * dim)
+        self.mlp = SwinMLP(dim, 4 * dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape; `mask` (windows, N, N) is used when shifted."""
@@ -202,7 +202,7 @@ class PatchMerging(nn.Module):
         return merged
 
 
-class MLP(nn.Module):
+class SwinMLP(nn.Module):
     """Two linears with an exact GELU between."""
 
     def __init__(self, dim: int, hidden: int) -> None:

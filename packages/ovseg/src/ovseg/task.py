@@ -33,7 +33,7 @@ from ovseg.config import InferenceConfig, OVSegConfig, load_published
 from ovseg.criterion import OVSegCriterion
 from ovseg.model import ClassWeights, OVSeg
 from ovseg.segmenter import OVSegSegmenter
-from ovseg.train_config import OptimizerConfig, OVSegTrainConfig
+from ovseg.train_config import OVSegOptimizerConfig, OVSegTrainConfig
 from ovseg.weights import (
     find_checkpoint,
     load_model,
@@ -59,7 +59,7 @@ def mark_trainable(model: OVSeg) -> dict[str, nn.Parameter]:
     return trained
 
 
-def make_optimizer(model: OVSeg, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(model: OVSeg, config: OVSegOptimizerConfig) -> torch.optim.AdamW:
     """Group what is trained by learning rate and weight decay."""
 
     def rate(name: str) -> float:

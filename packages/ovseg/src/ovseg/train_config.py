@@ -19,7 +19,7 @@ Duplicates = Literal["negative", "ignore"]
 
 
 @dataclass(frozen=True)
-class CriterionConfig:
+class OVSegCriterionConfig:
     """Weights of the losses, which are also those of the matching costs.
 
     Attributes:
@@ -34,7 +34,7 @@ class CriterionConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OVSegOptimizerConfig:
     """AdamW as published.
 
     Attributes:
@@ -64,8 +64,8 @@ class OVSegTrainConfig(SegmentationTrainConfig):
     transform: TransformConfig = field(
         default_factory=lambda: TransformConfig(min_sizes=tuple(range(320, 1281, 64)))
     )
-    criterion: CriterionConfig = field(default_factory=CriterionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    criterion: OVSegCriterionConfig = field(default_factory=OVSegCriterionConfig)
+    optimizer: OVSegOptimizerConfig = field(default_factory=OVSegOptimizerConfig)
     schedule: PolySchedule = field(default_factory=lambda: PolySchedule(120000, warmup_steps=1500))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Predictions(NamedTuple):
+class MaskPredictions(NamedTuple):
     """What the decoder says about each query after each of its L layers, last layer last."""
 
     hidden: Tensor
@@ -50,19 +50,19 @@ class TransformerPredictor(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
-        self.transformer = Transformer(
+        self.transformer = MaskTransformer(
             dim=hidden_dim, heads=heads, feedforward=feedforward, layers=layers, dropout=dropout
         )
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.input_proj = _input_projection(in_channels, hidden_dim)
-        self.mask_embed = MLP([hidden_dim] * 3 + [mask_dim])
-        self.class_embed = MLP(
+        self.mask_embed = EmbeddingMLP([hidden_dim] * 3 + [mask_dim])
+        self.class_embed = EmbeddingMLP(
             [hidden_dim] + [embed_hidden_dim] * (embed_layers - 1) + [embedding_dim]
         )
 
     def forward(
         self, features: Tensor, mask_features: Tensor, *, all_layers: bool = False
-    ) -> Predictions:
+    ) -> MaskPredictions:
         """Predict masks and embeddings.
 
         Args:
@@ -79,10 +79,10 @@ class TransformerPredictor(nn.Module):
             all_layers=all_layers,
         )  # (L, B, Q, hidden)
         masks = torch.einsum("lbqc,bchw->lbqhw", self.mask_embed(hidden), mask_features)
-        return Predictions(hidden, self.class_embed(hidden), masks)
+        return MaskPredictions(hidden, self.class_embed(hidden), masks)
 
 
-class Transformer(nn.Module):
+class MaskTransformer(nn.Module):
     """A stack of decoder layers without an encoder: the memory is the projected backbone output."""
 
     def __init__(
@@ -150,7 +150,7 @@ class DecoderLayer(nn.Module):
         return out
 
 
-class MLP(nn.Module):
+class EmbeddingMLP(nn.Module):
     """Linear layers of the given widths with ReLU between them."""
 
     def __init__(self, widths: Sequence[int]) -> None:

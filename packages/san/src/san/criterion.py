@@ -25,13 +25,13 @@ from openvocab.training.losses import (
 )
 from openvocab.training.matching import Match, assign, class_cost, cross_entropy_cost, dice_cost
 from san.model import SANPrediction
-from san.train_config import CriterionConfig
+from san.train_config import SANCriterionConfig
 
 
 class SANCriterion:
     """The weighted losses of all supervised layers."""
 
-    def __init__(self, config: CriterionConfig, no_object_weight: float = 0.1) -> None:
+    def __init__(self, config: SANCriterionConfig, no_object_weight: float = 0.1) -> None:
         self.config = config
         self.no_object_weight = no_object_weight
 

@@ -28,7 +28,7 @@ from san.config import ARCHITECTURES, SANConfig, from_detectron2
 from san.criterion import SANCriterion
 from san.model import SAN
 from san.segmenter import SANSegmenter
-from san.train_config import OptimizerConfig, SANTrainConfig
+from san.train_config import SANOptimizerConfig, SANTrainConfig
 from san.weights import (
     find_checkpoint,
     load_network,
@@ -47,7 +47,7 @@ _UNDECAYED = (
 )
 
 
-def make_optimizer(network: SAN, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(network: SAN, config: SANOptimizerConfig) -> torch.optim.AdamW:
     """Freeze what SAN does not train, and group the rest by learning rate and weight decay.
 
     The norms of the fusion layers are decayed: in the original they are a class of its own, which

@@ -11,7 +11,7 @@ from openvocab.training.settings import RunConfig, SegmentationTrainConfig
 
 
 @dataclass(frozen=True)
-class CriterionConfig:
+class SANCriterionConfig:
     """Weights of the losses, which are also those of the matching costs, and the points.
 
     Attributes:
@@ -32,7 +32,7 @@ class CriterionConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class SANOptimizerConfig:
     """AdamW as published.
 
     Attributes:
@@ -59,6 +59,6 @@ class SANTrainConfig(SegmentationTrainConfig):
 
     variant: str = "san_vit_b_16"
     clip: str = "ViT-B-16:openai"
-    criterion: CriterionConfig = field(default_factory=CriterionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    criterion: SANCriterionConfig = field(default_factory=SANCriterionConfig)
+    optimizer: SANOptimizerConfig = field(default_factory=SANOptimizerConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(precision="fp16"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from openvocab.datasets.archives import Source
 from openvocab.datasets.label_files import read_stored
-from openvocab.datasets.preparation import Task, Tree
+from openvocab.datasets.preparation import LabelMapTask, Tree
 from openvocab.datasets.spec import VOID_8_BIT, DatasetSpec, Layout
 from openvocab.vocabulary import Vocabulary
 
@@ -55,7 +55,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
         images = source.path(f"{FOLDER}/images/{word}")
         folder = output / FOLDER / "annotations_detectron2" / word
         tasks = [
-            Task(
+            LabelMapTask(
                 folder / path.name,
                 read_stored,
                 (path,),

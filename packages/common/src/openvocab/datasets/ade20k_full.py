@@ -15,7 +15,7 @@ from PIL import Image
 
 from openvocab.datasets.archives import Source
 from openvocab.datasets.label_files import decode_ids, read_coded
-from openvocab.datasets.preparation import IntArray, Task, Tree, table_of
+from openvocab.datasets.preparation import IntArray, LabelMapTask, Tree, table_of
 from openvocab.datasets.spec import VOID_16_BIT, DatasetSpec, Layout, read_data
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
@@ -68,7 +68,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
             labels = image.with_name(f"{stem}_seg.png")
             target = folder / f"{stem}.tif"
             arguments = (labels, image, images / name)
-            tasks.append(Task(target, read_shrunk, arguments, table, beyond=VOID_16_BIT))
+            tasks.append(LabelMapTask(target, read_shrunk, arguments, table, beyond=VOID_16_BIT))
         yield Tree(folder, ADE20K_847.name, split, vocabulary, tasks)
 
 

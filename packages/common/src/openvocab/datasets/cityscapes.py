@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openvocab.datasets.archives import Source
 from openvocab.datasets.label_files import read_stored
-from openvocab.datasets.preparation import Task, Tree, table_of
+from openvocab.datasets.preparation import LabelMapTask, Tree, table_of
 from openvocab.datasets.spec import PLAIN, VOID_8_BIT, DatasetSpec, Layout
 from openvocab.vocabulary import Vocabulary
 
@@ -60,7 +60,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
             stem = path.relative_to(labels).as_posix().removesuffix(_IDS)
             image = output / "cityscapes/leftImg8bit" / split / f"{stem}{_IMAGE}"
             tasks.append(
-                Task(
+                LabelMapTask(
                     folder / f"{stem}{_TRAIN_IDS}",
                     read_stored,
                     (path,),

@@ -14,7 +14,7 @@ from pathlib import Path
 from openvocab.datasets.archives import Source
 from openvocab.datasets.coco_stuff import category_ids, coco_images, pixel_maps
 from openvocab.datasets.label_files import read_stored
-from openvocab.datasets.preparation import Task, Tree, table_of
+from openvocab.datasets.preparation import LabelMapTask, Tree, table_of
 from openvocab.datasets.spec import VOID_8_BIT, YEAR_2017, DatasetSpec, Layout
 from openvocab.vocabulary import Vocabulary
 
@@ -62,7 +62,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
         labels, images = pixel_maps(source, word), coco_images(source, word)
         folder = output / "coco_object/annotations" / word
         tasks = [
-            Task(
+            LabelMapTask(
                 folder / f"{path.stem}{_END}",
                 read_stored,
                 (path,),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openvocab.datasets.archives import Source
 from openvocab.datasets.label_files import read_stored
-from openvocab.datasets.preparation import Task, Tree, table_of
+from openvocab.datasets.preparation import LabelMapTask, Tree, table_of
 from openvocab.datasets.spec import VOID_8_BIT, YEAR_2017, DatasetSpec, Layout, read_data
 from openvocab.vocabulary import Vocabulary
 
@@ -63,7 +63,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
         labels, images = pixel_maps(source, word), coco_images(source, word)
         folder = output / "coco/stuffthingmaps_detectron2" / word
         tasks = [
-            Task(
+            LabelMapTask(
                 folder / path.name,
                 read_stored,
                 (path,),

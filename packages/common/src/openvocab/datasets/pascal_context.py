@@ -20,7 +20,7 @@ from openvocab.datasets.pascal_context_masks import (
     numbers_of,
     readers,
 )
-from openvocab.datasets.preparation import IntArray, Task, Tree, table_of
+from openvocab.datasets.preparation import IntArray, LabelMapTask, Tree, table_of
 from openvocab.datasets.spec import PLAIN, VOID_8_BIT, DatasetSpec, Layout
 from openvocab.vocabulary import BACKGROUND_NAME, Background, Vocabulary
 
@@ -132,9 +132,9 @@ def label_table(vocabulary: Vocabulary, other: int, first: int) -> IntArray:
 
 def _tasks(
     source: Source, split: str, route: str, folder: Path, images: Path, table: IntArray
-) -> list[Task]:
+) -> list[LabelMapTask]:
     return [
-        Task(
+        LabelMapTask(
             folder / f"{stem}.png",
             read,
             arguments,

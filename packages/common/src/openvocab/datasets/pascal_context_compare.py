@@ -25,7 +25,7 @@ _BASE = 256
 
 
 @dataclass
-class Disagreement:
+class RouteDifferences:
     """Counts of two routes.
 
     Args:
@@ -85,7 +85,7 @@ def compare(source: Source, split: str, routes: Sequence[str]) -> str:
         for route in routes
     }
     common = sorted(set.intersection(*(set(plan) for plan in plans.values())))
-    found = [Disagreement(pair) for pair in combinations(plans, 2)]
+    found = [RouteDifferences(pair) for pair in combinations(plans, 2)]
     for stem in common:
         maps = {
             route: look_up(plan[stem][0](*plan[stem][1]), table, VOID_8_BIT, stem)

@@ -14,7 +14,7 @@ import numpy as np
 
 from openvocab.datasets.archives import Source
 from openvocab.datasets.pascal_context_masks import image_of, readers
-from openvocab.datasets.preparation import Task, Tree
+from openvocab.datasets.preparation import LabelMapTask, Tree
 from openvocab.datasets.spec import PLAIN, VOID_16_BIT, DatasetSpec, Layout
 from openvocab.vocabulary import Vocabulary
 
@@ -79,7 +79,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
         folder = output / "VOCdevkit" / _OVSEG.fill(_OVSEG.labels, split)
         images = output / "VOCdevkit" / _OVSEG.images
         tasks = [
-            Task(
+            LabelMapTask(
                 folder / f"{stem}.tif",
                 read,
                 arguments,

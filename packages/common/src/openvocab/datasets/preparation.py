@@ -38,7 +38,7 @@ _FEW = 64  # tasks for which starting processes costs more than it saves
 
 
 @dataclass(frozen=True)
-class Task:
+class LabelMapTask:
     """One image of a tree.
 
     Args:
@@ -78,7 +78,7 @@ class Tree:
     name: str
     split: str
     vocabulary: Vocabulary
-    tasks: Sequence[Task]
+    tasks: Sequence[LabelMapTask]
     route: str = ""
     lists: Mapping[Path, str] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
-def run_task(task: Task, placing: Placing = "link") -> Outcome:
+def run_task(task: LabelMapTask, placing: Placing = "link") -> Outcome:
     """Make one label map and place its image.
 
     Raises:

@@ -20,7 +20,7 @@ from openvocab.vocabulary import Vocabulary
 _SHOWN = 5  # names in a message
 
 
-class Request(NamedTuple):
+class DataRequest(NamedTuple):
     """What a name such as "ade20k-150:train@mmseg" or "ade20k_sem_seg_val" asks for.
 
     Args:
@@ -62,7 +62,7 @@ def resolve(name: str, data_root: str | Path | None = None) -> LabelledSet:
     return load_layout(request, *found[0])
 
 
-def parse_name(name: str) -> Request:
+def parse_name(name: str) -> DataRequest:
     """Return what a name asks for.
 
     Raises:
@@ -88,10 +88,10 @@ def parse_name(name: str) -> Request:
             f"{key} has no layout {layout!r}; known are {', '.join(dict.fromkeys(layouts))}."
         )
     extra = known or {}
-    return Request(spec, split, layout or None, extra.get("layout"), extra.get("vocabulary"))
+    return DataRequest(spec, split, layout or None, extra.get("layout"), extra.get("vocabulary"))
 
 
-def find_layouts(request: Request, data_root: Path) -> list[tuple[Layout, Path]]:
+def find_layouts(request: DataRequest, data_root: Path) -> list[tuple[Layout, Path]]:
     """Return the layouts of which both folders are there, the preferred one first."""
     candidates = [
         (layout, data_root / below)
@@ -103,7 +103,7 @@ def find_layouts(request: Request, data_root: Path) -> list[tuple[Layout, Path]]
     return [pair for pair in candidates if _is_there(*pair, request.split)]
 
 
-def load_layout(request: Request, layout: Layout, root: Path) -> LabelledSet:
+def load_layout(request: DataRequest, layout: Layout, root: Path) -> LabelledSet:
     """Pair the files of a layout by name, and warn of what has no partner.
 
     Raises:
@@ -180,7 +180,7 @@ def _sentence(names: Iterable[str], what: str) -> list[str]:
     return [f"{len(ordered)} {what} and are left out: {', '.join(ordered[:_SHOWN])}{more}"]
 
 
-def _not_found(request: Request, root: Path) -> str:
+def _not_found(request: DataRequest, root: Path) -> str:
     spec, split = request.spec, request.split
     looked = [
         f"{below}{layout.fill(layout.labels, split)} ({layout.name})"

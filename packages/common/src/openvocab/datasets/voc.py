@@ -11,7 +11,7 @@ from pathlib import Path
 
 from openvocab.datasets.archives import Source
 from openvocab.datasets.label_files import read_stored
-from openvocab.datasets.preparation import IntArray, Task, Tree, table_of
+from openvocab.datasets.preparation import IntArray, LabelMapTask, Tree, table_of
 from openvocab.datasets.spec import PLAIN, VOID_8_BIT, DatasetSpec, Layout, read_list
 from openvocab.vocabulary import Background, Vocabulary
 
@@ -158,7 +158,7 @@ def _tasks(
     *,
     skip_void: bool = False,
     images: Path | None = None,
-) -> list[Task]:
+) -> list[LabelMapTask]:
     base = source.path(*_FOLDERS)
     names = read_list(source.path(*_lists(split)))
     # The augmented masks (SBD) hold the official ones, too; a plain VOC has only those.
@@ -168,7 +168,7 @@ def _tasks(
     labels = labels or base / "SegmentationClass"
     target = images or output / "VOCdevkit/VOC2012/JPEGImages"
     return [
-        Task(
+        LabelMapTask(
             folder / f"{name}.png",
             read_stored,
             (labels / f"{name}.png",),

@@ -23,7 +23,7 @@ from openvocab.evaluation.data_arguments import add_data_arguments, sample_set
 from openvocab.evaluation.log import EvaluationLog, ImageRecord
 from openvocab.evaluation.protocol import ProtocolCard, metric_names, protocol_card
 from openvocab.evaluation.results import Result
-from openvocab.formats.detectron2 import Prediction, write_predictions
+from openvocab.formats.detectron2 import PredictedClass, write_predictions
 from openvocab.formats.run_length import encode_labels
 from openvocab.image import read_image, read_label_map
 from openvocab.metrics.bootstrap import bootstrap_interval
@@ -268,7 +268,7 @@ def _write_predictions(
     write_predictions(
         path,
         (
-            Prediction(str(sample.image), label, code)
+            PredictedClass(str(sample.image), label, code)
             for sample in samples
             for label, code in (records[sample.id].segments or {}).items()
         ),

@@ -178,7 +178,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 # --- predictions --------------------------------------------------------------------------------
 
 
-class Prediction(NamedTuple):
+class PredictedClass(NamedTuple):
     """One class in one image of a `sem_seg_predictions.json`.
 
     Args:
@@ -192,7 +192,7 @@ class Prediction(NamedTuple):
     segmentation: Mapping[str, Any]
 
 
-def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
+def write_predictions(path: str | Path, predictions: Iterable[PredictedClass]) -> None:
     """Write a `sem_seg_predictions.json`, atomically and one by one."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         separator = "["
@@ -202,21 +202,21 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> No
         file.write("]\n" if separator != "[" else "[]\n")
 
 
-def read_predictions(path: str | Path) -> dict[str, list[Prediction]]:
+def read_predictions(path: str | Path) -> dict[str, list[PredictedClass]]:
     """Read a `sem_seg_predictions.json`, grouped by file name in the order of the file.
 
     Raises:
         InputError: the file is missing or holds something else.
     """
     content = read_json_file(path, "predictions, a sem_seg_predictions.json")
-    grouped: dict[str, list[Prediction]] = {}
+    grouped: dict[str, list[PredictedClass]] = {}
     for number, entry in enumerate(content if isinstance(content, list) else [content]):
-        if not isinstance(entry, dict) or not set(Prediction._fields) <= entry.keys():
+        if not isinstance(entry, dict) or not set(PredictedClass._fields) <= entry.keys():
             raise InputError(
-                f"Entry {number} of {path} has no {', '.join(Prediction._fields)}; expected "
+                f"Entry {number} of {path} has no {', '.join(PredictedClass._fields)}; expected "
                 f"detectron2's sem_seg_predictions.json."
             )
-        prediction = Prediction(*(entry[field] for field in Prediction._fields))
+        prediction = PredictedClass(*(entry[field] for field in PredictedClass._fields))
         if not isinstance(prediction.file_name, str) or type(prediction.category_id) is not int:
             raise InputError(
                 f"Entry {number} of {path} needs text as its file_name and a whole number as its "
@@ -227,7 +227,7 @@ def read_predictions(path: str | Path) -> dict[str, list[Prediction]]:
 
 
 def labels_of_predictions(
-    predictions: Sequence[Prediction],
+    predictions: Sequence[PredictedClass],
     contiguous: Mapping[int, int] | None = None,
     size: tuple[int, int] | None = None,
 ) -> NDArray[np.int32]:

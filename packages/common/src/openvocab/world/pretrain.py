@@ -90,7 +90,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class PretrainOptimizerConfig:
     """AdamW.
 
     Attributes:
@@ -138,7 +138,7 @@ class PretrainConfig:
     steps: int = 3000
     warmup_steps: int = 100
     crops: int = 4
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: PretrainOptimizerConfig = field(default_factory=PretrainOptimizerConfig)
     run: RunConfig = field(
         default_factory=lambda: RunConfig(
             batch=40, clip_norm=1.0, workers=1, checkpoint_period=500, eval_period=500
@@ -384,7 +384,7 @@ def top1(clip: CLIP, split: Split, count: int) -> dict[str, float]:
     return {name: 100 * float(part.mean()) for name, part in parts.items()}
 
 
-def make_optimizer(clip: CLIP, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(clip: CLIP, config: PretrainOptimizerConfig) -> torch.optim.AdamW:
     """Group all parameters by weight decay."""
     undecayed = names_of_norms(clip) | names_of_embeddings(clip)
     parameters = {n: p for n, p in clip.named_parameters() if p.requires_grad}
