@@ -29,6 +29,11 @@ SCENES = {index: scene(index, "val") for index in (0, 3)}
 _SHOWN = "document.querySelector('#viewer [data-shown]')?.dataset.shown"
 
 
+def judged(found: Segmentation) -> np.ndarray:
+    """Return what thresholds are compared with."""
+    return found.certainty() if found.named is None else found.named
+
+
 def asked_for(index: int) -> str:
     """Return names that a scene shows, and one that it does not."""
     shown = [NAMES[label] for label in sorted(visible_labels(SCENES[index].label))]
@@ -146,7 +151,7 @@ def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) ->
 
     # The threshold works in the browser, on the numbers from which the server makes files.
     browser.enter("#viewer .threshold input", "0.9")
-    below = whole(found.certainty()) < 900
+    below = whole(judged(found)) < 900
     assert 0.05 < below.mean() < 0.95
     kept = np.where(below, -1, found.labels)
     assert np.array_equal(drawn(browser), colors_of(kept, image, count))
@@ -171,7 +176,7 @@ def test_files_are_what_is_seen(browser, app_url, files, expected) -> None:
     assert set(got) == {f"san{end}" for end in ends}
 
     found, image = expected[0], SCENES[0].image
-    below = whole(found.certainty()) < 900
+    below = whole(judged(found)) < 900
     labels = np.where(below, -1, found.labels)
     stored = np.asarray(Image.open(io.BytesIO(got["san_labels.png"])))
     assert np.array_equal(stored, np.where(labels < 0, 255, labels))

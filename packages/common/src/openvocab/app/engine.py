@@ -62,6 +62,7 @@ class Found:
         weights: what it was loaded from.
         result: the label map, without scores.
         certainty: (H, W) float32, see `Segmentation.certainty`; None if scores were too much.
+        named: (H, W) float32, see `Segmentation.named`; None where the method is not calibrated.
         margin: (H, W) float32, how far it lies above the second best.
         evidence: for each name, where it scored best and who won there.
         seconds: that the method took, without waiting.
@@ -73,6 +74,7 @@ class Found:
     weights: str
     result: Segmentation
     certainty: Scores | None
+    named: Scores | None
     margin: Scores | None
     evidence: tuple[NameEvidence, ...]
     seconds: float
@@ -80,19 +82,22 @@ class Found:
     notices: tuple[str, ...] = ()
 
     def at_least(self, threshold: float) -> Segmentation:
-        """Return the result without the pixels whose certainty is below a threshold.
+        """Return the result without the pixels that show none of the names, by a threshold.
+
+        This is `Segmentation.with_threshold` in whole numbers, see `whole`.
 
         Raises:
             InputError: there is a threshold, but there are no scores.
         """
         if threshold <= 0:
             return self.result
-        if self.certainty is None:
+        judged = self.certainty if self.named is None else self.named
+        if judged is None:
             raise InputError(
                 "this picture has no scores that could be compared with a threshold, since it has "
                 "too many pixels for so many names; shrink it or give fewer names"
             )
-        below = whole(self.certainty) < round(threshold * SCORE_UNIT)
+        below = whole(judged) < round(threshold * SCORE_UNIT)
         labels = np.where(below, np.int32(-1), self.result.labels)
         return replace(self.result, labels=labels)
 
@@ -145,8 +150,8 @@ class Engine:
                 try:
                     if not self._closed:
                         self.segmenter(key)
-                except InputError:
-                    continue  # whoever asks for this method reads the sentence
+                except Exception:
+                    continue  # whoever asks for this method is told; the others still work
 
         self._loader = threading.Thread(target=load_all, name="load", daemon=True)
         self._loader.start()
@@ -245,11 +250,13 @@ class Engine:
         memory = _peak(self.options["device"])
         notices = dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)
         scores = result.scores
+        told = scores if result.confidence is None else result.confidence
         return Found(
             method=key,
             weights=shown_weights(self.weights[key]),
             result=replace(result, scores=None, confidence=None, named=None, extra={}),
-            certainty=None if scores is None else result.certainty(),
+            certainty=None if told is None else result.certainty(),
+            named=result.named,
             margin=None if scores is None else margin_of(scores),
             evidence=()
             if scores is None

@@ -1,5 +1,5 @@
 // The overlay of one or several results. gradio gives `element`, `props` and `watch`.
-// props.value: {width, height, image, names, colors, panels: [{method, title, note, labels, scores}]}.
+// props.value: {width, height, image, names, colors, panels: [{method, title, note, labels, scores, named}]}.
 const NOTHING = 65535, UNIT = 1000
 const off = new Set()
 const look = { opacity: 0.55, edges: true }
@@ -33,7 +33,7 @@ const pixels = async (address, width, height) => {
 
 // The label of a pixel behind the threshold; what is switched off stays won, but is not drawn.
 const labelAt = (panel, at) =>
-  panel.scores && panel.scores[at] < panel.threshold ? NOTHING : panel.labels[at]
+  panel.judged && panel.judged[at] < panel.threshold ? NOTHING : panel.labels[at]
 
 const percent = (share) => (share > 0 && share < 0.0005 ? "<0.1 %" : `${(100 * share).toFixed(1)} %`)
 
@@ -112,14 +112,14 @@ const addPanel = (panel) => {
   stage.append(panel.canvas)
   figure.append(caption, stage, panel.said)
   panel.threshold = 0 // in whole units
-  if (panel.scores) figure.append(thresholdOf(panel))
+  if (panel.judged) figure.append(thresholdOf(panel))
   find(".panels").append(figure)
 }
 
 const thresholdOf = (panel) => {
   const line = make("label", "None of these below score ", "threshold")
   const bar = make("input"), value = make("output", "0.00")
-  const most = Math.ceil(panel.scores.reduce((a, b) => Math.max(a, b), 0) / UNIT)
+  const most = Math.ceil(panel.judged.reduce((a, b) => Math.max(a, b), 0) / UNIT)
   Object.assign(bar, { type: "range", min: 0, max: most, step: 0.01, value: 0 })
   bar.oninput = () => {
     panel.threshold = Math.round(bar.value * UNIT)
@@ -189,6 +189,8 @@ const show = async () => {
     ...panel, labels: await unpack(panel.labels),
     scores: panel.scores ? await unpack(panel.scores) : null,
   })))
+  // What the threshold is compared with: whether any of the names is there, or else the score.
+  for (const panel of panels) panel.judged = panel.named ? await unpack(panel.named) : panel.scores
   const image = await pixels(value.image, value.width, value.height)
   if (mine !== turn) return // a newer result has come meanwhile
   view = { ...value, image, panels }

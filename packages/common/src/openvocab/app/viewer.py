@@ -64,6 +64,7 @@ def view_of(image: ImageArray, found: Sequence[Found], titles: Sequence[str]) ->
                 ),
                 "method": one.method,
                 "scores": None if one.certainty is None else _packed(whole(one.certainty)),
+                "named": None if one.named is None else _packed(whole(one.named)),
             }
             for one, title in zip(found, titles, strict=True)
         ],
