@@ -152,7 +152,7 @@ def install(output: Path) -> None:
             raise InputError(f"{name} is not trained yet; run this command without --install first")
     clip = place("openvocab.clip")
     save_small(output / "clip" / FINAL, clip)
-    save_world_network(load_network(output / "san" / FINAL), place("san"))
+    save_world_network(*load_network(output / "san" / FINAL), place("san"))
     segmenter = load_ovseg(output / "ovseg" / FINAL)
     save_world_model(segmenter.model, place("ovseg"), segmenter.inference)
     made_by = {

@@ -17,7 +17,7 @@ from openvocab.clip.model import CLIP
 from openvocab.weights.state_dict import save_state_dict
 from ovseg import InferenceConfig, OVSeg, OVSegConfig, OVSegSegmenter, RegionConfig, save_model
 from ovseg.config import SwinConfig
-from san import SAN, SANConfig, SANSegmenter
+from san import SAN, SANConfig, SANInference, SANSegmenter
 from san.weights import save_network
 
 NAMES = ("sky", "grass", "quux", "dog")
@@ -48,7 +48,6 @@ def tiny_san() -> SAN:
         bias_heads=2,
         embed_channels=16,
         mlp_channels=20,
-        short_side=64,
     )
     return SAN(config)
 
@@ -81,7 +80,7 @@ def segmenters() -> dict[str, object]:
     clips = [CLIP(clip_config(*c)).eval().requires_grad_(False) for c in ((16, 64), (14, 56))]
     model, inference = tiny_ovseg()
     return {
-        "san": SANSegmenter(tiny_san(), cache_dir=False),
+        "san": SANSegmenter(tiny_san(), SANInference(short_side=64), cache_dir=False),
         "ovseg": OVSegSegmenter(model, inference, cache_dir=False),
         "car": CaRSegmenter(*clips, CaRConfig(), cache_dir=False),
     }
@@ -91,7 +90,7 @@ def segmenters() -> dict[str, object]:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Tiny checkpoint files by method, as --weights takes them."""
     folder = tmp_path_factory.mktemp("weights")
-    save_network(tiny_san(), folder / "san.safetensors")
+    save_network(tiny_san(), folder / "san.safetensors", SANInference(short_side=64))
     model, inference = tiny_ovseg()
     save_model(model, folder / "ovseg.safetensors", inference)
     torch.manual_seed(1)

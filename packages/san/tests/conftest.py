@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
-from san.config import SANConfig, from_detectron2
+from san.config import SANConfig, SANInference, from_detectron2
 from san.model import SAN
 from san.weights import load_network_state, save_network
 
@@ -35,8 +35,16 @@ class Recording:
     def meta(self) -> dict[str, Any]:
         return json.loads((self.path / "config.json").read_text())
 
-    @cached_property
+    @property
     def config(self) -> SANConfig:
+        return self.configs[0]
+
+    @property
+    def inference(self) -> SANInference:
+        return self.configs[1]
+
+    @cached_property
+    def configs(self) -> tuple[SANConfig, SANInference]:
         nested: dict[str, Any] = {}
         for key, value in self.meta["overrides_on_top_of_san_vit_b_16"].items():
             *parents, leaf = key.split(".")
@@ -130,5 +138,5 @@ def tiny_san(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     """A checkpoint with the recorded weights that stores its configuration, and its words."""
     recording = Recording(HERE / "golden" / "A")
     path = tmp_path_factory.mktemp("san") / "tiny.safetensors"
-    save_network(recording.network(), path)
+    save_network(recording.network(), path, recording.inference)
     return path, recording.meta["vocabulary"]

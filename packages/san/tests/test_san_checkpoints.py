@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 import openvocab.weights.hub
 from openvocab.errors import InputError
 from openvocab.weights.state_dict import read_state_dict, save_state_dict
-from san import SAN, _convert, load_san
-from san.config import VARIANTS, from_detectron2
+from san import SAN, SANSegmenter, _convert, load_san
+from san.config import VARIANTS, SANInference, from_detectron2, load_published
 from san.weights import find_checkpoint, load_network, load_network_state, save_network
 
 
@@ -46,19 +47,20 @@ def test_trainable_parameters_are_the_published_number(published_keys) -> None:
 def test_recorded_state_dict_round_trips(recording, tmp_path: Path) -> None:
     network = recording.network()
     for name in ("san.pth", "san.safetensors"):
-        save_network(network, tmp_path / name)
+        save_network(network, tmp_path / name, recording.inference)
         written = read_state_dict(tmp_path / name)
         assert written.keys() == recording.state_dict.keys()
         for key, value in recording.state_dict.items():
             assert torch.equal(written[key], value.float()), key
-        again = load_network(tmp_path / name)  # tells its configuration itself
-        assert again.config == network.config
+        again, inference = load_network(tmp_path / name)  # tells its configuration itself
+        assert (again.config, inference) == (network.config, recording.inference)
         for key, value in network.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), key
     torch.save({"model": written}, tmp_path / "theirs.pth")
     with pytest.raises(InputError, match="does not store its configuration"):
         load_network(tmp_path / "theirs.pth")
-    assert load_network(tmp_path / "theirs.pth", network.config).config == network.config
+    again, inference = load_network(tmp_path / "theirs.pth", network.config)
+    assert (again.config, inference) == (network.config, SANInference())
 
 
 def test_checkpoints_that_do_not_fit_are_named(recording) -> None:
@@ -78,7 +80,41 @@ def test_checkpoints_that_do_not_fit_are_named(recording) -> None:
 def test_a_training_checkpoint_of_detectron2_loads(recording, tmp_path: Path) -> None:
     path = tmp_path / "model_final.pth"
     torch.save({"model": recording.state_dict, "iteration": 59999, "trainer": {}}, path)
-    assert load_network(path, recording.config)
+    assert load_network(path, recording.config)[0].config == recording.config
+
+
+def test_a_checkpoint_that_stores_both_parts_in_one_place_is_understood(
+    recording, tmp_path: Path
+) -> None:
+    """As all were written before the configuration was split; the shipped world is one, too."""
+    network, run = recording.network(), SANInference("imagenet", False, 96, 320)
+    together = {"san_config": asdict(network.config) | asdict(run)}
+    state = _convert.to_official(network.state_dict(), network.config)
+    save_state_dict(tmp_path / "earlier.safetensors", state, together)
+    loaded, inference = load_network(tmp_path / "earlier.safetensors")
+    assert (loaded.config, inference) == (network.config, run)
+    save_network(loaded, tmp_path / "now.safetensors", inference)
+    again, inference = load_network(tmp_path / "now.safetensors")
+    assert (again.config, inference) == (network.config, run)
+    other = load_network(tmp_path / "now.safetensors", inference=SANInference(short_side=64))[1]
+    assert other == SANInference(short_side=64)
+    save_state_dict(tmp_path / "damaged.safetensors", state, {**together, "san_inference": [3]})
+    with pytest.raises(InputError, match="damaged or of another version"):
+        load_network(tmp_path / "damaged.safetensors")
+
+
+def test_the_world_is_run_as_it_was_trained() -> None:
+    network, inference = load_network(find_checkpoint("world"))
+    config, published = load_published("world")
+    assert network.config == replace(config, num_classes=network.config.num_classes)
+    assert inference == published == SANInference(short_side=192, max_side=1024)
+    rule = SANSegmenter(network, inference, cache_dir=False).describe()["resize_rule"]
+    assert rule.startswith("short side 192, long side <= 1024, Pillow bilinear on uint8")
+
+
+def test_sizes_that_no_image_has_are_refused() -> None:
+    with pytest.raises(InputError, match="short_side is 0"):
+        from_detectron2({"INPUT": {"MIN_SIZE_TEST": 0}})
 
 
 class TestFinding:
@@ -115,7 +151,7 @@ class TestFinding:
 class TestConfig:
     def test_published_defaults(self) -> None:
         base = VARIANTS["san_vit_b_16"]()
-        assert from_detectron2({}) == base
+        assert from_detectron2({}) == (base, SANInference())
         large = from_detectron2(
             {
                 "MODEL": {
@@ -131,10 +167,10 @@ class TestConfig:
                 }
             }
         )
-        assert large == VARIANTS["san_vit_large_14"]()
+        assert large == (VARIANTS["san_vit_large_14"](), SANInference())
 
     def test_every_switch_is_understood(self) -> None:
-        config = from_detectron2(
+        config, inference = from_detectron2(
             {
                 "MODEL": {
                     "SAN": {
@@ -158,12 +194,12 @@ class TestConfig:
                 "INPUT": {"MIN_SIZE_TEST": 512, "MAX_SIZE_TEST": 2048},
             }
         )
-        assert (config.asymmetric_input, config.resize_masks_first) == (False, False)
-        assert (config.templates, config.size_divisibility) == ("imagenet", 64)
+        assert (config.asymmetric_input, inference.resize_masks_first) == (False, False)
+        assert (inference.templates, config.size_divisibility) == ("imagenet", 64)
         assert (config.side_width, config.supervised) == (144, (6, 7, 8))
         assert (config.bias_heads, config.bias_layers, config.mlp_layers) == (1, 3, 2)
         assert not config.rescale_bias and config.no_object_weight == 0.2
-        assert (config.short_side, config.max_side) == (512, 2048)
+        assert (inference.short_side, inference.max_side) == (512, 2048)
 
     @pytest.mark.parametrize(
         ("config", "message"),

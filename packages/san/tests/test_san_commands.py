@@ -23,7 +23,7 @@ from san.weights import save_network
 @pytest.fixture
 def weights(recording, tmp_path: Path) -> Path:
     path = tmp_path / "san.safetensors"
-    save_network(recording.network(), path)
+    save_network(recording.network(), path, recording.inference)
     return path
 
 

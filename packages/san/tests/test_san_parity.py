@@ -28,7 +28,9 @@ def test_resizing_is_exact(recording) -> None:
     for index in recording.images:
         inputs = recording.load(f"infer_{index}_input")
         resized = resize_shortest_edge(
-            inputs["image_uint8"].numpy(), recording.config.short_side, recording.config.max_side
+            inputs["image_uint8"].numpy(),
+            recording.inference.short_side,
+            recording.inference.max_side,
         )
         assert (torch.from_numpy(resized) == inputs["resized_uint8"]).all()
 
@@ -41,9 +43,9 @@ def test_text(recording) -> None:
         tokenize([f"a photo of a {name}." for name in names]).shape
         == recorded["tokens_template0"].shape
     )
-    per_template = encoder.names_per_template(names, recording.config.templates)
+    per_template = encoder.names_per_template(names, recording.inference.templates)
     assert_close(per_template, recorded["per_template_normalized"], "per template")
-    embeddings = encoder.encode_names(names, recording.config.templates)
+    embeddings = encoder.encode_names(names, recording.inference.templates)
     assert_close(embeddings, recorded["text_embed"], "text embedding")
     with torch.no_grad():
         assert_close(network.classifier(embeddings), recorded["classifier_scaled"], "classifier")
@@ -116,7 +118,7 @@ def test_scores_and_labels(recording) -> None:
             tuple(images.shape[2:]),
             tuple(resized.shape[1:]),
             tuple(inputs["image_uint8"].shape[:2]),
-            recording.config.resize_masks_first,
+            recording.inference.resize_masks_first,
         )
         ours = scores(network, prediction, 0, geometry)
         assert (ours - inputs["sem_seg"]).abs().max() < 5e-5
@@ -141,7 +143,7 @@ def test_batch_of_two_sizes(recording) -> None:
             tuple(images.shape[2:]),
             tuple(image.shape[1:]),
             output,
-            recording.config.resize_masks_first,
+            recording.inference.resize_masks_first,
         )
         ours = scores(network, prediction, row, geometry)
         assert (ours - expected[f"sem_seg{row}"]).abs().max() < 5e-5

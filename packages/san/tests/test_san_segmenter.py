@@ -13,7 +13,7 @@ from san import SANSegmenter
 
 @pytest.fixture
 def segmenter(recording) -> SANSegmenter:
-    return SANSegmenter(recording.network(), cache_dir=False)
+    return SANSegmenter(recording.network(), recording.inference, cache_dir=False)
 
 
 def names(recording) -> list[str]:
@@ -22,7 +22,7 @@ def names(recording) -> list[str]:
 
 def test_whole_path_equals_the_recording(recording, segmenter) -> None:
     """From the original image and the names to labels, with nothing of the recording between."""
-    vocabulary = Vocabulary(tuple(names(recording)), templates=recording.config.templates)
+    vocabulary = Vocabulary(tuple(names(recording)), templates=recording.inference.templates)
     for index in recording.images:
         inputs = recording.load(f"infer_{index}_input")
         result = segmenter.segment(inputs["image_uint8"].numpy(), vocabulary, return_scores=True)
@@ -46,7 +46,7 @@ def test_it_is_a_segmenter_that_describes_itself(segmenter) -> None:
     assert isinstance(segmenter, Segmenter)
     card = segmenter.describe()
     assert card["method"] == "SAN" and card["precision"] == "fp32"
-    assert str(segmenter.config.short_side) in card["resize_rule"]
+    assert str(segmenter.inference.short_side) in card["resize_rule"]
 
 
 def test_background_policies(recording, segmenter) -> None:
@@ -73,7 +73,9 @@ def test_scores_at_another_size(recording, segmenter) -> None:
 def test_fewer_bits_change_few_labels(recording, segmenter, precision) -> None:
     image = recording.load("infer_0_input")["image_uint8"].numpy()
     exact = segmenter.segment(image, names(recording)).labels
-    coarse = SANSegmenter(recording.network(), precision=precision, cache_dir=False)
+    coarse = SANSegmenter(
+        recording.network(), recording.inference, precision=precision, cache_dir=False
+    )
     assert (coarse.segment(image, names(recording)).labels == exact).mean() > 0.8
 
 

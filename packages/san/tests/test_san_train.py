@@ -21,7 +21,7 @@ from openvocab.training import segmentation
 from openvocab.training.log import read_log
 from openvocab.weights.training_names import training_names
 from san import task, train
-from san.config import VARIANTS
+from san.config import VARIANTS, SANInference
 from san.model import SAN
 from san.segmenter import load_san
 from san.train import main
@@ -228,8 +228,9 @@ def test_a_configuration_of_the_original_is_read(tmp_path: Path) -> None:
     assert config.run.precision == "fp16" and config.run.eval_period == 3
     assert config.transform.min_sizes == (320, 384) and config.data.dataset == "voc_sem_seg_train"
     assert (config.criterion.points, config.criterion.class_weight) == (100, 3.0)
-    network = task.build_network(config, settings.original, resumed=True)
+    network, inference = task.build_network(config, settings.original, resumed=True)
     assert network.config.num_queries == 9 and network.config.supervised == (3, 4)
+    assert inference == SANInference()
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,6 @@ BASE = SANConfig(
     embed_channels=16,
     mlp_channels=20,
     num_classes=5,
-    short_side=64,
-    max_side=128,
 )
 
 

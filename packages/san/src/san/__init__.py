@@ -13,6 +13,7 @@ from openvocab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from san.config import SANConfig as SANConfig
+    from san.config import SANInference as SANInference
     from san.config import san_vit_b_16 as san_vit_b_16
     from san.config import san_vit_large_14 as san_vit_large_14
     from san.model import SAN as SAN
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SAN",
     "SANConfig",
+    "SANInference",
     "SANPrediction",
     "SANSegmenter",
     "__version__",
@@ -36,6 +38,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "SAN": "san.model",
         "SANConfig": "san.config",
+        "SANInference": "san.config",
         "SANPrediction": "san.model",
         "SANSegmenter": "san.segmenter",
         "load_san": "san.segmenter",

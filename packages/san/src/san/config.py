@@ -1,4 +1,4 @@
-"""What a SAN is made of, and the two published ones."""
+"""What a SAN is made of (`SANConfig`) and how it is run (`SANInference`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from san.option_keys import OPTIONS
 
 @dataclass(frozen=True)
 class SANConfig:
-    """The architecture and the inference rules of a Side Adapter Network.
+    """The architecture of a Side Adapter Network.
 
     Attributes:
         clip: the CLIP beside which the adapter runs.
@@ -39,12 +39,8 @@ class SANConfig:
         rescale_bias: learn a scale and an offset of the attention bias.
         num_classes: of the training vocabulary.
         no_object_weight: of unmatched queries in the classification loss.
-        templates: with which names become sentences.
         asymmetric_input: False gives CLIP the adapter's resolution.
         size_divisibility: images are padded to a multiple of it.
-        resize_masks_first: resize mask logits to the output size before scoring, not the scores.
-        short_side: images are resized to this short side,
-        max_side: unless the long side would pass this.
     """
 
     clip: CLIPConfig
@@ -66,12 +62,8 @@ class SANConfig:
     rescale_bias: bool = True
     num_classes: int = 171
     no_object_weight: float = 0.1
-    templates: str = "vild"
     asymmetric_input: bool = True
     size_divisibility: int = 32
-    resize_masks_first: bool = True
-    short_side: int = 640
-    max_side: int = 2560
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other."""
@@ -86,6 +78,31 @@ class SANConfig:
             raise InputError(f"fusion {self.fusion} names blocks that the towers do not have")
         if not self.supervised or max(self.supervised) > self.side_depth:
             raise InputError(f"supervised is {self.supervised}, of {self.side_depth} side blocks")
+
+
+@dataclass(frozen=True)
+class SANInference:
+    """How a Side Adapter Network is run; the defaults are the published ones.
+
+    Attributes:
+        templates: with which names become sentences.
+        resize_masks_first: resize mask logits to the output size before scoring, not the scores.
+        short_side: pixels to which the short side of an image is resized.
+        max_side: pixels that the long side may have; longer images are shrunk until it fits.
+    """
+
+    templates: str = "vild"
+    resize_masks_first: bool = True
+    short_side: int = 640
+    max_side: int = 2560
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no image can have."""
+        if self.short_side < 1 or self.max_side < 1:
+            raise InputError(
+                f"short_side is {self.short_side} and max_side {self.max_side}; give positive "
+                "numbers of pixels"
+            )
 
 
 def san_vit_b_16() -> SANConfig:
@@ -128,18 +145,30 @@ def san_world() -> SANConfig:
         bias_heads=clip.vision.heads,
         embed_channels=64,
         mlp_channels=128,
-        short_side=192,
-        max_side=1024,
     )
 
 
 VARIANTS = {"san_vit_b_16": san_vit_b_16, "san_vit_large_14": san_vit_large_14}
 ARCHITECTURES = {**VARIANTS, WORLD: san_world}
+_WORLD_INFERENCE = SANInference(short_side=192, max_side=1024)
+
+
+def load_published(name: str) -> tuple[SANConfig, SANInference]:
+    """Return a published variant, or the world's, by name.
+
+    Raises:
+        InputError: if there is no such variant.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"variant {name!r} is unknown; use {' or '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name](), _WORLD_INFERENCE if name == WORLD else SANInference()
 
 
 def from_detectron2(
-    config: Mapping[str, Any], clip: CLIPConfig | None = None, base: SANConfig | None = None
-) -> SANConfig:
+    config: Mapping[str, Any],
+    clip: CLIPConfig | None = None,
+    base: tuple[SANConfig, SANInference] | None = None,
+) -> tuple[SANConfig, SANInference]:
     """Translate a configuration of the original release, as nested mappings.
 
     Args:
@@ -171,24 +200,32 @@ def from_detectron2(
         "rescale_bias": _starting(bias, "RESCALE"),
         "num_classes": san.get("NUM_CLASSES"),
         "no_object_weight": san.get("NO_OBJECT_WEIGHT"),
-        "templates": _starting(san, "CLIP_TEMPLATE"),
         "asymmetric_input": san.get("ASYMETRIC_INPUT"),
         "size_divisibility": san.get("SIZE_DIVISIBILITY"),
+        **_side_vit(side.get("VIT_NAME")),
+    }
+    inference = {
+        "templates": _starting(san, "CLIP_TEMPLATE"),
         "resize_masks_first": _starting(san | model, "SEM_SEG_POSTPROCESS_BEFORE_INFERENCE"),
         "short_side": test_input.get("MIN_SIZE_TEST"),
         "max_side": test_input.get("MAX_SIZE_TEST"),
-        **_side_vit(side.get("VIT_NAME")),
     }
     if clip is None and base is not None and "CLIP_MODEL_NAME" not in san:
-        clip = base.clip
+        clip = base[0].clip
     if clip is None:
         from openvocab.clip.weights import open_clip_config  # late: it imports torch
 
         name = san.get("CLIP_MODEL_NAME", "ViT-B/16")
         tag = san.get("CLIP_PRETRAINED_NAME", "openai")
         clip = open_clip_config(name, "quick_gelu" if tag == "openai" else "gelu")
-    given = {key: value for key, value in values.items() if value is not None}
-    return SANConfig(clip, **given) if base is None else replace(base, clip=clip, **given)
+    given, run = _given(values), _given(inference)
+    if base is None:
+        return SANConfig(clip, **given), SANInference(**run)
+    return replace(base[0], clip=clip, **given), replace(base[1], **run)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _starting(section: Mapping[str, Any], *prefixes: str) -> Any:

@@ -39,8 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
 def make_segmenter(args: argparse.Namespace) -> Segmenter:
     """Load the model, wrapped for test-time augmentation if that was asked for."""
     segmenter = load_from_arguments(args)
-    config = segmenter.config
-    return augment(segmenter, args, short=config.short_side, max_short=config.max_side)
+    inference = segmenter.inference
+    return augment(segmenter, args, short=inference.short_side, max_short=inference.max_side)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

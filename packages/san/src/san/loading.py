@@ -58,6 +58,10 @@ def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
     described = "SAN" in model or "SIDE_ADAPTER" in model
     # A file of the original leaves out what the published ViT-B/16 has. What a checkpoint of ours
     # stores is all of its own architecture, so that a file only changes it.
-    whole = from_detectron2(file) if described and stored_config(path) is None else None
-    options = given if whole is not None else merge(file, given)
-    return load_san(path, config=whole, options=options, **computation_options(args))
+    config = inference = None
+    if described and stored_config(path) is None:
+        config, inference = from_detectron2(file)
+    options = given if config is not None else merge(file, given)
+    return load_san(
+        path, config=config, inference=inference, options=options, **computation_options(args)
+    )

@@ -30,7 +30,7 @@ from openvocab.semantic import (
     vocabulary_scores,
 )
 from openvocab.vocabulary import Vocabulary
-from san.config import SANConfig
+from san.config import SANConfig, SANInference
 from san.model import SAN, SANPrediction
 from san.weights import find_checkpoint, load_network
 
@@ -44,6 +44,7 @@ def load_san(
     device: str = "auto",
     precision: Precision = "fp32",
     compile: bool = False,
+    inference: SANInference | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> SANSegmenter:
     """Load SAN, ready to segment.
@@ -56,7 +57,8 @@ def load_san(
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
         precision: of the two image towers: "fp32", "bf16" or "fp16".
         compile: compile the network with torch.compile; needs a C++ compiler on a CPU.
-        options: keys of the original release, nested, over the architecture, such as
+        inference: how it is run; None: what the checkpoint stores, or as published.
+        options: keys of the original release, nested, over both, such as
             `{"INPUT": {"MIN_SIZE_TEST": 512}}`.
 
     Raises:
@@ -64,9 +66,10 @@ def load_san(
     """
     device = choose_device(device)
     path = find_checkpoint("san_vit_b_16" if weights is None else weights)
-    network = load_network(path, config, options)
+    network, inference = load_network(path, config, inference, options)
     segmenter = SANSegmenter(
         network,
+        inference,
         device=device,
         precision=precision,
         compile=compile,
@@ -87,6 +90,7 @@ class SANSegmenter(BaseSegmenter):
     def __init__(
         self,
         network: SAN,
+        inference: SANInference | None = None,
         *,
         device: str = "cpu",
         precision: Precision = "fp32",
@@ -98,6 +102,7 @@ class SANSegmenter(BaseSegmenter):
 
         Args:
             network: is moved to the device and its image towers to the precision, in place.
+            inference: how it is run; None: as published.
             device: where to run.
             precision: of the two image towers; names are always encoded in fp32.
             compile: see `load_san`.
@@ -106,7 +111,8 @@ class SANSegmenter(BaseSegmenter):
         """
         self.network = network.eval().requires_grad_(False).to(device)
         self.config, self.precision = network.config, precision
-        self.templates = network.config.templates
+        self.inference = inference or SANInference()
+        self.templates = self.inference.templates
         self.text = TextEncoder(network.clip, cache_dir)
         self.weights_sha256 = weights_sha256 or "unsaved"
         network.clip.visual.to(dtype_of(precision))
@@ -128,21 +134,23 @@ class SANSegmenter(BaseSegmenter):
             (W, *output_size) float32, not negative.
         """
         prediction, padded = self._predict([image], vocabulary)
-        geometry = MaskGeometry(padded, _size(image), output_size, self.config.resize_masks_first)
+        geometry = MaskGeometry(
+            padded, _size(image), output_size, self.inference.resize_masks_first
+        )
         return _scores(prediction, 0, geometry)
 
     def describe(self) -> dict[str, Any]:
         """Return what a protocol card says about this segmenter."""
-        config = self.config
+        config, inference = self.config, self.inference
         return {
             "method": "SAN",
             "variant": f"CLIP ViT, width {config.clip.vision.width}, patch "
             f"{config.clip.vision.patch_size}, {config.num_queries} queries",
             "weights_sha256": self.weights_sha256,
-            "resize_rule": f"short side {config.short_side}, long side <= {config.max_side}, "
+            "resize_rule": f"short side {inference.short_side}, long side <= {inference.max_side}, "
             "Pillow bilinear on uint8, halves round up",
             "post_processing": "mask logits resized to the image, then sigmoid x class probability"
-            if config.resize_masks_first
+            if inference.resize_masks_first
             else "scores at network size, then resized",
             "precision": self.precision,
             "device": str(next(self.network.parameters()).device),
@@ -171,13 +179,13 @@ class SANSegmenter(BaseSegmenter):
         return prediction, self._geometry(padded, resized, image)
 
     def resize(self, image: ImageArray) -> ImageArray:
-        """Resize an image (H, W, 3) the way the configuration says."""
-        return resize_shortest_edge(image, self.config.short_side, self.config.max_side)
+        """Resize an image (H, W, 3) the way `SANInference` says."""
+        return resize_shortest_edge(image, self.inference.short_side, self.inference.max_side)
 
     def _geometry(
         self, padded: tuple[int, int], resized: ImageArray, image: ImageArray
     ) -> MaskGeometry:
-        return MaskGeometry(padded, _size(resized), _size(image), self.config.resize_masks_first)
+        return MaskGeometry(padded, _size(resized), _size(image), self.inference.resize_masks_first)
 
     def _batches(self, images: list[ImageArray]) -> Iterator[list[int]]:
         """Group images whose padded sizes are equal, so that no result depends on its company."""

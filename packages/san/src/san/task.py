@@ -24,7 +24,7 @@ from openvocab.training.segmentation import SegmentationStep, SegmentationTask
 from openvocab.training.segmentation_data import SegmentationBatch
 from openvocab.weights.state_dict import fingerprint
 from san import _convert
-from san.config import ARCHITECTURES, SANConfig, from_detectron2
+from san.config import SANInference, from_detectron2, load_published
 from san.criterion import SANCriterion
 from san.model import SAN
 from san.segmenter import SANSegmenter
@@ -86,14 +86,21 @@ class SANStep(SegmentationStep):
 class SANTask(SegmentationTask):
     """Everything the engine needs to train a SAN."""
 
-    def __init__(self, network: SAN, config: SANTrainConfig, data: SampleSet) -> None:
+    def __init__(
+        self,
+        network: SAN,
+        config: SANTrainConfig,
+        data: SampleSet,
+        inference: SANInference | None = None,
+    ) -> None:
         network.config = replace(network.config, num_classes=len(data.vocabulary))
         weight = network.config.no_object_weight
         super().__init__(
             config, data, num_queries=network.config.num_queries, no_object_weight=weight
         )
         self.network, self.clip = network, network.clip
-        self.templates = network.config.templates
+        self.inference = inference or SANInference()
+        self.templates = self.inference.templates
         self.module = SANStep(network, SANCriterion(config.criterion, weight))
         self.optimizer = make_optimizer(network, config.optimizer)
 
@@ -107,14 +114,15 @@ class SANTask(SegmentationTask):
         resumed: bool,
     ) -> SANTask:
         """See `SegmentationTask`."""
-        return cls(build_network(config, original, resumed=resumed), config, data)
+        network, inference = build_network(config, original, resumed=resumed)
+        return cls(network, config, data, inference)
 
     @classmethod
     def load_segmenter(
         cls, config: SANTrainConfig, original: Mapping[str, Any], device: torch.device
     ) -> SANSegmenter:
         """See `SegmentationTask`."""
-        return _segmenter(build_network(config, original, resumed=False), device)
+        return _segmenter(*build_network(config, original, resumed=False), device)
 
     @property
     def checkpointed(self) -> Sequence[nn.Module]:
@@ -131,20 +139,23 @@ class SANTask(SegmentationTask):
         load_network_state(self.network, tensors, source="the checkpoint")
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return the architecture, and the names of the training."""
-        return {**metadata_of(self.network), **self.trained_on()}
+        """Return the architecture, how it is run, and the names of the training."""
+        return {**metadata_of(self.network, self.inference), **self.trained_on()}
 
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, which stores its configuration."""
-        save_network(self.network, folder / "model_final.safetensors", self.trained_on())
+        final = folder / "model_final.safetensors"
+        save_network(self.network, final, self.inference, self.trained_on())
 
     def segmenter(self, processes: Processes) -> SANSegmenter:
         """Return a segmenter with a copy of the weights, since it freezes them."""
-        return _segmenter(copy.deepcopy(self.network), processes.device)
+        return _segmenter(copy.deepcopy(self.network), self.inference, processes.device)
 
 
-def build_network(config: SANTrainConfig, original: Mapping[str, Any], *, resumed: bool) -> SAN:
-    """Build the network to start from.
+def build_network(
+    config: SANTrainConfig, original: Mapping[str, Any], *, resumed: bool
+) -> tuple[SAN, SANInference]:
+    """Build the network to start from, and tell how it is run.
 
     Args:
         config: names a checkpoint, or a CLIP.
@@ -154,23 +165,19 @@ def build_network(config: SANTrainConfig, original: Mapping[str, Any], *, resume
     # An original file describes the architecture as a whole; KEY VALUE pairs alone change one.
     whole = from_detectron2(original) if "META_ARCHITECTURE" in original.get("MODEL", {}) else None
     if config.weights is not None:
-        return load_network(find_checkpoint(config.weights), whole, original)
-    architecture = whole or from_detectron2(original, base=_variant(config.variant))
+        given, run = whole or (None, None)
+        return load_network(find_checkpoint(config.weights), given, run, original)
+    base = load_published(config.variant)
+    architecture, inference = whole or from_detectron2(original, base=base)
     if resumed:
-        return SAN(architecture)
+        return SAN(architecture), inference
     clip = load_clip(config.clip)
     if clip.config != architecture.clip:
         raise InputError(f"the CLIP {config.clip} is not the one of variant {config.variant}")
-    return SAN(architecture, clip)
+    return SAN(architecture, clip), inference
 
 
-def _variant(name: str) -> SANConfig:
-    if name not in ARCHITECTURES:
-        raise InputError(f"variant {name!r} is unknown; use {' or '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]()
-
-
-def _segmenter(network: SAN, device: torch.device) -> SANSegmenter:
+def _segmenter(network: SAN, inference: SANInference, device: torch.device) -> SANSegmenter:
     return SANSegmenter(
-        network, device=str(device), weights_sha256=fingerprint(network.state_dict())
+        network, inference, device=str(device), weights_sha256=fingerprint(network.state_dict())
     )

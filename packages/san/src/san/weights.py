@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,11 +24,11 @@ from openvocab.weights.state_dict import (
     unfilled,
 )
 from san import _convert
-from san.config import VARIANTS, SANConfig, from_detectron2
+from san.config import VARIANTS, SANConfig, SANInference, from_detectron2
 from san.model import SAN
 
 REPOSITORY = "Mendel192/san"
-_CONFIG = "san_config"  # in the metadata of a checkpoint
+_CONFIG, _INFERENCE = "san_config", "san_inference"  # in the metadata of a checkpoint
 FILES = {name: f"{name}.pth" for name in VARIANTS}
 
 
@@ -57,23 +57,33 @@ def find_checkpoint(weights: str | Path) -> Path:
 
 
 def load_network(
-    path: Path, config: SANConfig | None = None, options: Mapping[str, Any] | None = None
-) -> SAN:
+    path: Path,
+    config: SANConfig | None = None,
+    inference: SANInference | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[SAN, SANInference]:
     """Build the network of a checkpoint, the original's or ours, and load it strictly.
 
     Args:
         path: `.pth`, `.pt` or `.safetensors`.
         config: the architecture; None reads it from the file, or tells it from the shapes.
+        inference: how it is run; None reads it from the file, or is the published one.
         options: keys of the original release, nested, that change the architecture or the sizes.
+
+    Returns:
+        The network, and how it is run.
 
     Raises:
         InputError: unreadable, or tensors are missing, unexpected or of another shape.
     """
     tensors = read_shared(path)
+    stored = stored_config(path) if config is None or inference is None else None
     if config is None:
-        config = stored_config(path) or _published_config(tensors, path)
+        config = stored[0] if stored else _published_config(tensors, path)
+    if inference is None:
+        inference = stored[1] if stored else SANInference()
     if options:
-        config = from_detectron2(options, base=config)
+        config, inference = from_detectron2(options, base=(config, inference))
     with unfilled():
         network = SAN(config)
     tensors = _our_names(network, tensors)
@@ -81,7 +91,7 @@ def load_network(
     network = network.to_empty(device="cpu")
     network.reset_buffers()
     load_strict(network, tensors, source=str(path))
-    return network.eval()
+    return network.eval(), inference
 
 
 def load_network_state(network: SAN, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -96,42 +106,54 @@ def _our_names(network: SAN, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def save_network(
-    network: SAN, path: str | Path, more: Mapping[str, Any] = MappingProxyType({})
+    network: SAN,
+    path: str | Path,
+    inference: SANInference | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write a checkpoint with the original's names, which the original and we can load.
 
     Args:
         network: what to write.
         path: `.pth`, `.pt` or `.safetensors`.
-        more: to store beside the architecture, such as the names of the training.
+        inference: how it is run; None: as published.
+        more: to store beside both, such as the names of the training.
     """
     state = _convert.to_official(network.state_dict(), network.config)
-    save_state_dict(path, state, {**metadata_of(network), **more})
+    save_state_dict(path, state, {**metadata_of(network, inference), **more})
 
 
-def metadata_of(network: SAN) -> dict[str, Any]:
+def metadata_of(network: SAN, inference: SANInference | None = None) -> dict[str, Any]:
     """Return what a checkpoint stores beside its tensors, so that it loads by itself."""
-    return {_CONFIG: asdict(network.config)}
+    run = SANInference() if inference is None else inference
+    return {_CONFIG: asdict(network.config), _INFERENCE: asdict(run)}
 
 
-def save_world_network(network: SAN, path: str | Path) -> None:
+def save_world_network(network: SAN, inference: SANInference, path: str | Path) -> None:
     """Write a network around the world's CLIP as this package carries it: small, with our names."""
-    save_shared(path, network.state_dict(), metadata_of(network), prefix="clip.")
+    save_shared(path, network.state_dict(), metadata_of(network, inference), prefix="clip.")
 
 
-def stored_config(path: Path) -> SANConfig | None:
-    """Return the architecture that a checkpoint of ours stores; None for the original's."""
+def stored_config(path: Path) -> tuple[SANConfig, SANInference] | None:
+    """Return the architecture that a checkpoint of ours stores, and how it is run.
+
+    Earlier checkpoints store both in one place. The original's store neither, which gives None.
+    """
     metadata = read_metadata(path)
     if _CONFIG not in metadata:
         return None
     values = parse_json(metadata[_CONFIG], f"{_CONFIG} in {path}", "a configuration of SAN")
+    stored = metadata.get(_INFERENCE, "{}")
+    run = parse_json(stored, f"{_INFERENCE} in {path}", "how a SAN is run")
     try:
+        earlier = {f.name: values.pop(f.name) for f in fields(SANInference) if f.name in values}
         clip = values.pop("clip")
         vision = {**clip["vision"], "stem": tuple(clip["vision"].get("stem", ()))}
         towers = {"vision": VisionConfig(**vision), "text": TextConfig(**clip["text"])}
         values["fusion"] = tuple(tuple(pair) for pair in values["fusion"])
         values["supervised"] = tuple(values["supervised"])
-        return SANConfig(clip=CLIPConfig(**{**clip, **towers}), **values)
+        config = SANConfig(clip=CLIPConfig(**{**clip, **towers}), **values)
+        return config, SANInference(**{**earlier, **run})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} holds a configuration of SAN that is damaged or of another version "
