@@ -1,4 +1,4 @@
-"""The one call every model answers, and what it gives back."""
+"""The interface of all methods, `segment(image, vocabulary)`, and the result that it returns."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class Segmentation:
                 )
 
     def areas(self) -> dict[str, float]:
-        """Return the share of the image that each name covers, largest first, absent ones left out.
+        """Return the share of the image that each name covers, with the largest share first.
 
-        The shares sum to 1 if every pixel got a name.
+        Names that were not found are left out. The shares sum to 1 if every pixel has a name.
         """
         shares: dict[str, float] = {}
         for index, share in label_shares(self.labels):
@@ -96,10 +96,11 @@ class Segmentation:
         return np.isin(self.labels, wanted)
 
     def certainty(self) -> npt.NDArray[np.float32]:
-        """Return how certain each pixel's own label is: (H, W) float32, 0 where there is none.
+        """Return how certain the label of each pixel is: (H, W) float32, 0 without a label.
 
-        This is the confidence in 0..1 where the method is calibrated, else the score of the label,
-        whose scale is the method's own: SAN's reach about 3, OVSeg's 6, CaR's 1.
+        For a calibrated method this is the confidence in 0..1. Otherwise it is the score of the
+        label, and each method has its own score scale: SAN's scores reach about 3, OVSeg's 6, and
+        CaR's 1.
 
         Raises:
             InputError: the result holds neither confidence nor scores.
@@ -192,14 +193,16 @@ class Segmentation:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result; the suffix decides what.
+        """Write the result to a file, in the format that the suffix of the path selects.
 
-        `.png` is the label map, with colours and 255 for nothing where there are at most 255 names,
-        else 16-bit grey and 65535 for nothing. `.json` holds COCO run-length masks. `.npy` and
-        `.npz` hold the scores, the latter with labels and names.
+        `.png` stores the label map. With at most 255 names it has 8 bits and a color palette, and
+        pixels without a name are 255. With more names it has 16 bits, and pixels without a name are
+        65535. `.json` stores COCO run-length masks. `.npy` stores the scores, and `.npz` stores
+        scores, labels and names.
 
         Raises:
-            InputError: another suffix, no scores to write, or too many names for a PNG.
+            InputError: The suffix is another one, there are no scores to write, or a PNG cannot
+                hold so many names.
         """
         target = Path(path)
         self._writer(target)  # before a temporary file is made
@@ -207,7 +210,7 @@ class Segmentation:
             self.write(temporary)
 
     def write(self, path: Path) -> None:
-        """Write as `save` does, but straight to the path, for callers that stage files themselves.
+        """Write directly to the path, for callers that make temporary files themselves.
 
         Raises:
             InputError: see `save`.
@@ -287,22 +290,24 @@ class Segmenter(Protocol):
         """Segment one image, or a list of images of any sizes.
 
         Args:
-            image: anything that `read_image` takes, or a list of such.
-            vocabulary: a `Vocabulary`, names, or names in one string with commas.
-            return_scores: keep the (K, H, W) scores, which need much memory.
+            image: One image in a form that `read_image` accepts, or a list of such images.
+            vocabulary: A `Vocabulary`, a list of names, or one string of names with commas.
+            return_scores: Whether results keep the scores (K, H, W), which need much memory.
 
         Returns:
-            One result for one image, a list for a list, each as if segmented alone.
+            One result for one image, or a list of results for a list. Each image of a list gets the
+            same result as alone.
 
         Raises:
-            InputError: an image cannot be read, or there is no name.
+            InputError: An image cannot be read, or there is no name.
         """
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the labels, for the protocol card of a result.
+        """Return the settings that determine the labels, for the protocol card of a result.
 
-        Method, variant, sha256 of the weights, thresholds, resize rule, post-processing, precision.
+        These are the method, its variant, the SHA-256 of the weights, thresholds, the resize rule,
+        post-processing, and precision.
         """
         ...
 
@@ -313,10 +318,10 @@ def check_thresholds(
     min_score: float | None = None,
     min_area: float | None = None,
 ) -> bool:
-    """Check thresholds, and tell whether they need scores.
+    """Check thresholds, and return whether applying them needs scores.
 
     Raises:
-        InputError: one is not a number, or `min_area` is no share of the image.
+        InputError: A threshold is not a number, or `min_area` is not in 0..1.
     """
     for name, value in (
         ("none_of_these", none_of_these),
@@ -333,13 +338,15 @@ def check_thresholds(
 
 
 class BaseSegmenter(ABC):
-    """What segmenters share: reading images and names; a method adds `segment_arrays`.
+    """Base class of segmenters, which reads images and names for them.
+
+    A method implements `segment_arrays` and `describe`.
 
     Attributes:
-        templates: with which names that are not a `Vocabulary` become sentences.
-        batch_size: how many images the method works on together at most; more at once only take
-            memory.
-        calibrated: whether every result has a `confidence`, so that thresholds need no scores.
+        templates: Prompt template set for names that are not given as a `Vocabulary`.
+        batch_size: Largest number of images that the method processes together. Larger batches
+            would only need more memory.
+        calibrated: Whether every result has a `confidence`, so that thresholds need no scores.
         calibration: what the confidences come from; see `openvocab.inference.confidence`.
         calibration_file: where a calibration of these weights belongs; None where there is no such
             place.
@@ -357,7 +364,7 @@ class BaseSegmenter(ABC):
     _turn: Turn
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
-        """Make a segmenter that threads use in turns; copies of it, too, share the networks."""
+        """Make a segmenter that threads use in turns, also through copies with its networks."""
         made = super().__new__(cls)
         made._turn = Turn()
         return made
@@ -400,27 +407,30 @@ class BaseSegmenter(ABC):
         min_score: float | None = None,
         min_area: float | None = None,
     ) -> Segmentation | list[Segmentation]:
-        """Segment one image, or several of any sizes.
+        """Segment one image, or several images of any sizes.
 
-        Autocast and torch's default type of the calling thread have no influence, and threads may
-        share a segmenter: it works for one after the other.
+        The result does not depend on autocast or on torch's default type in the calling thread.
+        Several threads can share a segmenter, which then serves one thread after the other.
 
         Args:
-            image: anything that `read_image` takes; or a list, tuple or generator of such, a
-                folder, or a glob such as "photos/*.jpg", which give a list of results.
-            vocabulary: a `Vocabulary`, names, or names in one string with commas.
-            return_scores: keep the (K, H, W) scores, which need much memory.
-            bgr: arrays and tensors have blue first, as those of `cv2.imread`; else red is first.
-            augment_vocabulary: let COCO-Stuff's names compete too, see `Vocabulary.augmented`.
-            none_of_these: see `Segmentation.with_threshold`.
-            min_score: see `Segmentation.with_threshold`.
-            min_area: see `Segmentation.with_threshold`.
+            image: One image in a form that `read_image` accepts. A list, tuple or generator of such
+                images, a folder, or a glob such as "photos/*.jpg" gives a list of results.
+            vocabulary: A `Vocabulary`, a list of names, or one string of names with commas.
+            return_scores: Whether results keep the scores (K, H, W), which need much memory.
+            bgr: Whether arrays and tensors have the channel order blue, green, red, as those of
+                `cv2.imread`. Otherwise the order is red, green, blue.
+            augment_vocabulary: COCO-Stuff names that compete with the given names, see
+                `Vocabulary.augmented`.
+            none_of_these: Lowest certainty of a pixel, see `Segmentation.with_threshold`.
+            min_score: Lowest mean certainty of a name, see `Segmentation.with_threshold`.
+            min_area: Smallest share of a name, see `Segmentation.with_threshold`.
 
         Returns:
-            One result for one image, a list for several, each as if segmented alone.
+            One result for one image, or a list of results for several. Each image of a list gets
+            the same result as alone.
 
         Raises:
-            InputError: an image cannot be read, there is no name, or a threshold makes no sense.
+            InputError: An image cannot be read, there is no name, or a threshold is not valid.
         """
         if augment_vocabulary is not None:
             plain = BaseSegmenter.vocabulary(self, vocabulary)
@@ -444,7 +454,7 @@ class BaseSegmenter(ABC):
         return results if several else results[0]
 
     def vocabulary(self, names: Names) -> Vocabulary:
-        """Return the vocabulary of names: itself, or a user's words with the method's templates."""
+        """Return the names as a `Vocabulary`, with the method's prompt templates if it is new."""
         if isinstance(names, Vocabulary):
             return names
         return Vocabulary.from_names(names, templates=self.templates)
@@ -453,11 +463,11 @@ class BaseSegmenter(ABC):
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
     ) -> list[Segmentation]:
-        """Segment images (H, W, 3) uint8 RGB of any sizes, each as if it were alone."""
+        """Segment images (H, W, 3) uint8 RGB of any sizes, each with the same result as alone."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what decides the labels; see `Segmenter.describe`."""
+        """Return the settings that determine the labels, see `Segmenter.describe`."""
 
 
 def _as_images(source: Any) -> tuple[Iterator[ImageSource], bool]:

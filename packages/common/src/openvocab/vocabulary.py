@@ -1,7 +1,8 @@
-"""What is asked for: class names in order, and what becomes of pixels that show none of them.
+"""Vocabularies: class names in order, with a policy for pixels that show none of the classes.
 
-Published numbers on the same data differ because the treatment of "background" was implicit; here
-it is a value. The names are kept to the letter: "window " is not "window" in a fingerprint.
+Published results on the same data differ because their treatment of the background was implicit.
+Here each vocabulary states it as a `Background`. Class names are stored exactly as written:
+"window " with a space and "window" give different fingerprints.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ Augmentation = Literal["coco-stuff", "coco-all"]
 
 @dataclass(frozen=True)
 class Background:
-    """What becomes of pixels that show none of the classes; made by its class methods.
+    """The policy for pixels that show none of the classes; use its class methods to create one.
 
-    They get the label of the class called "background" where a vocabulary has one, else -1.
+    Such pixels get the label of the class "background" if the vocabulary has one, otherwise -1.
     """
 
     kind: BackgroundKind
@@ -55,19 +56,19 @@ class Background:
 
     @classmethod
     def names(cls, words: Sequence[str]) -> Background:
-        """Words such as "sky" and "wall" compete with the classes; what they win is background."""
+        """Words such as "sky" and "wall" compete with the classes; their pixels are background."""
         if isinstance(words, str) or not words:
             raise InputError(f"background names are {words!r}; give a list of at least one word")
         return cls("names", words=tuple(words))
 
     @classmethod
     def learned(cls) -> Background:
-        """The model's own no-object class decides."""
+        """Pixels that the model assigns to its own no-object class are background."""
         return cls("learned")
 
     @classmethod
     def remap(cls, index: int) -> Background:
-        """Labels of `index` and above are background, as in CAT-Seg's VOC-20b."""
+        """Pixels whose label is `index` or higher are background, as in CAT-Seg's VOC-20b."""
         if index < 1:
             raise InputError(f"background starts at label {index}; leave it at least one class")
         return cls("remap", index=index)
@@ -85,19 +86,19 @@ class Background:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Class names in order, with everything that decides what a label means.
+    """Class names in order, with everything that determines the meaning of a label.
 
-    A method encodes `words`, and gives a pixel that word `w` wins the label `word_labels[w]`: an
-    index into `names`, or -1 where the pixel shows none of them.
+    A method encodes `words`. A pixel whose best word is number `w` gets the label
+    `word_labels[w]`, which is an index into `names`, or -1 for none of them.
 
     Attributes:
-        names: the classes; a label is an index into them.
-        templates: the prompt template set, a file in `openvocab/clip/templates`.
-        background: what becomes of pixels that show none of the names.
-        things: whether each class is countable (a thing) or not (stuff); None where not known.
-        synonyms: for each class, words that also stand for it.
-        others: words that compete for pixels and whose pixels are nothing; see `augmented`.
-        key: what `load` knows the vocabulary by; None for a user's own.
+        names: Class names. A label is an index into them.
+        templates: Prompt template set, the name of a file in `openvocab/clip/templates`.
+        background: Policy for pixels that show none of the names.
+        things: Whether each class is a thing (countable) or stuff. None if this is not known.
+        synonyms: Further words for each class.
+        others: Words that compete with the names. Their pixels get the label -1, see `augmented`.
+        key: Name of the vocabulary for `load`. None for a vocabulary of a user.
     """
 
     names: tuple[str, ...]
@@ -134,15 +135,15 @@ class Vocabulary:
 
     @classmethod
     def from_names(cls, names: str | Iterable[str], *, templates: str = "vild") -> Vocabulary:
-        """Make a vocabulary of a user's words, a list or one string with commas.
+        """Make a vocabulary from a list of names, or from one string of names with commas.
 
-        The places of a list are the labels, so that a list must have no blank and no repeated
-        names. Of a string, which has no places, blank names are dropped, and repeated ones with a
-        warning. White space around names is dropped in both.
+        The label of a name is its position in the list, so a list with a blank or repeated name is
+        refused. In a string, blank names are dropped, and repeated names are dropped with a
+        warning. White space around names is removed in both cases.
 
         Raises:
-            InputError: there is no name, the names are no list of words, or a list has a blank or
-                a repeated one.
+            InputError: There is no name, an entry is not a string, or a list has a blank or
+                repeated name.
         """
         if isinstance(names, str):
             return cls(parse_names([names]), templates=templates)
@@ -177,7 +178,7 @@ class Vocabulary:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Everything a method encodes and scores: names, synonyms, background words, others."""
+        """All words that a method encodes: names, synonyms, background words and `others`."""
         return tuple(word for word, _ in self._labelled_words)
 
     @property
@@ -200,16 +201,16 @@ class Vocabulary:
         return tuple(labelled)
 
     def augmented(self, by: Augmentation) -> Vocabulary:
-        """Let COCO-Stuff's names compete too, so that the user's need not fill the image.
+        """Add COCO-Stuff's names as competitors, so that the user's names need not fill the image.
 
-        Pixels that an added name wins have label -1. Names that are already there are not added;
-        the order is COCO's.
+        Pixels whose best word is an added name get the label -1. Names that the vocabulary already
+        has are not added. The added names keep COCO's order.
 
         Args:
-            by: "coco-stuff" adds the 91 stuff names, "coco-all" all 171.
+            by: Names to add: "coco-stuff" for the 91 stuff names, "coco-all" for all 171 names.
 
         Raises:
-            InputError: if `by` is neither.
+            InputError: `by` is another word.
 
         Source: SPEC san 10.
         """
@@ -230,10 +231,10 @@ class Vocabulary:
         return replace(self, **changes)
 
     def sha256(self) -> str:
-        """Return a fingerprint of all words and what label each stands for, in hexadecimal.
+        """Return a fingerprint of names, synonyms and others, in hexadecimal.
 
-        Templates and background policy have lines of their own in a protocol card; words that the
-        policy adds are not part of this.
+        It does not include the prompt templates and the background policy with its words. A
+        protocol card lists those separately.
         """
         content: dict[str, Any] = {"names": self.names}
         if self.synonyms is not None:
