@@ -35,18 +35,20 @@ Names: TypeAlias = Vocabulary | Sequence[str] | str
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What one image shows, at the size of that image.
+    """The segmentation of one image, at the size of that image.
 
     Attributes:
-        labels: (H, W) int32, indices into `vocabulary.names`; -1 where nothing was found.
-        vocabulary: what was asked for.
-        scores: (K, H, W) float32, larger is more certain, if they were asked for.
-        confidence: (H, W) float32 in 0..1, how probable it is that the label is right; None where
-            the method's scores were not calibrated.
-        named: (H, W) float32 in 0..1, how probable it is that the pixel shows any of the names;
-            None as above.
-        extra: what a method wants to add, such as its masks; the prediction command writes the
-            images (H, W, 3) in its "pictures", a dict by name.
+        labels: Label map (H, W) int32. Each value is an index into `vocabulary.names`, or -1 for a
+            pixel without a name.
+        vocabulary: The names that were searched for.
+        scores: Scores (K, H, W) float32, one map for each name. A higher score is more certain.
+            None unless scores were requested.
+        confidence: Probability (H, W) float32 in 0..1 that the label of a pixel is correct. None if
+            the scores of the method are not calibrated.
+        named: Probability (H, W) float32 in 0..1 that a pixel shows any of the names. None if the
+            scores of the method are not calibrated.
+        extra: Further results of a method, such as its masks. The entry "pictures" is a dict of
+            images (H, W, 3) by name, which the prediction command writes to files.
     """
 
     labels: npt.NDArray[np.int32]
@@ -131,18 +133,20 @@ class Segmentation:
         min_score: float | None = None,
         min_area: float | None = None,
     ) -> Segmentation:
-        """Return the result with uncertain pixels, uncertain names and small names taken back.
+        """Return a copy without uncertain pixels, uncertain names and small names.
 
-        What is taken back has the label -1. Pixels are judged first, then the names that are left.
+        Pixels that lose their name get the label -1. The threshold on pixels is applied first, and
+        those on names to the result.
 
         Args:
-            none_of_these: pixels whose `named`, or else whose `certainty`, is below this show none
-                of the names.
-            min_score: names whose mean `certainty` in this image is below this were not found.
-            min_area: names that cover less than this share of the image (0..1) were not found.
+            none_of_these: Lowest value of `named`, or of `certainty` if the result has no `named`,
+                of a pixel that keeps its name.
+            min_score: Lowest mean `certainty` in this image of a name that is kept.
+            min_area: Smallest share of the image, in 0..1, of a name that is kept.
 
         Raises:
-            InputError: a threshold on scores where there are none, or a share outside 0..1.
+            InputError: The result has no scores for a threshold on scores, or the share is
+                outside 0..1.
         """
         check_thresholds(none_of_these=none_of_these, min_score=min_score, min_area=min_area)
         found = self
