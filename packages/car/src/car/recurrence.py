@@ -1,13 +1,13 @@
-"""CaR's recurrence: CLIP proposes a mask for each name, CLIP doubts it, and doubtful names leave.
+"""CaR's recurrence: masks are proposed for all names and classified, and low scores are dropped.
 
-    names = all
+    names = all names of the vocabulary
     repeat:
-        masks  = where CLIP sees each of the names                   (mask_proposals.py)
-        images = the photo with each mask pointed out                (visual_prompts.py)
-        scores = does image i show name i, rather than the others    (mask_classifier.py)
-        names  = those that score above the acceptance threshold     (`select`)
-    until none has left
-    masks = the last ones, made to follow the edges of the image     (crf.py)
+        masks  = one mask proposal for each name                     (mask_proposals.py)
+        images = the photo with a visual prompt for each mask        (visual_prompts.py)
+        scores = probability that image i shows name i               (mask_classifier.py)
+        names  = names whose score is above the acceptance threshold (`select`)
+    until no name was dropped
+    masks = the last proposals, refined by a dense CRF               (crf.py)
 
 Source: Sun et al., "CLIP as RNN: Segment Countless Visual Concepts without Training Endeavor"
 (CVPR 2024), algorithm 1; SPEC car 6 and 7.
@@ -44,15 +44,16 @@ _PLAIN = ("{}",)
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the recurrence, over the K names that are still in it.
+    """One step of the recurrence, over the K names that earlier steps kept.
 
     Attributes:
-        names: (K,) places of the names in the original list.
-        queries: (K,) texts that were looked for.
-        maps: the saliency and the mask proposals.
-        prompted: (K,) images that the mask classifier saw.
-        score_matrix: (K, K) of prompted images and names, rows sum to 1.
-        kept: places in `names` of those that stay.
+        names: Indices (K,) of the names in the original list.
+        queries: Texts (K,) for which masks were proposed.
+        maps: Saliency maps and mask proposals.
+        prompted: Images (K,) with visual prompts, the input of the mask classifier.
+        score_matrix: Probabilities (K, K) of each name, in columns, for each prompted image, in
+            rows. Each row sums to 1.
+        kept: Indices into `names` of the names that the step keeps.
     """
 
     names: tuple[int, ...]
@@ -64,18 +65,19 @@ class Step:
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """(K,) how well each prompted image shows its own name."""
+        """Probabilities (K,) that the prompted images show their own names."""
         return np.diagonal(self.score_matrix)
 
 
 @dataclass(frozen=True)
 class KeptNames:
-    """What a step leaves: K names with their masks.
+    """The K names that a step keeps, with their masks.
 
     Attributes:
-        names: (K,) places of the names in the original list.
-        scores: (K,) of the step.
-        proposals: K masks, or more where the original carries those of dropped names along.
+        names: Indices (K,) of the names in the original list.
+        scores: Scores (K,) of the names in the step.
+        proposals: Mask proposals of the names. In faithful mode there can be more than K, because
+            the original code keeps those of dropped names.
     """
 
     names: tuple[int, ...]
@@ -85,13 +87,14 @@ class KeptNames:
 
 @dataclass(frozen=True)
 class NameMasks:
-    """What the recurrence ends with, for all N names.
+    """The result of the recurrence for all N names.
 
     Attributes:
-        masks: (N, H, W) bool.
-        scores: (N,) of the last step, 0 for names that were dropped.
-        marginals: (N, H, W) float32 of the CRF, 0 for names that were dropped; if asked for.
-        summary: (2, H, W) float32, the highest of the marginals and their sum; if asked for.
+        masks: Masks (N, H, W) bool.
+        scores: Scores (N,) of the last step, 0 for names that were dropped.
+        marginals: Marginals (N, H, W) float32 of the CRF, 0 for names that were dropped. None
+            unless requested.
+        summary: Maximum and sum of the marginals (2, H, W) float32. None unless requested.
     """
 
     masks: NDArray[np.bool_]
@@ -101,11 +104,11 @@ class NameMasks:
 
 
 class PreparedImage:
-    """An image with what all steps and passes share; each part is computed once, when needed.
+    """An image with the features that all steps share, each computed once when it is needed.
 
     Attributes:
-        pixels: the image (H, W, 3) uint8 RGB.
-        embeddings: embeddings (E,) of prompted images, by content.
+        pixels: Image (H, W, 3) uint8 RGB.
+        embeddings: CLIP embeddings (E,) of prompted images, by a key of their content.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class PreparedImage:
 
     @cached_property
     def features(self) -> ImageFeatures:
-        """The image behind the trunk of the mask proposal generator."""
+        """The features of the image before the last block of the mask proposal generator."""
         return self._generator.encode(self.pixels)
 
     @cached_property
@@ -129,10 +132,10 @@ class CaR:
     """The two networks of CaR and how they are used.
 
     Args:
-        clip: proposes masks; any CLIP.
-        classifier_clip: scores prompted images; None takes the same.
-        config: the settings.
-        cache_dir: of text embeddings, see `TextEncoder`.
+        clip: CLIP that proposes masks.
+        classifier_clip: CLIP that classifies prompted images. None for the same one.
+        config: Settings of the method. None for the defaults.
+        cache_dir: Folder for cached text embeddings, see `TextEncoder`.
     """
 
     def __init__(
@@ -171,22 +174,22 @@ class CaR:
 
 
 class Recurrence:
-    """The names that are left of an image's vocabulary, from all of them to those that stay.
+    """The recurrence on one image, which starts with all names and drops some in each step.
 
     Args:
-        car: the networks.
-        image: where names are looked for.
-        names: N names or, in referring mode, descriptions of one object; no name twice.
-        config: the settings; None for the networks' own.
-        on_step: called with the recurrence and the step after each step.
+        car: Networks of the method.
+        image: Image in which the names are searched for.
+        names: Different names (N,) or, in referring mode, descriptions of one object each.
+        config: Settings of the method. None for those of `car`.
+        on_step: Function that is called with the recurrence and the step after each step.
 
     Attributes:
-        kept: what the last step left; None before the first.
-        done: whether no further step is needed.
-        result: what `finish` returned last.
+        kept: Names that the last step kept. None before the first step.
+        done: Whether no further step is needed.
+        result: Result that `finish` returned last.
 
     Raises:
-        InputError: there is no name, or a name is there twice.
+        InputError: There is no name, or a name occurs twice.
     """
 
     @torch.no_grad()
@@ -214,7 +217,7 @@ class Recurrence:
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """What is looked for next: all names as they are, later those that are left in a sentence.
+        """The texts of the next step: the bare names at first, then the kept names in a template.
 
         Source: SPEC car 6.4.
         """
@@ -235,7 +238,7 @@ class Recurrence:
     @torch.no_grad()
     @torch.inference_mode(False)  # saliency needs gradients, whatever the caller has switched off
     def step(self) -> Step:
-        """Propose masks, show them to the mask classifier, and keep the names that convince it."""
+        """Propose masks, classify them, and keep the names above the acceptance threshold."""
         config, classifier = self.config, self.car.mask_classifier
         alive = tuple(range(len(self.names))) if self.kept is None else self.kept.names
         queries = self.queries
@@ -255,7 +258,7 @@ class Recurrence:
         return step
 
     def skip_to(self, kept: KeptNames) -> None:
-        """Go on with what an equal recurrence was left with; no further step is taken."""
+        """Take over the names that an equal recurrence kept, and take no further step."""
         self.kept, self.done = kept, True
 
     @torch.no_grad()
@@ -263,7 +266,7 @@ class Recurrence:
     def finish(
         self, *, return_marginals: bool = False, summed: NDArray[np.bool_] | None = None
     ) -> NameMasks:
-        """Run the CRF on what the last step left, and give its masks to the names.
+        """Run the CRF on the masks of the last step, and assign the results to the names.
 
         In faithful mode the original's order is kept: masks that win no pixel may vanish, so that
         those behind them move up to other names.

@@ -1,9 +1,11 @@
-"""OVSeg, read along figure 2 of the paper.
+"""OVSeg: MaskFormer predicts mask proposals, and a mask-adapted CLIP classifies them.
 
-    image -> MaskFormer -> class-agnostic masks, and embeddings in CLIP's space
-          -> each mask cuts a region out of the image
-          -> mask-adapted CLIP names the regions
-          -> both opinions are combined, and the masks painted with them
+The steps are those of figure 2 of the paper:
+
+    image -> MaskFormer -> class-agnostic mask proposals, and embeddings in CLIP's space
+          -> each proposal is cut out of the image
+          -> the mask-adapted CLIP classifies the regions
+          -> the class probabilities of both are combined, and summed over the masks at each pixel
 
 Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted CLIP" (CVPR 2023);
 SPEC ovseg 1 to 8.
@@ -73,7 +75,7 @@ class MaskFormerHead(nn.Module):
 
 
 class ClassWeights(nn.Module):
-    """The loss weight of each training class; official checkpoints carry it."""
+    """The loss weights of the training classes, which official checkpoints contain as well."""
 
     empty_weight: Tensor
 
@@ -105,10 +107,12 @@ class OVSeg(nn.Module):
         """Run MaskFormer on a batch.
 
         Args:
-            images: RGB images (3, h, w) in 0..255, of any sizes; padded to a common one.
-            classifier: text classifier with "no object" last (K + 1, D), from
+            images: RGB images (3, h, w) with values 0..255, of any sizes. They are padded to a
+                common size.
+            classifier: Text embeddings (K + 1, D) with "no object" last, from
                 `clip_adapter.classifier`.
-            all_layers: also predict after the earlier decoder layers; None: when training.
+            all_layers: Whether to predict after the earlier decoder layers as well. None for only
+                in training mode.
         """
         if all_layers is None:
             all_layers = self.training
@@ -120,7 +124,7 @@ class OVSeg(nn.Module):
         return Proposals(embeddings, logits, predictions.mask_logits)
 
     def preprocess(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalise images, and zero-pad them right and below to one size (B, 3, H, W)."""
+        """Normalize images, and zero-pad them on the right and below to one size (B, 3, H, W)."""
         weight = next(self.backbone.parameters())
         mean = torch.tensor(self.config.pixel_mean, device=weight.device).view(3, 1, 1)
         std = torch.tensor(self.config.pixel_std, device=weight.device).view(3, 1, 1)
@@ -136,13 +140,13 @@ class OVSeg(nn.Module):
     def branches(
         self, image: Tensor, class_logits: Tensor, mask_prob: Tensor, classifier: Tensor
     ) -> Branches:
-        """Ask both branches about the proposals of one image.
+        """Classify the mask proposals of one image with MaskFormer and with CLIP.
 
         Args:
-            image: RGB (3, h, w), 0..255.
-            class_logits: MaskFormer's (Q, K + 1).
-            mask_prob: mask probabilities (Q, h, w).
-            classifier: (K + 1, D).
+            image: RGB image (3, h, w) with values 0..255.
+            class_logits: MaskFormer's class logits (Q, K + 1).
+            mask_prob: Mask probabilities (Q, h, w).
+            classifier: Text embeddings (K + 1, D) with "no object" last.
         """
         class_prob = class_logits.softmax(-1)[:, :-1]  # "no object" takes part, then is dropped
         keep = self._best_scored(class_prob)
@@ -166,24 +170,26 @@ class OVSeg(nn.Module):
 
 
 def mask_probability(mask_logits: Tensor, padded: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Bring mask logits of one image to the image's size.
+    """Turn the mask logits of one image into mask probabilities at the size of the image.
+
+    The logits are upsampled before the padding is cut off.
 
     Args:
-        mask_logits: (Q, H/4, W/4).
-        padded: the padded size H, W.
-        size: the image's size h, w.
+        mask_logits: Mask logits (Q, H/4, W/4).
+        padded: Height and width (H, W) of the padded image.
+        size: Height and width (h, w) of the image.
 
     Returns:
-        Probabilities (Q, h, w).
+        Mask probabilities (Q, h, w).
 
-    Source: SPEC ovseg 7, "mask path"; the logits are upsampled before the padding is cut off.
+    Source: SPEC ovseg 7, "mask path".
     """
     resized = F.interpolate(mask_logits[None].float(), size=tuple(padded), mode="bilinear")[0]
     return resized[:, : size[0], : size[1]].sigmoid()
 
 
 def vote(branches: Branches, inference: InferenceConfig, names: Sequence[str]) -> Votes:
-    """Combine the branches the way a configuration says.
+    """Combine the class probabilities of MaskFormer and CLIP as the configuration says.
 
     Source: SPEC ovseg 7 and 8, and the recommendations of 16.1.
     """

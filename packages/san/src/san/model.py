@@ -1,4 +1,4 @@
-"""SAN from top to bottom: a side adapter proposes masks and tells a frozen CLIP where to look.
+"""SAN: a side adapter predicts masks, and attention biases with which CLIP classifies them.
 
     image ──► side ViT ◄── shallow CLIP features
                  │
@@ -28,11 +28,12 @@ from san.side_adapter import SideAdapter
 
 @dataclass(frozen=True)
 class SANPrediction:
-    """What one decoded side block predicts.
+    """The prediction of one side block.
 
     Attributes:
-        class_logits: (B, Q, K + 1), the last column is "no object".
-        mask_logits: (B, Q, hs, ws) on the side adapter's grid, one cell for 16 x 16 pixels.
+        class_logits: Class logits (B, Q, K + 1). The last column is "no object".
+        mask_logits: Mask logits (B, Q, hs, ws) on the grid of the side adapter, in which a cell
+            stands for 16 x 16 pixels.
     """
 
     class_logits: Tensor
@@ -40,14 +41,15 @@ class SANPrediction:
 
 
 class SAN(nn.Module):
-    """The network: normalised pixels and class embeddings in, mask and class logits out."""
+    """The network, which maps normalized images and class embeddings to mask and class logits."""
 
     def __init__(self, config: SANConfig, clip: CLIP | None = None) -> None:
         """Build with random weights, or around a given CLIP.
 
         Args:
-            config: the architecture.
-            clip: shared, not copied; None builds one with random weights.
+            config: Architecture of the network.
+            clip: CLIP model that the network uses without copying it. None for a new one with
+                random weights.
         """
         super().__init__()
         self.config = config
@@ -73,12 +75,12 @@ class SAN(nn.Module):
         """Predict masks and their classes.
 
         Args:
-            images: normalised and padded, (B, 3, H, W); see `preprocess`.
-            class_embeddings: (K + 1, E) of `classifier`.
-            all_layers: also the auxiliary predictions of the earlier supervised side blocks.
+            images: Normalized and padded images (B, 3, H, W), see `preprocess`.
+            class_embeddings: Class embeddings (K + 1, E), see `classifier`.
+            all_layers: Whether to return the auxiliary predictions of earlier side blocks as well.
 
         Returns:
-            One prediction for each decoded side block, in order; the last is the result.
+            One prediction for each of these side blocks, in order. The last one is the result.
         """
         shallow, tokens, clip_grid = self.clip_features(images)
         proposals = self.side_adapter(images, shallow, clip_grid, all_layers=all_layers)
@@ -100,8 +102,9 @@ class SAN(nn.Module):
         """Run the shallow CLIP blocks on a smaller copy of (B, 3, H, W) images.
 
         Returns:
-            Patch tokens (B, h * w, D) behind each fused block (0: before the first), all tokens
-            (B, 1 + h * w, D) behind the last shallow block, and the grid (h, w).
+            Patch tokens (B, h * w, D) after each block that is fused into the side adapter, by the
+            number of the block, where 0 stands for the input of the first block; all tokens
+            (B, 1 + h * w, D) after the last shallow block; and the grid (h, w).
         """
         visual = self.clip.visual
         fused = {clip for clip, _ in self.config.fusion}
@@ -125,27 +128,28 @@ class SAN(nn.Module):
 
     @property
     def deep_blocks(self) -> list[Block]:
-        """CLIP's blocks behind the split, which recognise."""
+        """CLIP's blocks after the split, which classify the masks."""
         return self.clip.visual.blocks[self.config.split :]
 
     def classifier(self, text_embeddings: Tensor) -> Tensor:
-        """Turn unit-length embeddings (K, E) of the names into class embeddings (K + 1, E).
+        """Turn unit-length text embeddings (K, E) of the names into class embeddings (K + 1, E).
 
-        The learned "no object" is the last row, and all rows carry CLIP's temperature.
+        The last row is the learned "no object". All rows are multiplied by CLIP's logit scale.
         """
         weights = torch.cat([text_embeddings.to(self.bg_embed), self.bg_embed])
         scaled: Tensor = self.clip.logit_scale.exp() * F.normalize(weights, dim=-1)
         return scaled.float()
 
     def preprocess(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalise and pad to one size.
+        """Normalize images and pad them to one size.
 
         Args:
-            images: (3, h, w) RGB, 0..255, uint8 or float; sizes may differ.
+            images: RGB images (3, h, w) with values 0..255, uint8 or float, of any sizes.
 
         Returns:
-            (B, 3, H, W), padded with zeros at the right and the bottom to a common multiple of
-            `size_divisibility`. Padding takes part in attention, as in the original.
+            Images (B, 3, H, W), padded with zeros on the right and at the bottom, where H and W
+            are multiples of `size_divisibility`. Padding takes part in attention, as in the
+            original code.
         """
         unit = self.config.size_divisibility
         sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
@@ -158,6 +162,6 @@ class SAN(nn.Module):
         return batch
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what SAN trains: side adapter, "no object", CLIP's positions (SPEC san 8)."""
+        """Return the side adapter, "no object" and CLIP's position embeddings (SPEC san 8)."""
         trained = ("side_adapter.", "bg_embed", "clip.visual.positional_embedding")
         return {name: p for name, p in self.named_parameters() if name.startswith(trained)}

@@ -1,8 +1,8 @@
-"""CLIP from top to bottom: two transformers whose blocks can be called one by one.
+"""CLIP: an image transformer and a text transformer whose blocks can be called one by one.
 
-State-dict names are OpenAI's. Everything is batch first, `(B, T, D)`. Library CLIPs hide what the
-three methods need: SAN adds an attention bias, OVSeg replaces patch tokens between blocks, CaR
-reads attention maps and differentiates the last block.
+State-dict names are those of OpenAI. Tokens have the shape `(B, T, D)`, with the batch first. The
+methods need access to the inside of CLIP: SAN adds an attention bias, OVSeg replaces patch tokens
+between blocks, and CaR reads attention maps and differentiates the last block.
 
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
 Supervision", section 2; Dosovitskiy et al. 2021 for the image tower.
@@ -30,7 +30,7 @@ def normal_parameter(*shape: int, std: float) -> nn.Parameter:
 
 
 class QuickGELU(nn.Module):
-    """OpenAI's approximation x * sigmoid(1.702 x); weights trained with it need it."""
+    """OpenAI's approximation of GELU, x * sigmoid(1.702 x). Weights trained with it need it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to a tensor of any shape."""
@@ -38,7 +38,7 @@ class QuickGELU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose queries, keys and values can be had one by one."""
+    """Multi-head attention with access to its queries, keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -75,10 +75,11 @@ class Attention(nn.Module):
         """Let `query` (B, Tq, D) attend to `key_value` (B, T, D), or to itself.
 
         Args:
-            query: normalised tokens.
-            key_value: normalised tokens to attend to; None for self-attention.
-            bias: added to the scaled scores, broadcastable to (B, heads, Tq, T).
-            causal: each token sees itself and the tokens before it.
+            query: Normalized tokens.
+            key_value: Normalized tokens to attend to. None for self-attention.
+            bias: Bias that is added to the scaled attention scores, broadcastable to
+                (B, heads, Tq, T).
+            causal: Whether each token attends only to itself and to the tokens before it.
         """
         if key_value is None:
             q, k, v = self.qkv(query)
@@ -120,7 +121,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm residual block; its four parts are public for models that recompose them."""
+    """A pre-norm residual block, with four public parts that models can combine differently."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, activation: Activation) -> None:
         super().__init__()
@@ -133,9 +134,9 @@ class Block(nn.Module):
         """Update (B, T, D) tokens.
 
         Args:
-            x: tokens.
-            bias: added to the attention scores, broadcastable to (B, heads, T, T).
-            causal: each token sees itself and the tokens before it.
+            x: Tokens (B, T, D).
+            bias: Bias that is added to the attention scores, broadcastable to (B, heads, T, T).
+            causal: Whether each token attends only to itself and to the tokens before it.
         """
         return self.feed_forward(x + self.attn(self.ln_1(x), bias=bias, causal=causal))
 
@@ -145,9 +146,10 @@ class Block(nn.Module):
         return out
 
     def class_token(self, x: Tensor) -> Tensor:
-        """Update only the first of (B, T, D) tokens, which sees all of them: (B, 1, D).
+        """Update only the class token, the first of (B, T, D) tokens, and return it as (B, 1, D).
 
-        In the last block of a tower that is read at the class token, the other rows are waste.
+        It attends to all tokens. In the last block the other tokens need not be updated if only the
+        class token is used afterwards.
         """
         normed = self.ln_1(x)
         return self.feed_forward(x[:, :1] + self.attn(normed[:, :1], normed))
@@ -166,7 +168,7 @@ class Transformer(nn.Module):
 
 
 def make_stem(channels: Sequence[int]) -> nn.Sequential:
-    """Return 3x3 convolutions of stride 2, each with a ReLU behind it; nothing for no channels."""
+    """Return one 3x3 convolution of stride 2 with a ReLU for each entry of `channels`."""
     layers: list[nn.Module] = []
     for before, after in pairwise([3, *channels]):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
@@ -174,7 +176,7 @@ def make_stem(channels: Sequence[int]) -> nn.Sequential:
 
 
 class VisionTransformer(nn.Module):
-    """The image tower: patches and a class token through a ViT, for any input size."""
+    """The image tower: a ViT over patches and a class token, for images of any size."""
 
     def __init__(self, config: VisionConfig, embed_dim: int, activation: Activation) -> None:
         super().__init__()
@@ -200,9 +202,9 @@ class VisionTransformer(nn.Module):
         return list(self.transformer.resblocks)  # type: ignore[arg-type]
 
     def patchify(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Embed the patches of (B, 3, H, W) normalised images; no positions yet.
+        """Embed the patches of normalized images (B, 3, H, W), without position embeddings.
 
-        Rows and columns of pixels that do not fill a patch are dropped.
+        Rows and columns of pixels that do not fill a whole patch are ignored.
 
         Returns:
             Patch tokens (B, h * w, D) in raster order, and their grid (h, w).
@@ -213,20 +215,20 @@ class VisionTransformer(nn.Module):
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embedding (1 + h * w, D) for a grid (h, w).
 
-        The class token's row is kept; the others are resized bicubically, without antialiasing,
-        only when the grid is not the native one.
+        The row of the class token is kept. The other rows are resized bicubically, without
+        antialiasing, if the grid differs from the native one.
         """
         return resize_positions(self.positional_embedding, grid)
 
     def add_positions(
         self, patches: Tensor, grid: tuple[int, int], position: Tensor | None = None
     ) -> Tensor:
-        """Prepend the class token to patches (B, h * w, D), add positions, normalise.
+        """Prepend the class token to patch tokens, add position embeddings, and normalize.
 
         Args:
-            patches: patch tokens.
-            grid: their (h, w).
-            position: (1 + h * w, D) to add instead of the tower's own.
+            patches: Patch tokens (B, h * w, D).
+            grid: Height and width (h, w) of the grid of patches.
+            position: Position embeddings (1 + h * w, D). None for the tower's own.
 
         Returns:
             Tokens (B, 1 + h * w, D), the input of the first block.
@@ -242,12 +244,12 @@ class VisionTransformer(nn.Module):
         return self.add_positions(patches, grid), grid
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Map tokens (..., D) behind the last block into the joint space (..., E)."""
+        """Project tokens (..., D) after the last block to the joint space of CLIP (..., E)."""
         out: Tensor = self.ln_post(tokens) @ self.proj
         return out
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode normalised images (B, 3, H, W) of any size to (B, E), not unit length."""
+        """Encode normalized images (B, 3, H, W) of any size to (B, E), not of unit length."""
         x, _ = self.embed(images)
         *trunk, last = self.blocks
         for block in trunk:
@@ -255,7 +257,7 @@ class VisionTransformer(nn.Module):
         return self.project(last.class_token(x)[:, 0])
 
     def encode_dense(self, images: Tensor) -> Tensor:
-        """Return the projected patch tokens (B, E, h, w) of normalised images (B, 3, H, W)."""
+        """Return the projected patch tokens (B, E, h, w) of normalized images (B, 3, H, W)."""
         x, grid = self.embed(images)
         for block in self.blocks:
             x = block(x)
@@ -263,7 +265,7 @@ class VisionTransformer(nn.Module):
 
 
 class CLIP(nn.Module):
-    """An image tower and a text tower that meet in one space."""
+    """CLIP: an image tower and a text tower with a joint embedding space."""
 
     token_ids: Tensor | None
 
@@ -286,18 +288,18 @@ class CLIP(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode normalised images (B, 3, H, W) of any size to (B, E), not unit length."""
+        """Encode normalized images (B, 3, H, W) of any size to (B, E), not of unit length."""
         out: Tensor = self.visual(images)
         return out
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Encode token ids (N, context length) to (N, E), not unit length.
+        """Encode token ids (N, context length) to (N, E), not of unit length.
 
-        The text is read at its end-of-text token, which has the highest id. No token sees the ones
-        behind it, so nothing behind the longest text of the batch is computed.
+        The embedding is that of the end-of-text token, which has the highest id. Attention is
+        causal, so positions after the longest text of the batch are not computed.
 
         Raises:
-            InputError: a text holds a token that the model does not know.
+            InputError: A text contains a token that the model does not know.
         """
         end = tokens.argmax(dim=-1)  # (N,)
         length = int(end.max()) + 1 if len(tokens) else 1
@@ -334,9 +336,10 @@ class CLIP(nn.Module):
 
 
 def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize a position table (1 + n * n, D) to (1 + h * w, D); the first row is kept.
+    """Resize position embeddings (1 + n * n, D) to (1 + h * w, D), and keep the first row.
 
-    Bicubic, align_corners False, no antialiasing; the table itself where the grid is native.
+    Resizing is bicubic, with align_corners False and without antialiasing. If the grid is the
+    native one, the table itself is returned.
 
     Source: SPEC san 3.
     """
