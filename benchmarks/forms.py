@@ -57,6 +57,16 @@ class MethodPair(TypedDict):
     conventions: dict[str, Paired]
 
 
+class Between(TypedDict):
+    """A difference first - second whose interval is corrected for the number of pairs."""
+
+    first: str
+    second: str
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
 class Seen(TypedDict):
     """Which classes training saw, and by which list."""
 
@@ -109,6 +119,8 @@ class Comparison(TypedDict):
     scores: dict[str, PartScores]
     control: dict[str, Control]
     paired: list[MethodPair]
+    between: NotRequired[list[Between]]
+    titles: NotRequired[dict[str, str]]
     seen: Seen | None
     diagnoses: dict[str, dict[str, DiagnosisEntry]]
     crops: dict[str, CropAccuracy]

@@ -3,6 +3,7 @@
     python benchmarks/run_all.py
     python benchmarks/run_all.py --weights san=FILE ovseg=FILE car=FILE,FILE \
         --datasets ade20k-150 --data-root DIR
+    python benchmarks/run_all.py --predictions "CAT-Seg=DIR" "Mine=sem_seg_predictions.json"
     python benchmarks/run_all.py --config benchmarks/configs/published.yaml
     torchrun --nproc-per-node 4 benchmarks/run_all.py --config benchmarks/configs/published.yaml
     python benchmarks/run_all.py diff A.json B.json
@@ -21,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ import openvocab
 from benchmarks.layout import read_json
 from benchmarks.measuring import in_fresh_process, start_server
 from benchmarks.quality.comparison import collect, seen_classes
+from benchmarks.quality.foreign import Foreign, not_stated, read_foreign, score_foreign
 from benchmarks.quality.plan import Missing, Plan, check_weights, evaluate_all, find_data
 from benchmarks.reporting.report import build_report
 from benchmarks.structure import latency
@@ -60,12 +63,14 @@ class Request:
         weights: by method.
         datasets: names or folders.
         data_root: where known sets lie.
+        foreign: predictions of other programs.
     """
 
     models: tuple[str, ...]
     weights: Mapping[str, str] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
     data_root: Path | None = None
+    foreign: tuple[Foreign, ...] = ()
 
     def completed(self) -> Request:
         """Return the request with the world where nothing else was asked for."""
@@ -95,6 +100,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--datasets", nargs="+", metavar="NAME",
         help="known sets such as ade20k-150, or folders with images/, labels/ and names.txt; "
         "default: world",
+    )  # fmt: skip
+    parser.add_argument(
+        "--predictions", nargs="+", default=[], metavar="NAME=PATH",
+        help="rows of other programs: a folder of label maps or arrays, or a JSON, on the one data "
+        "set of the run; see openvocab.score",
+    )  # fmt: skip
+    parser.add_argument(
+        "--predictions-card", nargs="+", default=[], metavar="NAME=YAML",
+        help="what you state of these programs: weights, resize_rule, vocabulary and others; "
+        "default: NAME.yaml or the YAML beside the predictions, if there is one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prediction-offset", type=int, default=0, metavar="N",
+        help="added to the labels of --predictions: -1 where they count from 1",
     )  # fmt: skip
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="where known sets lie")
     parser.add_argument("--config", type=Path, metavar="YAML", help="weights, datasets, data_root")
@@ -142,12 +161,19 @@ def read_request(args: argparse.Namespace) -> Request:
     for key in (*weights, *models):
         find_method(key)
     root = args.data_root or (Path(content["data_root"]) if "data_root" in content else None)
-    return Request(
+    request = Request(
         models,
         {m: weights[m] for m in models if m in weights},
         tuple(args.datasets or content.get("datasets", ())),
         root,
+        read_foreign(args.predictions, args.predictions_card, args.prediction_offset),
     ).completed()
+    if request.foreign and len(request.datasets) != 1:
+        raise InputError(
+            f"--predictions are of one data set, but the run has {len(request.datasets)}; give one "
+            "with --datasets"
+        )
+    return request
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -279,15 +305,20 @@ def compare_all(args: argparse.Namespace) -> int:
             say(f"missing: {entry.what}: {entry.sentence}")
         plan = Plan(
             request.weights, data, args.output, request.data_root, args.limit, args.resume,
-            args.diagnoses, args.seen, args.device,
+            args.diagnoses, args.seen, args.device, {f.key: f.title for f in asked.foreign},
         )  # fmt: skip
         not_done = evaluate_all(plan, say)
+        if world.is_main:
+            for name, foreign in product(plan.data, asked.foreign):
+                say(f"scoring {foreign.title} on {name}")
+                not_done += score_foreign(plan, name, foreign)
+                missing += not_stated(foreign)
         missing += not_done
         world.barrier()
         if world.is_main:
             page = _conclude(plan, request, missing, args)
             say(f"written to {page} after {time.monotonic() - start:.0f} s")
-    idle = bool(asked.datasets or asked.weights) and not (plan.weights and plan.data)
+    idle = bool(asked.datasets or asked.weights) and not (plan.rows and plan.data)
     return int(idle or bool(not_done) or any(entry.failed for entry in missing))
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from benchmarks.forms import (
     Announced,
+    Between,
     Comparison,
     Costs,
     DiagnosisEntry,
@@ -24,7 +25,7 @@ from benchmarks.layout import COSTS_FILE, CROPS_FILE, DIAGNOSES_FILE, FORMAT, re
 from benchmarks.quality.controls import control_of
 from benchmarks.quality.plan import Plan, is_world
 from benchmarks.reporting.gallery import gallery
-from openvocab.compare import Evaluation, compare_evaluations
+from openvocab.compare import Evaluation, compare_evaluations, compare_every_two
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
 from openvocab.evaluation.run import RESULT_FILE
@@ -45,7 +46,7 @@ def collect(plan: Plan, name: str) -> None:
     Every evaluation is read once, and what was read is handed on.
     """
     data = plan.data[name]
-    found = {key: one for key in plan.weights if (one := _read(plan, name, key)) is not None}
+    found = {key: one for key in plan.rows if (one := _read(plan, name, key)) is not None}
     if not found:
         return
     seen = seen_classes(plan.seen, data, plan.weights)
@@ -66,6 +67,8 @@ def collect(plan: Plan, name: str) -> None:
         "control": {
             key: control_of(one.result.matrix, parts[key]["all"]) for key, one in found.items()
         },
+        "titles": {key: plan.foreign[key] for key in found if key in plan.foreign},
+        "between": _between(found),
         "paired": [_pair(a, b, found[a], found[b]) for a, b in combinations(found, 2)],
         "seen": seen,
         "diagnoses": {key: _diagnoses(plan, name, key, one, ids) for key, one in found.items()},
@@ -195,6 +198,22 @@ def _pair(first: str, second: str, left: Evaluation, right: Evaluation) -> Metho
         "protocol": list(found.differences),
         "conventions": {c: _interval(paired) for c, paired in found.paired.items()},
     }
+
+
+def _between(found: Mapping[str, Evaluation]) -> list[Between]:
+    """Return the difference of every two, with intervals that all hold together."""
+    if len(found) < 2:
+        return []
+    return [
+        {
+            "first": first,
+            "second": second,
+            "difference": _number(paired.interval.estimate),
+            "low": _number(paired.interval.low),
+            "high": _number(paired.interval.high),
+        }
+        for (first, second), paired in compare_every_two(found).items()
+    ]
 
 
 def _interval(paired: PairedDifference) -> Paired:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.layout import run_folder
@@ -64,6 +64,7 @@ class Plan:
             that run the method again on its first `AGAIN` images.
         seen: names that training saw, a file or a vocabulary; None: those of the training set.
         device: of the scoring; None: a GPU where there is one.
+        foreign: titles of the predictions of other programs, by the key of their row.
     """
 
     weights: Mapping[str, str]
@@ -75,6 +76,12 @@ class Plan:
     diagnoses: bool | None = None
     seen: str | None = None
     device: str | None = None
+    foreign: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The keys of everything that is compared: methods, and predictions of other programs."""
+        return (*self.weights, *self.foreign)
 
     def folder(self, data: str, method: str) -> Path:
         """Return where one evaluation is logged."""

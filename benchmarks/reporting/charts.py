@@ -8,6 +8,7 @@ from html import escape
 
 from openvocab.methods import colors_of, title_of
 
+_ANOTHER = ("#b45309", "#fbbf24")  # of the second of two methods that share their colors
 _INK = ("#1b1f24", "#e6e8eb")
 _WIDTH, _HEIGHT = 440, 280  # narrow, so that it can be read on a phone
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 66, 20, 48
@@ -80,7 +81,11 @@ def _draw(
 
 
 def pairs(
-    rows: Sequence[tuple[str, float, float] | None], first: str, second: str, title: str
+    rows: Sequence[tuple[str, float, float] | None],
+    first: str,
+    second: str,
+    title: str,
+    titles: Mapping[str, str] | None = None,
 ) -> str:
     """Draw two values of 0 to 100 for each name, joined, and their difference.
 
@@ -90,22 +95,27 @@ def pairs(
         first: method.
         second: method.
         title: for those who do not see it.
+        titles: of methods that are not installed.
     """
     if not rows:
         return ""
+    shown = {m: _shortened((titles or {}).get(m, title_of(m)), 20) for m in (first, second)}
     left, right, top, step = 150, _WIDTH - 54, 44, 20
     x, bottom = _scale((0, 100), left, right, float), top + step * len(rows)
     body = [_text(x(v), bottom + 18, f"{v}", "middle") for v in range(0, 101, 20)]
-    away = 24 + _text_width(title_of(first))
+    widths = [24 + _text_width(shown[method]) for method in (first, second)]
+    beside = sum(widths) < right - left - 20  # else one below the other
+    heads = ((left + 6, 14 if beside else 10),
+             (left + 6 + max(80, widths[0]), 14) if beside else (left + 6, 28))  # fmt: skip
     body += [
         f'<line x1="{x(v):.1f}" x2="{x(v):.1f}" y1="{top - 8}" y2="{bottom}" '
         'stroke="currentColor" stroke-opacity="0.15"/>'
         for v in range(0, 101, 20)
     ]
     body += [
-        f'<g class="{method}" fill="currentColor"><circle cx="{place}" cy="14" r="5"/>'
-        f'<text x="{place + 11}" y="19" font-weight="700">{escape(title_of(method))}</text></g>'
-        for method, place in ((first, left + 6), (second, left + 6 + max(80, away)))
+        f'<g class="{method}" fill="currentColor"><circle cx="{place}" cy="{y}" r="5"/>'
+        f'<text x="{place + 11}" y="{y + 5}" font-weight="700">{escape(shown[method])}</text></g>'
+        for method, (place, y) in zip((first, second), heads, strict=True)
     ]
     body += [_text(_WIDTH - 2, 19, "difference", "end"), _text(right, bottom + 38, "IoU, %", "end")]
     for index, row in enumerate(rows):
@@ -114,8 +124,7 @@ def pairs(
             body.append(_text(left - 10, y + 4, "…", "end"))
             continue
         name, a, b = row
-        shown = name if len(name) <= 20 else name[:19] + "…"
-        body.append(_text(left - 10, y + 4, shown, "end"))
+        body.append(_text(left - 10, y + 4, _shortened(name, 17), "end"))
         body.append(_text(_WIDTH - 2, y + 4, f"{b - a:+.1f}", "end"))
         body.append(
             f'<line x1="{x(a):.1f}" x2="{x(b):.1f}" y1="{y}" y2="{y}" stroke="currentColor" '
@@ -171,6 +180,12 @@ def _text_width(text: str) -> int:
     return 9 * len(text)
 
 
+def _shortened(text: str, most: int) -> str:
+    """Return a text without control characters, cut where it is longer than there is room for."""
+    clean = "".join(c for c in text if c.isprintable())
+    return clean if len(clean) <= most else clean[: most - 1] + "…"
+
+
 def _grid_line(x1: float, y1: float, x2: float, y2: float, label: str, axis: str) -> str:
     text = (
         _text(x1 - 8, y1 + 4, label, "end") if axis == "y" else _text(x1, y2 + 18, label, "middle")
@@ -195,7 +210,9 @@ def svg(body: str, width: float, height: float, title: str, methods: Sequence[st
         title: for those who do not see it.
         methods: whose colors are used.
     """
-    rules = {"svg": _INK, **{f".{method}": colors_of(method) for method in methods}}
+    rules, colors = {"svg": _INK}, list(dict.fromkeys(map(colors_of, methods)))
+    for place, method in enumerate(methods):  # those that are not installed share their colors
+        rules[f".{method}"] = colors[place] if place < len(colors) else _ANOTHER
     light, dark = (
         "".join(f"{name}{{color:{pair[i]}}}" for name, pair in rules.items()) for i in (0, 1)
     )

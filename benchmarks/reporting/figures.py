@@ -86,6 +86,7 @@ def diagrams(structures: Mapping[str, Structure]) -> dict[str, str]:
 def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str, str]:
     """Draw what is shown of one data set: accuracy against cost, and class against class."""
     drawn = {}
+    titles = {key: title_of(key) for key in found} | comparison.get("titles", {})
     times = {m: t for m, t in comparison["times"].items() if t}
     axes: dict[str, tuple[str, Callable[[Costs], float]]] = {
         "seconds": ("seconds for an image", lambda t: t["seconds"]),
@@ -100,7 +101,8 @@ def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str
             class_differences(found[first], found[second]),
             first,
             second,
-            f"IoU of each class by {title_of(first)} and {title_of(second)}",
+            f"IoU of each class by {titles[first]} and {titles[second]}",
+            titles,
         )
     return drawn
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from benchmarks.reporting.figures import (
     write_gallery,
 )
 from benchmarks.reporting.structure_table import millions, side_by_side
+from benchmarks.reporting.verdicts import ranking, sentences
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
+from openvocab.evaluation.stated import STATED
 from openvocab.files import write_text
 from openvocab.methods import available_methods, title_of
 from openvocab.metrics.scores import CONVENTIONS, Convention
@@ -70,6 +73,11 @@ def read_page(folder: Path) -> dict[str, Any]:
     sets = [read_set(results, value) for value in comparisons]
     curves = read_curves(structures, latencies)
     shown = {key: title_of(key) for key in _in_order(structures, latencies, *_scored(comparisons))}
+    for comparison in comparisons:
+        shown |= comparison.get("titles", {})
+    for data, comparison in zip(sets, comparisons, strict=True):
+        data["ranking"] = ranking(data["rows"])
+        data["sentences"] = sentences(comparison.get("between", []), shown)
     return {
         "structures": structures,
         "titles": shown,
@@ -129,7 +137,13 @@ def _render(template: str, page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": cell, "millions": millions, "bound": bound, "verdict": verdict}
-    return environment.get_template(template).render(**page)
+    shown = dict(page) if "html" in template else {**page, "titles": _in_markdown(page["titles"])}
+    return environment.get_template(template).render(**shown)
+
+
+def _in_markdown(titles: Mapping[str, str]) -> dict[str, str]:
+    """Return titles that cannot become HTML or break a table."""
+    return {key: escape(title, quote=False).replace("|", "\\|") for key, title in titles.items()}
 
 
 def cell(value: float | None, digits: int = 2) -> str:
@@ -216,6 +230,8 @@ def read_set(results: Path, comparison: Comparison) -> dict[str, Any]:
         "control": comparison["control"],
         "paired": comparison["paired"],
         "seen": comparison["seen"],
+        "same": _same_everywhere(found),
+        "stated": {m: _stated(result) for m, result in found.items() if _stated(result)},
         "diagnoses": _diagnoses(comparison, images),
         "paired_diagnoses": _paired_diagnoses(comparison),
         "notes": _notes(comparison),
@@ -224,6 +240,19 @@ def read_set(results: Path, comparison: Comparison) -> dict[str, Any]:
         "gallery": comparison["gallery"],
         "charts": set_figures(found, comparison),
     }
+
+
+def _same_everywhere(found: Mapping[str, Result]) -> bool:
+    """Whether all conventions give every method the same mIoU, so that one row says it all."""
+    return all(
+        len({f"{result.scores(c).miou:.2f}" for c in CONVENTIONS}) == 1 for result in found.values()
+    )
+
+
+def _stated(result: Result) -> dict[str, str]:
+    """Return what the user stated of a method that is known by its predictions only."""
+    lines = result.card.settings.items()
+    return {key.removeprefix(STATED): value for key, value in lines if key.startswith(STATED)}
 
 
 def _diagnoses(comparison: Comparison, images: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks import run_all
 from benchmarks.layout import read_json
 from benchmarks.reporting import three_methods
 from benchmarks.reporting.report import build_report
@@ -103,3 +104,38 @@ def test_a_policy_in_the_report_forbids_all_requests(browser, report, tmp_path) 
     page.write_text(report.read_text().replace("</body>", f"{image}</body>"))
     browser.show(page)
     assert any("Content Security Policy" in said for said in browser.complaints())
+
+
+_HOSTILE = (
+    "<script>throw 1</script>",
+    "\"><img src=x onerror=throw(1)> '&amp;",
+    "שלום עולם",
+    "x" * 300,
+)
+
+
+@pytest.fixture(scope="module")
+def hostile(pictures, tmp_path_factory) -> Path:
+    """A report whose class names and titles are code, quotes, right-to-left and very long."""
+    folder = tmp_path_factory.mktemp("hostile")
+    shutil.copytree(pictures, folder / "data")
+    (folder / "data/names.txt").write_text("\n".join(_HOSTILE) + "\n")
+    words = ["--datasets", str(folder / "data"), "--output", str(folder / "out"), "--no-structure"]
+    words += ["--predictions", *(f"{name}={pictures / 'labels'}" for name in _HOSTILE)]
+    assert run_all.main(words) == 0
+    return folder / "out" / "report.html"
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_hostile_names_stay_text(browser, hostile, width) -> None:
+    browser.show(hostile, width)
+    assert browser.complaints() == []
+    assert browser.look("document.scripts.length") == browser.look(
+        "document.querySelectorAll('body > script').length"
+    )
+    assert browser.look(TOO_WIDE) == 0 and browser.look(_LOADED)
+    assert browser.look(_CROWDED) == []
+    text = browser.look("document.body.innerText")
+    assert all(name in text for name in _HOSTILE)
+    markdown = hostile.with_suffix(".md").read_text()
+    assert "<script" not in markdown and "<img" not in markdown

@@ -73,6 +73,7 @@ def score_images(
     method: str = "predictions",
     stated: Mapping[str, str] | None = None,
     segments: bool = False,
+    limit: int | None = None,
 ) -> tuple[Result, list[ImageRecord]]:
     """Compare predictions with the ground truth of a set; also return what each image gave.
 
@@ -85,6 +86,7 @@ def score_images(
         method: the name that the result carries.
         stated: what its user says of the method, by `openvocab.evaluation.stated.LINES`.
         segments: also keep the label maps in the records, as run-length codes.
+        limit: score only the first so many images.
 
     Raises:
         InputError: a prediction is missing (unless `partial_set`), unreadable, of the wrong size,
@@ -92,7 +94,7 @@ def score_images(
     """
     names = metric_names(data.vocabulary)
     void = tuple(sorted(void_values(len(names), data.ignore_index)))
-    samples = check_complete(predictions, data.samples, partial=partial_set)
+    samples = check_complete(predictions, data.samples[:limit], partial=partial_set)
     check_labels(data, samples=samples, classes=len(names), progress=progress)
     count = partial(
         _count,
