@@ -16,7 +16,7 @@ from PIL import Image
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
-from openvocab.formats.detectron2 import Prediction, write_predictions
+from openvocab.formats.detectron2 import PredictedClass, write_predictions
 from openvocab.formats.run_length import encode_labels
 
 
@@ -38,7 +38,7 @@ def predictions(pictures, tmp_path_factory) -> tuple[Path, Path]:
         Image.fromarray(labels.astype(np.uint8)).save(folder / f"maps/{stem}.png")
     (folder / "maps.yaml").write_text("weights: cat_seg.pth\nresize_rule: short side 640\n")
     entries = (
-        Prediction(f"{stem}.png", label, code)
+        PredictedClass(f"{stem}.png", label, code)
         for stem, labels in guess(pictures, 0.5).items()
         for label, code in encode_labels(labels).items()
     )
