@@ -31,6 +31,7 @@ from typing import Any
 
 import openvocab
 from benchmarks.experiments.fuzz_seeds import READERS, Reader, Seed, make_seeds
+from benchmarks.measuring import peak_memory_gib
 from openvocab.cli import run
 from openvocab.errors import InputError
 from openvocab.files import write_text
@@ -256,7 +257,7 @@ def _live(
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return round(peak_memory_gib() * 2**30)
 
 
 def report(tally: Tally, inputs: int, seed: int, seconds: float) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_bad_arguments_are_one_sentence(words, said, capsys) -> None:
         ("datasets:", "datasets: None"),
         ("models: [1]", "models: [1]"),
         ("models: [", "is not YAML"),
-        ("- models", "holds no mapping"),
+        ("- models", "holds a list and no keys with values"),
     ],
 )
 def test_bad_configurations_are_one_sentence(content, said, tmp_path, capsys) -> None:

@@ -65,9 +65,14 @@ class LabelSurvey:
         return ""
 
     @property
+    def like_masks(self) -> bool:
+        """Whether 0 and 255 are all values that occur, as in masks of one class."""
+        return set(self.pixels) == {0, 255}
+
+    @property
     def nonsense(self) -> str:
         """Why no value that occurs can be what was meant, in a sentence, or ""."""
-        if set(self.pixels) == {0, 255} and self.classes > 1:
+        if self.like_masks and self.classes > 1:
             meaning = "void" if 255 in self.void else "the label of another class"
             return (
                 f"the {self.maps} label maps hold only 0 and 255, like masks of one class, but 255 "
@@ -122,14 +127,16 @@ def check_labels(
     seen = survey_labels(
         data, data.samples if samples is None else samples, classes, void, progress
     )
+    # In a known set 255 is void, and a few images may show nothing but its first class.
+    few_classes = seen.like_masks and not isinstance(data, FolderDataset)
     for problem in (
         seen.wrong and values and seen.wrong + seen.hint,
-        not declared and seen.nonsense,
+        not declared and not few_classes and seen.nonsense,
         seen.mismatch,
     ):
         if problem:
             raise InputError(problem)
-    if set(seen.pixels) == {0, 255} and not declared:  # one class
+    if seen.like_masks and not declared and not few_classes:  # one class
         warnings.warn(
             f"{data.name}: the label maps hold only 0 and 255, and 255 is void: only pixels of 0 "
             "count; if 255 is meant to be the class, write it as 0 and void as 255",
