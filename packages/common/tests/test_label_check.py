@@ -115,9 +115,12 @@ def test_labels_that_count_from_one_are_shifted(tmp_path: Path) -> None:
     right.mkdir()
     Image.fromarray(np.array([[0, 0, 2, 0]], np.uint8)).save(right / "0.png")
     assert (
-        score.main([*argv, "--predictions", str(right), "--output", str(tmp_path / "r.json")]) == 0
+        score.main([*argv, "--predictions", str(right), "--output", str(tmp_path / "scored")]) == 0
     )
-    assert '"label_tree_hash": "' + data.label_tree_hash() in (tmp_path / "r.json").read_text()
+    assert (
+        '"label_tree_hash": "' + data.label_tree_hash()
+        in (tmp_path / "scored" / "result.json").read_text()
+    )
 
 
 def test_the_offset_is_for_folders_only(capsys: pytest.CaptureFixture[str]) -> None:

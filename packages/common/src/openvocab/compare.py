@@ -202,17 +202,22 @@ def _check_log(evaluation: Evaluation) -> None:
         )
 
 
+def build_parser() -> CommandParser:
+    """Return the parser of the command."""
+    parser = CommandParser(prog="python -m openvocab.compare", description=__doc__)
+    parser.add_argument("first", type=Path, help="output folder, or predictions")
+    parser.add_argument("others", type=Path, nargs="+", metavar="second", help="on the same data")
+    add_data_arguments(parser)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what differs between protocols, and the paired differences of their mIoU.
 
     Raises:
         InputError: see `compare`.
     """
-    parser = CommandParser(prog="python -m openvocab.compare", description=__doc__)
-    parser.add_argument("first", type=Path, help="output folder, or predictions")
-    parser.add_argument("others", type=Path, nargs="+", metavar="second", help="on the same data")
-    add_data_arguments(parser)
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     named = args.dataset or args.images or args.labels or args.names
     data = sample_set(args) if named else None
     found = [_evaluation(folder, data) for folder in (args.first, *args.others)]
