@@ -3,7 +3,7 @@
 For each method with a calibration of its world weights, on the scenes of world:val, which no
 calibration was fitted on: the expected calibration error with its interval, the reliability diagram
 and the risk-coverage curve, as numbers; and how well `named` tells ground without a name from the
-rest, on scenes whose ground has lost its name.
+rest, on scenes whose ground has lost its name; and what confidences cost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,12 +24,15 @@ from benchmarks.measuring import add_measuring_arguments, report
 from openvocab.calibrate import Judged, judge, without_ground
 from openvocab.cli import run
 from openvocab.errors import InputError
-from openvocab.methods import available_methods, load
+from openvocab.image import read_image
+from openvocab.inference.confidence import use_calibration
+from openvocab.methods import available_methods, load, title_of
 from openvocab.metrics.calibration import auroc, reliability
 from openvocab.segmenter import BaseSegmenter
 from openvocab.vocabulary import NOTHING, WORLD
 from openvocab.world import open_world
 
+REPEATS = 20  # of each measurement of time
 _STEP = 7  # every so many pixels count for curves over pixels of all scenes
 
 
@@ -73,6 +77,25 @@ def measure(segmenter: BaseSegmenter, count: int | None = None) -> dict[str, Any
     }
 
 
+def cost(segmenter: BaseSegmenter, repeats: int = REPEATS) -> dict[str, float]:
+    """Measure what confidences cost: seconds of CPU for a scene without and with them.
+
+    Both are measured in turns, and the shortest times count, so that other work on the machine has
+    little influence.
+    """
+    data = open_world("val", 1)
+    image, calibration = read_image(data.samples[0].image), segmenter.calibration
+    times: dict[str, list[float]] = {"without": [], "with": []}
+    for _ in range(repeats + 1):  # the first ones do not count
+        for kind, own in times.items():
+            use_calibration(segmenter, calibration if kind == "with" else None)
+            start = time.process_time()
+            segmenter.segment(image, data.vocabulary)
+            own.append(time.process_time() - start)
+    use_calibration(segmenter, calibration)
+    return {kind: min(own[1:]) for kind, own in times.items()}
+
+
 class _Ranked:
     """Probabilities of pixels from several scenes, and what is true of them."""
 
@@ -108,6 +131,23 @@ def _plain(values: NDArray[np.float64]) -> list[float | None]:
     return [None if math.isnan(value) else round(float(value), 4) for value in values]
 
 
+def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write measurements by method as a table in Markdown, as the documentation shows it."""
+    lines = [
+        "| | scenes | calibration error | 95 % interval | area, right | area, named | time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, found in methods.items():
+        error, seconds = found["expected_calibration_error"], found["cpu_seconds"]
+        slower = 100 * (seconds["with"] / seconds["without"] - 1)
+        lines.append(
+            f"| {title_of(key)} | {found['scenes']} | {error['estimate']:.3f} | "
+            f"{error['low']:.3f} to {error['high']:.3f} | {found['auroc_right']:.2f} | "
+            f"{found['auroc_named']:.2f} | {slower:+.0f} % |"
+        )
+    return "\n".join(lines)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(
@@ -134,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key in args.methods or available_methods():
         segmenter = load(key, WORLD, device="cpu")
         if isinstance(segmenter, BaseSegmenter) and segmenter.calibrated:
-            found[key] = measure(segmenter, args.scenes)
+            found[key] = {**measure(segmenter, args.scenes), "cpu_seconds": cost(segmenter)}
     if not found:
         raise InputError("no method has calibrated weights; run python -m openvocab.calibrate.")
     report({"data_set": f"{WORLD}:val", "methods": found}, args.output)

@@ -135,8 +135,8 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         "--none-of-these",
         type=float,
         metavar="S",
-        help="leave pixels blank whose best score is lower. Scores are confidences in 0..1 if the "
-        "weights are calibrated; else they are the method's own",
+        help="leave pixels blank that show any of the names less probably than this (0 to 1). "
+        "If the weights are not calibrated, S is compared with the method's own scores",
     )
     result.add_argument(
         "--skip-existing",
