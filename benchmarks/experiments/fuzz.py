@@ -10,7 +10,6 @@ everything else is counted and listed: a traceback, a crash, a hang, too much me
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -27,12 +26,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import openvocab
 from benchmarks.experiments.fuzz_seeds import READERS, Reader, Seed, make_seeds
 from benchmarks.measuring import peak_memory_gib
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import write_text
 
@@ -101,7 +100,7 @@ def _damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
         case 1:  # a number in the place of another
             width = rng.choice((1, 2, 4, 8))
             number = rng.choice(_NUMBERS) % (1 << (8 * width))
-            order = rng.choice(("little", "big"))
+            order = cast(Literal["little", "big"], rng.choice(("little", "big")))
             return data[:place] + number.to_bytes(width, order) + data[place + width :]
         case 2:  # cut off
             return data[:place]
@@ -285,7 +284,7 @@ def report(tally: Tally, inputs: int, seed: int, seconds: float) -> dict[str, An
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m benchmarks.experiments.fuzz", description=__doc__.split("\n\n")[0]
     )
     parser.add_argument("--inputs", type=int, default=50_000, help="how many (default: 50000)")

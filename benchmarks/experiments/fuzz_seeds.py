@@ -236,9 +236,9 @@ def _weights(canary: Path) -> list[Seed]:
     script = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(
-            torch.jit.trace(nn.Sequential(nn.Linear(2, 2), nn.GELU()), torch.ones(2)), script
-        )
+        network = nn.Sequential(nn.Linear(2, 2), nn.GELU())
+        traced = torch.jit.trace(network, torch.ones(2))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, script)
     seeds.append(Seed("weights", ".pt", script.getvalue()))
     return seeds
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measuring import add_measuring_arguments, report
 from openvocab.calibrate import Judged, judge, without_ground
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.image import read_image
 from openvocab.inference.confidence import use_calibration
@@ -150,7 +150,7 @@ def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="benchmarks.quality.calibration",
         description="Measure the confidences of all methods with calibrated world weights on "
         "world:val.",

@@ -7,7 +7,6 @@ answer is compared with what SAN gives for that picture and these names alone.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -30,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measuring import report
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.formats.run_length import encode_labels
 from openvocab.image import ImageArray
@@ -216,7 +215,7 @@ def resident(pid: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and return 1 if an answer was lost or mixed up, or an error was no sentence."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file for the measurements")
     parser.add_argument("--users", type=int, default=100, help="at once (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=1000, help="in all (default: %(default)s)")

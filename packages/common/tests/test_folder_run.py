@@ -462,7 +462,7 @@ def test_score_visualize_and_compare_read_the_results_as_they_are(
 ) -> None:
     from openvocab import compare, score, visualize
 
-    assert cli.run(score.main, ["--predictions", "first", *DATA, "--output", "r.json"]) == 0
+    assert cli.run(score.main, ["--predictions", "first", *DATA, "--output", "scored"]) == 0
     assert "100.00" in capsys.readouterr().out
     assert cli.run(visualize.main, ["--input", "first", *DATA, "--output", "drawn"]) == 0
     assert "4 pictures" in capsys.readouterr().out

@@ -82,9 +82,14 @@ def load_car(
 
 def _calibration_of(weights: str | Path | None, config: CaRConfig | str | None) -> Path | None:
     """Return where a calibration would lie: with a configuration, or beside the first CLIP."""
+    folder = Path(str(resources.files("car").joinpath("configs")))
     for word in (weights, config):
         if isinstance(word, str) and word in available_configs():
-            return Path(str(resources.files("car").joinpath("configs", word + SUFFIX)))
+            return folder / (word + SUFFIX)
+    if weights is None and isinstance(config, CaRConfig):  # settings that a command has read
+        for stored in sorted(folder.glob(f"*{SUFFIX}")):
+            if named_config(stored.name.removesuffix(SUFFIX)).car == config:
+                return stored
     first = Path(str(weights).partition(",")[0])
     return calibration_file(first) if weights is not None and first.is_file() else None
 

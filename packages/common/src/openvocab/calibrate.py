@@ -16,24 +16,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments
 from openvocab.datasets import resolve
 from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.errors import InputError
 from openvocab.image import read_image
-from openvocab.inference.confidence import Evidence, settings_sha256
 from openvocab.methods import add_method_arguments, load_from_arguments
 from openvocab.metrics.calibration import BoolArray, Calibration, FloatArray, fit_head
 from openvocab.metrics.scores import void_values
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.vocabulary import NOTHING, WORLD, Vocabulary
+
+if TYPE_CHECKING:
+    from openvocab.inference.confidence import Evidence
 
 PIXELS = 1000  # that are drawn from each image
 _TEST_SPLITS = ("val", "validation", "test")
@@ -42,8 +44,8 @@ _UNKNOWN = -2  # the truth where nobody knows what is there
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="openvocab.calibrate",
+    parser = CommandParser(
+        prog="python -m openvocab.calibrate",
         description="Fit confidences in 0..1 for the weights of a method, and store them beside "
         "the weights, where they are found whenever the weights are loaded.",
     )
@@ -110,6 +112,8 @@ def fit_calibration(
     Raises:
         InputError: the method tells no evidence, or the images do not suffice.
     """
+    from openvocab.inference.confidence import settings_sha256  # imports torch
+
     rng = np.random.default_rng(seed)
     samples = list(islice(data.samples, limit))
     whole, named = [], []
