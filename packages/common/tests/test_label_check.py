@@ -242,3 +242,15 @@ def test_twelve_bits_in_sixteen_are_recognized_or_named(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_image(tmp_path / "c.tif").max() == 255
+
+
+def test_known_sets_can_be_checked_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openvocab.datasets import label_check
+    from openvocab.world import open_world
+
+    data = open_world("val")
+    alone = label_check.survey_labels(data, data.samples, 60, (255,))
+    monkeypatch.setattr(label_check, "_MANY", 1)
+    monkeypatch.setattr(label_check, "_remembered_in", lambda *_: None)
+    monkeypatch.setattr(label_check, "default_workers", lambda: 2)
+    assert label_check.survey_labels(data, data.samples, 60, (255,)) == alone

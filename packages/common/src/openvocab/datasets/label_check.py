@@ -91,6 +91,7 @@ class LabelSurvey:
         return self.files.get(0, 0) > _OFTEN * self.maps or 0 not in self.files
 
 
+_MANY = 1000  # label maps for which starting processes takes less time than it saves
 _AS_ONE = " and all others as 0 (in NumPy: labels // labels.max()), and name both labels"
 
 
@@ -170,7 +171,8 @@ def survey_labels(
     pixels: Counter[int] = Counter()
     files: Counter[int] = Counter()
     wrong, mismatch, turned = "", "", []
-    for seen in run_parallel(look, samples, default_workers(), "checking labels", progress):
+    workers = default_workers() if len(samples) >= _MANY else 1
+    for seen in run_parallel(look, samples, workers, "checking labels", progress):
         pixels.update(seen.pixels)
         files.update(seen.pixels.keys())
         wrong, mismatch = wrong or seen.wrong, mismatch or seen.mismatch

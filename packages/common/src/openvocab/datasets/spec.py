@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -111,6 +112,16 @@ class DatasetSpec:
 
 
 # The same words under the same folder names, for layouts that name splits as we do.
+def _read_only(content: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(content)
+
+
+def _parts_of(proxy: MappingProxyType[Any, Any]) -> tuple[Any, tuple[dict[Any, Any]]]:
+    return _read_only, (dict(proxy),)
+
+
+# Python cannot send read-only mappings to another process, as a check with several processes must.
+copyreg.pickle(MappingProxyType, _parts_of)
 PLAIN = MappingProxyType({"train": "train", "val": "val"})
 YEAR_2017 = MappingProxyType({"train": "train2017", "val": "val2017"})
 

@@ -18,6 +18,7 @@ from openvocab.datasets.samples import Sample
 from openvocab.datasets.spec import DatasetSpec, Layout
 from openvocab.errors import InputError
 from openvocab.files import default_cache_dir
+from openvocab.vocabulary import Vocabulary
 from openvocab.world.export import write_scene
 from openvocab.world.names import world_vocabulary
 from openvocab.world.pictograms import package_versions
@@ -34,13 +35,19 @@ LAYOUT = Layout(
     labels="{split}/labels",
     words=MappingProxyType({split: split for split in COUNTS}),
 )
+
+
+def _vocabulary_of(layout: Layout) -> Vocabulary:
+    return world_vocabulary()
+
+
 SPEC = DatasetSpec(
     "world",
     "The embedded world",
     vocabulary="world",
     layouts=(LAYOUT,),
     sizes=MappingProxyType({split: (count,) for split, count in COUNTS.items()}),
-    make_vocabulary=lambda layout: world_vocabulary(),
+    make_vocabulary=_vocabulary_of,
 )
 
 
