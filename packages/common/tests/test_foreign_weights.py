@@ -143,8 +143,13 @@ def test_hugging_faces_layout_gives_the_same_outputs(clip: CLIP, tmp_path: Path)
         loaded = load_clip(source, **told)
         assert loaded.config == clip.config
         with torch.no_grad():
-            assert torch.equal(loaded.encode_image(images), clip.encode_image(images))
-            assert torch.equal(loaded.encode_text(tokens), clip.encode_text(tokens))
+            # Where weights lie in memory may change the last bit of a product.
+            torch.testing.assert_close(
+                loaded.encode_image(images), clip.encode_image(images), rtol=1e-6, atol=1e-6
+            )
+            torch.testing.assert_close(
+                loaded.encode_text(tokens), clip.encode_text(tokens), rtol=1e-6, atol=1e-6
+            )
     (tmp_path / "config.json").write_text(json.dumps({**config, "vision_config": 7}))
     with pytest.raises(InputError, match="no section vision_config"):
         load_clip(tmp_path)

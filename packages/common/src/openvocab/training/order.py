@@ -69,4 +69,4 @@ def generator_of(seed: int, position: int) -> np.random.Generator:
 
 def seed_of(seed: int, *place: int) -> int:
     """Return a seed for a place in the run: a step and a process, or a position; in 0..2^63-1."""
-    return int(np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0]) >> 1
