@@ -5,7 +5,7 @@ Source: SAN paper section 3.2 ("mask recognition with attention bias"); SPEC san
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ def recognize(
     grid: tuple[int, int],
     biases: Sequence[Tensor],
     num_queries: int,
+    pool: Callable[[Tensor, tuple[int, int]], Tensor] | None = None,
 ) -> Tensor:
     """Give every query an embedding in CLIP's joint space.
 
@@ -35,11 +36,12 @@ def recognize(
         grid: (h, w).
         biases: one for all blocks or one for each, (B, heads, Q, hs, ws).
         num_queries: Q.
+        pool: stands in for `pool_bias` where a graph for all sizes is made.
 
     Returns:
         Mask embeddings (B, Q, E) of unit length.
     """
-    pooled = [pool_bias(bias, grid) for bias in biases]  # (B, heads, Q, h * w)
+    pooled = [(pool or pool_bias)(bias, grid) for bias in biases]  # (B, heads, Q, h * w)
     x = torch.cat([tokens[:, :1].expand(-1, num_queries, -1), tokens], dim=1)
     for index, block in enumerate(blocks):
         bias = pooled[index if len(pooled) > 1 else 0].to(x.dtype)

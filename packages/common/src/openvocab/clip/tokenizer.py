@@ -61,6 +61,11 @@ def decode(tokens: Tensor) -> str:
     return text.strip()
 
 
+def merges() -> list[str]:
+    """Return the pairs of parts of words that the encoding joins, the most frequent first."""
+    return [" ".join(pair) for pair in _bpe().bpe_ranks]
+
+
 @cache
 def _bpe() -> Any:
     """Return open_clip's tokenizer; imported late, since that takes seconds."""
