@@ -47,8 +47,11 @@ def exported(tmp_path_factory):
         if recording.path.name not in made:
             folder = tmp_path_factory.mktemp(recording.path.name)
             network = recording.network()
-            export_san(network, folder)
-            made[recording.path.name] = (SANSegmenter(network, cache_dir=False), folder)
+            export_san(network, recording.configs[1], folder)
+            made[recording.path.name] = (
+                SANSegmenter(network, recording.configs[1], cache_dir=False),
+                folder,
+            )
         return made[recording.path.name]
 
     return export

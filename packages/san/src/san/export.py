@@ -23,14 +23,16 @@ from openvocab.onnx_predict import DESCRIPTION, FORMAT, IMAGE_GRAPH, MERGES, TEX
 from san.loading import add_model_arguments, load_from_arguments
 
 if TYPE_CHECKING:
+    from san.config import SANInference
     from san.model import SAN
 
 
-def export_san(network: SAN, folder: Path) -> None:
+def export_san(network: SAN, inference: SANInference, folder: Path) -> None:
     """Write image graph, text graph, tokenizer and description to a folder: all, or none.
 
     Args:
         network: in fp32.
+        inference: how it is run.
         folder: is made if it is not there.
 
     Raises:
@@ -41,7 +43,7 @@ def export_san(network: SAN, folder: Path) -> None:
     from openvocab.clip.tokenizer import merges  # late: these import torch
     from san.onnx_graphs import write_image_graph, write_text_graph
 
-    if not network.config.resize_masks_first:
+    if not inference.resize_masks_first:
         raise InputError(
             "this SAN resizes scores instead of mask logits, which the exported form cannot; "
             "export one with MODEL.SEM_SEG_POSTPROCESS_BEFORE_INFERENCE True."
@@ -51,11 +53,11 @@ def export_san(network: SAN, folder: Path) -> None:
     with atomic_paths([folder / name for name in names]) as (image, text, merged, described):
         write_text_graph(network.clip, text)
         merged.write_text("".join(f"{line}\n" for line in merges()), encoding="utf-8")
-        described.write_text(json.dumps(describe(network)), encoding="utf-8")
+        described.write_text(json.dumps(describe(network, inference)), encoding="utf-8")
         write_image_graph(network, image)
 
 
-def describe(network: SAN) -> dict[str, Any]:
+def describe(network: SAN, inference: SANInference) -> dict[str, Any]:
     """Return everything that the graphs do not hold and `openvocab.onnx_predict` needs."""
     from openvocab.clip.template_sets import load_templates
     from openvocab.drawing.overlay import palette
@@ -63,10 +65,10 @@ def describe(network: SAN) -> dict[str, Any]:
     config, clip = network.config, network.clip
     return {
         "format": FORMAT,
-        "short_side": config.short_side,
-        "max_side": config.max_side,
+        "short_side": inference.short_side,
+        "max_side": inference.max_side,
         "size_divisibility": config.size_divisibility,
-        "templates": list(load_templates(config.templates)),
+        "templates": list(load_templates(inference.templates)),
         "context_length": config.clip.text.context_length,
         "token_ids": None if clip.token_ids is None else clip.token_ids.tolist(),
         "logit_scale": float(clip.logit_scale.detach().exp()),
@@ -94,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export; see the module."""
     args = build_parser().parse_args(argv)
     args.device, args.precision, args.compile = "cpu", "fp32", False
-    export_san(load_from_arguments(args).network, args.output)
+    segmenter = load_from_arguments(args)
+    export_san(segmenter.network, segmenter.inference, args.output)
     print(args.output)
     return 0
 

@@ -148,10 +148,9 @@ class TextGraph(nn.Module):
 
 def write_image_graph(network: SAN, path: Path) -> None:
     """Write the graph (pixels, class_embeddings) -> (mask_logits, class_logits)."""
-    config, native = network.config, network.config.short_side
+    config = network.config
     unit = config.size_divisibility
-    height = max(2, native // unit) * unit
-    pixels = torch.zeros(1, 3, height, height + 2 * unit)
+    pixels = torch.zeros(1, 3, 8 * unit, 10 * unit)  # any size: none is built in
     sample = (pixels, network.clip_input(pixels), torch.zeros(4, config.clip.embed_dim))
     free = torch.export.Dim.DYNAMIC
     _export(
