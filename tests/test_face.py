@@ -199,7 +199,8 @@ def test_a_command_behind_a_package_runs_it_and_an_unknown_one_is_one_sentence()
         [sys.executable, "-m", "san", "foretell"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and done.stderr == (
-        "error: san has no command 'foretell'; its commands are app, evaluate, predict, train\n"
+        "error: san has no command 'foretell'; its commands are app, evaluate, export, predict, "
+        "train\n"
     )
 
 

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import openvocab
 from benchmarks.experiments.fuzz_seeds import READERS, Reader, Seed, make_seeds
@@ -100,7 +100,7 @@ def _damaged(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
         case 1:  # a number in the place of another
             width = rng.choice((1, 2, 4, 8))
             number = rng.choice(_NUMBERS) % (1 << (8 * width))
-            order = cast(Literal["little", "big"], rng.choice(("little", "big")))
+            order: Literal["little", "big"] = rng.choice(("little", "big"))
             return data[:place] + number.to_bytes(width, order) + data[place + width :]
         case 2:  # cut off
             return data[:place]

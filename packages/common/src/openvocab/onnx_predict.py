@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openvocab.cli import print_warning, run
+from openvocab.cli import CommandParser, print_warning, run
 from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.plain_tokenizer import PlainTokenizer
 from openvocab.errors import InputError, import_extra
@@ -222,8 +222,8 @@ def _save(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="openvocab.onnx_predict",
+    parser = CommandParser(
+        prog="python -m openvocab.onnx_predict",
         description="Segment photos with a SAN that `python -m san.export` wrote; needs "
         "onnxruntime, NumPy and Pillow, and no torch. Writes a label map and run-length masks as "
         "JSON for each photo. OVSeg and CaR cannot be exported.",

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvocab.cli import run
+from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError, import_extra
 from openvocab.files import atomic_paths
 from openvocab.onnx_predict import DESCRIPTION, FORMAT, IMAGE_GRAPH, MERGES, TEXT_GRAPH
@@ -79,8 +79,8 @@ def describe(network: SAN, inference: SANInference) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="san.export",
+    parser = CommandParser(
+        prog="python -m san.export",
         description="Write a SAN as ONNX: a graph from pixels and class embeddings to masks and "
         "classes, a graph of the text tower, and the tokenizer. The size of the image and the "
         "names stay free. Run it with `python -m openvocab.onnx_predict`, which needs no torch. "
