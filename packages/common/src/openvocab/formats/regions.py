@@ -6,7 +6,6 @@ files that the prediction command writes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from openvocab.errors import InputError
 from openvocab.formats.run_length import RLE, Labels, Mask, decode_rle, encode_labels
+from openvocab.reading.json_files import read_json_file
 
 if TYPE_CHECKING:
     from openvocab.segmenter import Segmentation
@@ -120,10 +120,7 @@ def read_results(folder: Path) -> Iterator[ImageResult]:
         raise InputError(f"'{folder}' is no folder of results; give the --output of predict.")
     count = 0
     for path in sorted(folder.rglob("*.json")):
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"the result '{path}' cannot be read: {error}.") from error
+        content = read_json_file(path, "results of predict")
         if isinstance(content, Mapping) and {"image", "size", "names", "segments"} <= set(content):
             count += 1
             yield _read_result(path, content, path.relative_to(folder).with_suffix("").as_posix())
