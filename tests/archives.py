@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ class Archives:
 
     def ade_full(self, sizes=((24, 32), (1100, 800), (600, 1300))) -> dict[str, np.ndarray]:
         """Object ids by stem, at full resolution; the RGB files hold instances in blue, too."""
-        base, raw, index = self.root / "ADE20K_2021_17_01", {}, {"folder": [], "filename": []}
+        base, raw = self.root / "ADE20K_2021_17_01", {}
+        index: dict[str, Any] = {"folder": [], "filename": []}
         ids = [0, 2978, 312, 2420, 3000, 1]
         for short, long in (("train", "training"), ("val", "validation")):
             for i, size in enumerate(sizes):

@@ -82,7 +82,7 @@ def checkpoint() -> None:
         file.flush()
         _send(signal.SIGKILL)
 
-    torch.save = half
+    torch.save = half  # type: ignore[assignment]
 
 
 def crop() -> None:

@@ -187,7 +187,7 @@ def project(path: Path) -> dict:
 
 def test_root_requirements_are_the_union_of_the_members() -> None:
     union: set[str] = set()
-    extras: set[str] = set()
+    extras: set[tuple[str, str]] = set()
     scripts: dict[str, str] = {}
     for member in MEMBERS:
         own = project(ROOT / "packages" / member)
@@ -199,8 +199,9 @@ def test_root_requirements_are_the_union_of_the_members() -> None:
     assert set(root["dependencies"]) == union | BENCHMARK
     assert root.get("scripts", {}) == scripts
     offered = root["optional-dependencies"]
-    own = {"docs", "test", "tools"}  # of the checkout, not of a package
-    assert extras == {(e, x) for e, lines in offered.items() if e not in own for x in lines}
+    checkout = {"docs", "test", "tools"}  # of the checkout, not of a package
+    mine = {(e, x) for e, lines in offered.items() if e not in checkout for x in lines}
+    assert extras == mine
 
 
 def test_the_lists_of_the_root_name_every_member() -> None:

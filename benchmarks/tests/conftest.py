@@ -82,7 +82,7 @@ def segmenters() -> dict[str, object]:
     return {
         "san": SANSegmenter(tiny_san(), SANInference(short_side=64), cache_dir=False),
         "ovseg": OVSegSegmenter(model, inference, cache_dir=False),
-        "car": CaRSegmenter(*clips, CaRConfig(), cache_dir=False),
+        "car": CaRSegmenter(*clips, CaRConfig(), cache_dir=False),  # type: ignore[call-arg]
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ NAMES = ["grass", "brick", "water", "crab", "duck"]
 
 @pytest.mark.parametrize("key", METHODS)
 def test_the_shipped_confidences_fit_the_shipped_weights(key: str) -> None:
-    segmenter = load(key, "world", device="cpu")
+    segmenter: Any = load(key, "world", device="cpu")
     calibration = segmenter.calibration
     assert segmenter.calibrated and calibration is not None
     assert (calibration.data_set, calibration.split) == ("world", "tune")
@@ -39,7 +40,7 @@ def test_the_shipped_confidences_fit_the_shipped_weights(key: str) -> None:
 
 
 def test_settings_that_were_not_calibrated_have_no_confidence() -> None:
-    ovseg = load("ovseg", "world", device="cpu")
+    ovseg: Any = load("ovseg", "world", device="cpu")
     other = ovseg.with_inference(replace(ovseg.inference, min_size=96))
     assert ovseg.calibrated and not other.calibrated and other.calibration is None
     same = ovseg.with_inference(replace(ovseg.inference))

@@ -11,6 +11,7 @@ import torch
 import car.diagnosis
 import ovseg.diagnosis
 import san.diagnosis
+from car.visual_prompts import VisualPrompter
 from openvocab.evaluation.oracle import masks_of_labels
 from openvocab.vocabulary import Vocabulary
 
@@ -58,7 +59,7 @@ def test_ovseg_names_true_masks_as_its_clip_does(segmenters, image, truth) -> No
 def test_car_judges_true_masks_as_it_judges_its_own(segmenters, image, truth) -> None:
     segmenter = segmenters["car"]
     found = car.diagnosis.label_true_masks(segmenter, image, truth, NAMES)
-    prompter = car.diagnosis.VisualPrompter(image, segmenter.config.visual_prompt_type)
+    prompter = VisualPrompter(image, segmenter.config.visual_prompt_type)
     pictures = [prompter.paint(truth == label) for label in (0, 1, 3)]
     scores = segmenter.car.judge(pictures, NAMES.names)
     assert scores.shape == (3, 4) and np.allclose(scores.sum(1), 1, atol=1e-5)

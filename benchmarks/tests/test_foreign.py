@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from benchmarks import run_all
-from benchmarks.quality.comparison import Evaluation
 from benchmarks.quality.foreign import read_foreign
 from benchmarks.reporting.verdicts import sentences
 from PIL import Image
 
 from openvocab.cli import run
+from openvocab.compare import Evaluation
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
 from openvocab.formats.detectron2 import PredictedClass, write_predictions
@@ -129,6 +130,7 @@ def test_titles_of_other_scripts_get_keys(predictions) -> None:
     ],
 )
 def test_sentences_follow_from_the_intervals(difference, said) -> None:
-    pair = dict(zip(("difference", "low", "high"), difference, strict=True))
-    (sentence,) = sentences([{"first": "a", "second": "b", **pair}], {"a": "A", "b": "B"})
+    names = ("first", "second", "difference", "low", "high")
+    pair: Any = dict(zip(names, ("a", "b", *difference), strict=True))
+    (sentence,) = sentences([pair], {"a": "A", "b": "B"})
     assert sentence.startswith(said)

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -71,13 +72,13 @@ def grows(_: Path) -> None:
 def test_the_campaign_notices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: object, outcome: str
 ) -> None:
-    reader = Reader("bad", "bad", read)  # type: ignore[arg-type]
+    reader = Reader("bad", "bad", read)
     monkeypatch.setattr(fuzz, "READERS", (reader,))
     monkeypatch.setattr(fuzz, "make_seeds", lambda _: [Seed("bad", ".bin", b"data")])
     monkeypatch.setattr(fuzz, "SECONDS", -4.5 if read is sleeps else 30.0)
     if read is grows:
         monkeypatch.setattr(fuzz, "BYTES", 32 << 20)
-        monkeypatch.setattr(fuzz.resource, "setrlimit", lambda *_: None)
+        monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     (tmp_path / "a" / "b").mkdir(parents=True)
     tally = fuzz.campaign(1, 0, tmp_path / "a" / "b")
     assert outcome in {found["is"] for found in tally.findings} and tally.bad() >= 1

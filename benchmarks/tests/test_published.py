@@ -88,7 +88,7 @@ def test_architectures_are_named_as_cards_name_them() -> None:
             "Swin-B, CLIP ViT-L/14": "ovseg_swinB_vitL_bs32_120k",
             "R-101c, CLIP ViT-B/16": "ovseg_R101c_vitB_bs32_120k",
         }.items():
-            config, inference = load_published(name)
+            config, inference = load_published(name)  # type: ignore[assignment]
             proposer = OVSegSegmenter(OVSeg(config), inference, device="meta", cache_dir=False)
             assert proposer.describe()["variant"] == named[f"OVSeg, {title}"]
     clips = CaRConfig()

@@ -167,7 +167,7 @@ def test_points_that_were_left_out_are_named_with_the_reason() -> None:
     missing = {"names": 5000, "seconds": None, "reason": "could take 90 s"}
     axes = {"names": [{"names": 20, "seconds": 0.5}, missing], "side": [{"side": 64, "seconds": 1}]}
     latency = {"side": 128, "few_names": 4, "curves": axes}
-    (group,) = report.read_curves({}, {"car": latency})
+    (group,) = report.read_curves({}, {"car": latency})  # type: ignore[dict-item]
     assert group["left_out"] == ["CaR with 5,000 names (could take 90 s)"]
     svg = figures.latency_figures(group["curves"])["names"]
     assert len(ElementTree.fromstring(svg).findall(".//{*}circle")) == 1

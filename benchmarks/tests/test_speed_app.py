@@ -44,5 +44,5 @@ def test_a_wrong_answer_is_counted(monkeypatch) -> None:
 
 
 def test_requests_must_be_shared_evenly() -> None:
-    with pytest.raises(app.InputError, match="multiple"):
+    with pytest.raises(app.InputError, match="multiple"):  # type: ignore[attr-defined]
         app.main(["--users", "3", "--requests", "10"])

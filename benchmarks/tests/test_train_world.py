@@ -45,7 +45,7 @@ def short(monkeypatch):
         return subprocess.CompletedProcess(words, module.main(words[3:]))
 
     monkeypatch.setattr(train_world, "recipe", recipe)
-    monkeypatch.setattr(train_world.subprocess, "run", start)
+    monkeypatch.setattr(subprocess, "run", start)
     return ran
 
 
@@ -81,7 +81,7 @@ def test_nothing_is_installed_before_it_is_trained(tmp_path):
 
 def test_a_failing_command_is_named(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 2)
-    monkeypatch.setattr(train_world.subprocess, "run", lambda *words, **options: failed)
+    monkeypatch.setattr(subprocess, "run", lambda *words, **options: failed)
     with pytest.raises(InputError, match="clip_words failed"):
         train_world.main(["--output", str(tmp_path)])
 

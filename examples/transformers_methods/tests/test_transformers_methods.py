@@ -262,7 +262,7 @@ def test_of_equal_instances_the_first_name_wins_and_uncovered_pixels_are_nothing
     half = np.array([[0.9, 0.9, 0.0]], np.float32)
     both = [Instance(0, 0.7, half), Instance(1, 0.7, half)]
     for overlap in ("score", "probability", "smallest"):
-        merged = merge_instances(both, (1, 3), 2, overlap=overlap)  # type: ignore[arg-type]
+        merged = merge_instances(both, (1, 3), 2, overlap=overlap)
         np.testing.assert_array_equal(merged.words, [[0, 0, -1]])
     assert (merge_instances([], (1, 3), 2).words == -1).all()
 
@@ -537,11 +537,11 @@ def test_an_image_that_is_too_large_is_segmented_smaller(key: str, model_of: Any
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: SAM3Config(overlap="largest"), "use one of score, probability, smallest"),  # type: ignore[arg-type]
+        (lambda: SAM3Config(overlap="largest"), "use one of score, probability, smallest"),
         (lambda: SAM3Config(score_threshold=1.5), "score_threshold is 1.5"),
         (lambda: SAM3Config(prompt="a photo"), "must have one"),
         (lambda: CLIPSegConfig(max_side=0), "max_side is 0"),
-        (lambda: ClosedSetConfig(unmatched="drop"), "use 'compete' or 'leave out'"),  # type: ignore[arg-type]
+        (lambda: ClosedSetConfig(unmatched="drop"), "use 'compete' or 'leave out'"),
     ],
 )
 def test_settings_that_can_only_be_mistakes_are_refused(make: Any, words: str) -> None:

@@ -13,7 +13,7 @@ from openvocab.clip.model import CLIP, Block
 
 
 def make_block(width: int, heads: int, activation: str) -> tuple[Block, nn.LayerNorm]:
-    block, after = Block(width, heads, 2 * width, activation), nn.LayerNorm(width)  # type: ignore[arg-type]
+    block, after = Block(width, heads, 2 * width, activation), nn.LayerNorm(width)
     for parameter in (*block.parameters(), *after.parameters()):
         if parameter.dim() == 1:  # layer norms and biases are plain until they are trained
             nn.init.normal_(parameter, mean=0.5, std=0.5)

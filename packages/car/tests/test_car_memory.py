@@ -122,7 +122,7 @@ def test_a_name_costs_its_evidence_and_its_marginal_where_names_compete(
 ) -> None:
     """Names that do not compete pass the CRF in groups, and cost next to nothing."""
     config = CaRConfig(mode=mode, confidence_threshold=0.0, mask_threshold=0.4)
-    car = CaR(*tiny_clips, config, cache_dir=False)
+    car = CaR(*tiny_clips, config, cache_dir=False)  # type: ignore[misc]
     names = [f"name {number}" for number in range(32)]
     each = growth(lambda k: Recurrence(car, car.prepare(picture), names[:k]).run(), 16, 32)
     assert each < most * SIDE**2 * FLOAT

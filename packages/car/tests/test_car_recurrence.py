@@ -28,7 +28,8 @@ def run(recorded_clips, case_config, meta, golden, recur):
     def run(name: str, **changes):
         with np.load(golden / f"case_{name}.npz") as file:
             image = file["image"]
-        car = CaR(*recorded_clips, case_config(name, **changes), cache_dir=False)
+        proposer, classifier = recorded_clips
+        car = CaR(proposer, classifier, case_config(name, **changes), cache_dir=False)
         return recur(car, car.prepare(image), meta[name]["names"])
 
     return run
@@ -97,7 +98,7 @@ def test_sane_mode_gives_the_last_name_its_own_mask(
         "car.mask_proposals.salient_boxes",
         lambda score_map, threshold, **_: salient_boxes(score_map, threshold, faithful=True),
     )
-    car = CaR(*recorded_clips, config, cache_dir=False)
+    car = CaR(*recorded_clips, config, cache_dir=False)  # type: ignore[misc]
     scene = car.prepare(image)
     original = recur(car, scene, names)
     sane = recur(car, scene, names, replace(config, faithful=False))
@@ -126,7 +127,7 @@ def test_faithful_characters_that_do_not_exist_are_explained(tiny_clips) -> None
     config = CaRConfig(
         mode="refer", semantic_templates=None, faithful=True, confidence_threshold=0.0
     )
-    car = CaR(*tiny_clips, config, cache_dir=False)
+    car = CaR(*tiny_clips, config, cache_dir=False)  # type: ignore[misc]
     scene = car.prepare(np.full((32, 32, 3), 128, np.uint8))
     names = [f"thing {number}" for number in range(30)]
     with pytest.raises(InputError, match="the original crashes here"):
@@ -211,7 +212,7 @@ def test_referring_runs_the_trunk_once_for_all_sentences(
 ) -> None:
     with np.load(golden / "case_refer.npz") as file:
         image, names = file["image"], file["names"].tolist()
-    car = CaR(*recorded_clips, case_config("refer"), cache_dir=False)
+    car = CaR(*recorded_clips, case_config("refer"), cache_dir=False)  # type: ignore[misc]
     trunk = Count(recorded_clips[0].visual.blocks[0].mlp)
     Recurrence(car, car.prepare(image), names).run()
     assert trunk.images == [1]
@@ -246,7 +247,7 @@ def test_one_step_is_known_from_the_first_of_a_recurrence(
     names = meta["multi3"]["names"]
     things = tuple(index % 2 == 0 for index in range(len(names)))
     vocabulary = Vocabulary(tuple(names), things=things)
-    segmenter = CaRSegmenter(*recorded_clips, config, cache_dir=False)
+    segmenter = CaRSegmenter(*recorded_clips, config, cache_dir=False)  # type: ignore[call-arg]
     alone = segmenter.with_config(replace(config, max_steps=1))
     expected = alone.segment(image, vocabulary, return_scores=True)
     first = FirstSteps(segmenter)

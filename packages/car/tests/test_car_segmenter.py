@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,8 +200,9 @@ def test_bf16_towers_give_nearly_the_same_maps(tiny_clips, photo, recur) -> None
     import copy
 
     config = CaRConfig(confidence_threshold=0.0, mask_threshold=0.4)
-    half = CaRSegmenter(*copy.deepcopy(tiny_clips), config, precision="bf16", cache_dir=False)
-    full = CaRSegmenter(*tiny_clips, config, cache_dir=False)
+    copies: Any = copy.deepcopy(tiny_clips)
+    half = CaRSegmenter(copies[0], copies[1], config, precision="bf16", cache_dir=False)
+    full = CaRSegmenter(*tiny_clips, config, cache_dir=False)  # type: ignore[call-arg]
     assert half.weights_sha256 == full.weights_sha256
     maps = [
         recur(one.car, one.car.prepare(photo), NAMES).steps[0].maps.activation

@@ -115,7 +115,7 @@ def test_the_activation_is_never_guessed(clip: CLIP, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not say which activation"):
         load_clip(clip.state_dict())
     with pytest.raises(InputError, match="'relu' is unknown"):
-        load_clip(clip.state_dict(), activation="relu")  # type: ignore[arg-type]
+        load_clip(clip.state_dict(), activation="relu")
 
 
 def test_model_objects_tell_their_activation() -> None:
@@ -146,7 +146,7 @@ def test_openai_state_dict_with_its_scalars(clip: CLIP) -> None:
 )
 def test_sources_that_cannot_be_used(source: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_clip(source)  # type: ignore[arg-type]
+        load_clip(source)
 
 
 def test_resnet_clips_are_refused() -> None:

@@ -383,7 +383,7 @@ def test_a_hostile_refs_pickle_is_refused(archives, tmp_path, monkeypatch):
 )
 def test_referring_names_are_checked(tmp_path, arguments, words):
     with pytest.raises(InputError, match=words):
-        load_referring(*arguments, tmp_path)
+        load_referring(*arguments, tmp_path)  # type: ignore[call-arg]
 
 
 def test_files_of_different_archives_do_not_fit(refer_root):

@@ -8,6 +8,7 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -356,7 +357,7 @@ class FakeCatalog(dict):
     def list(self):
         return list(self)
 
-    def get(self, name):
+    def get(self, name):  # type: ignore[override]
         return self[name]()
 
 
@@ -370,14 +371,14 @@ class FakeMetadata(SimpleNamespace):
 class FakeMetadataCatalog(dict):
     """detectron2's `MetadataCatalog`: made on the first `get`."""
 
-    def get(self, name):
+    def get(self, name):  # type: ignore[override]
         return self.setdefault(name, FakeMetadata())
 
 
 @pytest.fixture
 def catalogs(monkeypatch):
     """The documented interface of detectron2's catalogs, for machines without it."""
-    data = ModuleType("detectron2.data")
+    data: Any = ModuleType("detectron2.data")
     data.DatasetCatalog, data.MetadataCatalog = FakeCatalog(), FakeMetadataCatalog()
     monkeypatch.setitem(sys.modules, "detectron2", ModuleType("detectron2"))
     monkeypatch.setitem(sys.modules, "detectron2.data", data)

@@ -316,7 +316,7 @@ def test_what_is_on_the_way_is_bounded(predict: Predict, monkeypatch: pytest.Mon
     from openvocab.inference import folder
 
     alive, most, lock = [0], [0], threading.Lock()
-    read, write = folder.read_image, folder.write_results
+    read, write = folder.read_image, folder.write_results  # type: ignore[attr-defined]
 
     def counted_read(path: Path, **options: Any) -> Any:
         image = read(path, **options)

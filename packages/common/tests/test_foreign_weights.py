@@ -218,7 +218,7 @@ def test_the_activation_is_read_from_a_torchscript_archive(
     assert load_clip(path, heads=HEADS).config.activation == activation
     other = "gelu" if activation == "quick_gelu" else "quick_gelu"
     with pytest.raises(InputError, match=f"trained with {activation}"):
-        load_clip(path, heads=HEADS, activation=other)  # type: ignore[arg-type]
+        load_clip(path, heads=HEADS, activation=other)
 
 
 def test_an_archive_that_does_not_say_its_activation_is_asked_about(
@@ -335,11 +335,11 @@ def test_large_but_finite_weights_are_loaded(clip: CLIP) -> None:
 def test_scores_that_are_not_finite_are_one_sentence(which: int) -> None:
     parts = [torch.rand(3, 2), torch.randn(3, 4, 4)]
     geometry = MaskGeometry((8, 8), (8, 8), (8, 8))
-    semantic_labels(*parts, geometry)
+    semantic_labels(*parts, geometry)  # type: ignore[call-arg]
     parts[which].view(-1)[1] = float("nan")
     for compute in (semantic_labels, semantic_scores):
         with pytest.raises(InputError, match=r"not finite.*fp32"):
-            compute(*parts, geometry)
+            compute(*parts, geometry)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -371,10 +371,10 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A server that takes connections and never answers."""
     server = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setattr(hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(hub.constants, "ENDPOINT", address)  # type: ignore[attr-defined]
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)  # type: ignore[attr-defined]
     monkeypatch.setattr(hub, "_cached", lambda *_: None)
     hub.answers.cache_clear()
     yield server
@@ -386,13 +386,13 @@ def test_a_hub_that_does_not_answer_is_found_out_once(
     silent_hub: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    urlopen = hub.urllib.request.urlopen
+    urlopen = hub.urllib.request.urlopen  # type: ignore[attr-defined]
 
     def counted(request: Any, **more: Any) -> Any:
         asked.append(request.full_url)
         return urlopen(request, **more)
 
-    monkeypatch.setattr(hub.urllib.request, "urlopen", counted)
+    monkeypatch.setattr(hub.urllib.request, "urlopen", counted)  # type: ignore[attr-defined]
     monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("it was retried"))
     for source in (("ViT-B-16", "openai"), ("ViT-H-14", "laion2b_s32b_b79k")):
         with pytest.raises(InputError, match=r"--weights world works now.*file's path"):

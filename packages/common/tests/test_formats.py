@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ SIZE = (60, 80)
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 
 
-def tool(name: str) -> object:
+def tool(name: str) -> Any:
     """Import a labeling tool, which the tests of formats need; CI installs all of them."""
     if os.environ.get("OPENVOCAB_TEST_TOOLS"):
         return __import__(name, fromlist=["_"])

@@ -41,14 +41,14 @@ def make_set(root: Path, *maps: object, names: tuple[str, ...] = NAMES) -> Folde
 
 class Zeros:
     def segment(self, image: NDArray[np.uint8], vocabulary: object, **_: object) -> Segmentation:
-        return Segmentation(np.zeros(image.shape[:2], np.int32), vocabulary)  # type: ignore[arg-type]
+        return Segmentation(np.zeros(image.shape[:2], np.int32), vocabulary)
 
     def describe(self) -> dict[str, str]:
         return {"method": "zeros"}
 
 
 def evaluate(data: FolderDataset) -> object:
-    return evaluate_set(Zeros(), data, progress=False)  # type: ignore[arg-type]
+    return evaluate_set(Zeros(), data, progress=False)
 
 
 def scored(data: FolderDataset) -> object:

@@ -50,7 +50,7 @@ def test_what_cannot_be_meant_is_one_sentence(pairs: list[str], message: str) ->
 
 
 def test_files_are_checked_where_they_are_read() -> None:
-    file = {"INPUT": {"MIN_SIZE_TEST": "256", "OTHER": "x"}, "SOLVER": {"LR": []}}
+    file: dict[str, Any] = {"INPUT": {"MIN_SIZE_TEST": "256", "OTHER": "x"}, "SOLVER": {"LR": []}}
     assert check_types(file, KINDS, "a.yaml") == {
         "INPUT": {"MIN_SIZE_TEST": 256, "OTHER": "x"},
         "SOLVER": {"LR": []},

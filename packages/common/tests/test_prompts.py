@@ -268,7 +268,7 @@ def replace_parameter(clip: CLIP) -> None:
 @pytest.mark.parametrize(
     "change", [load_other_weights, step_in_place, write_behind_autograd, replace_parameter]
 )
-def test_changed_weights_are_never_answered_from_the_cache(change, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_changed_weights_are_never_answered_from_the_cache(change, tmp_path: Path) -> None:
     clip = build_clip()
     encoder = TextEncoder(clip, tmp_path)
     before = encoder.encode_names(NAMES)
@@ -313,9 +313,7 @@ def overwrite(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, overwrite])
-def test_a_damaged_file_is_rebuilt(  # type: ignore[no-untyped-def]
-    clip: CLIP, counted: Counted, tmp_path: Path, damage
-) -> None:
+def test_a_damaged_file_is_rebuilt(clip: CLIP, counted: Counted, tmp_path: Path, damage) -> None:
     expected = TextEncoder(clip, tmp_path).encode_names(NAMES)
     paid = counted.texts
     (file,) = cache_files(tmp_path)
@@ -370,7 +368,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_only(clip: CLIP, tmp_pa
 def no_cache_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in ("OPENVOCAB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    return monkeypatch
+    return monkeypatch  # type: ignore[return-value]
 
 
 def test_a_user_without_a_home_has_no_cache_folder(

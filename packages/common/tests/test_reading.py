@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_counts_that_are_a_number_are_one_sentence() -> None:
 )
 def test_masks_that_are_none(rle: object) -> None:
     with pytest.raises(InputError):
-        decode_rle(rle)  # type: ignore[arg-type]
+        decode_rle(rle)
 
 
 def test_the_expected_size_lets_the_right_mask_through() -> None:
@@ -306,7 +307,7 @@ def test_data_comes_through_as_it_was(tmp_path: Path, protocol: int) -> None:
     arrays = [
         np.arange(6).astype(code).reshape(2, 3).T for code in ("<f4", ">f8", "<i2", "u1", "?", "c8")
     ]
-    content = {
+    content: dict[str, Any] = {
         "arrays": [*arrays, np.array(["a", "bcd"]), np.zeros((0, 4)), np.array(3.5)],
         "scalars": [np.float64(2.5), np.int8(-3), np.bool_(True)],
         "plain": [1, -(2**62), 2.5, None, True, "ü", b"\x00\xff", bytearray(b"b"), (1, (2,)), {3}],

@@ -81,4 +81,4 @@ def test_a_shorter_context_is_respected() -> None:
 
 def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(InputError, match="None is a NoneType"):
-        tokenize(["cat", None])  # type: ignore[list-item]
+        tokenize(["cat", None])

@@ -58,7 +58,7 @@ class Regression(Task[Tensor]):
     def state_dict(self) -> dict[str, Tensor]:
         return self.net.state_dict()
 
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:  # type: ignore[override]
         self.net.load_state_dict(tensors)
 
 
@@ -198,7 +198,7 @@ class Scored(Regression):
         if folder.name == "0000010" and not mark.exists():
             mark.touch()
             raise KeyboardInterrupt
-        return {"score": -float(self.net[0].weight.detach().square().sum())}
+        return {"score": -float(self.net.get_parameter("0.weight").detach().square().sum())}
 
 
 def test_scores_that_a_killed_run_owes_are_made_up_for(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_damaged_checkpoint_is_skipped_for_an_older_one(
 
 def test_a_gradient_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     task = Regression()
-    task.net[0].weight.register_hook(lambda gradient: gradient * np.inf)
+    task.net.get_parameter("0.weight").register_hook(lambda gradient: gradient * np.inf)
     with pytest.raises(NotFiniteError, match="the gradient of step 0"):
         _run(tmp_path, task)
     saved = torch.load(tmp_path / "not_finite_0000000_rank0.pt", weights_only=True)
@@ -293,7 +293,7 @@ def test_with_fp16_too_large_a_gradient_is_skipped_and_one_that_stays_so_stops_t
     tmp_path: Path,
 ) -> None:
     task = Regression()
-    task.net[0].weight.register_hook(lambda gradient: gradient * np.nan)
+    task.net.get_parameter("0.weight").register_hook(lambda gradient: gradient * np.nan)
     before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
     with pytest.raises(NotFiniteError, match="the gradient of step 16"):
         _run(tmp_path, task, precision="fp16")  # 2^16 is halved until it cannot be the reason

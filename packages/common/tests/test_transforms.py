@@ -42,7 +42,7 @@ def _scene(height: int = 90, width: int = 130) -> tuple[np.ndarray, np.ndarray]:
     label = np.zeros((height, width), np.int32)
     label[:, width // 2 :] += 1
     label[height // 2 :] += 2
-    return COLORS[label], label
+    return COLORS[label], label  # type: ignore[index]
 
 
 def _show(path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -63,7 +63,7 @@ def test_image_and_labels_stay_together(pictures: Path) -> None:
         inside = labels >= 0
         assert (varied[~inside] == 128).all()
         # Away from the seams, where bilinear and nearest differ, colours are those of the labels.
-        exact = (varied == COLORS[labels]).all(-1)[inside].mean()
+        exact = (varied == COLORS[labels]).all(-1)[inside].mean()  # type: ignore[index]
         assert exact > 0.9
     assert any((labels < 0).any() for _, labels in pairs)  # small scales are padded
     assert any(labels[0, 0] % 2 == 1 for _, labels in pairs)  # some are mirrored or shifted

@@ -320,7 +320,7 @@ def test_senseless_policies_are_refused() -> None:
 
 @pytest.mark.parametrize(("by", "added"), [("coco-stuff", 91), ("coco-all", 171)])
 def test_augmentation_adds_words_whose_pixels_are_nothing(by: str, added: int) -> None:
-    vocabulary = Vocabulary.from_names("Oculus,Ukulele").augmented(by)  # type: ignore[arg-type]
+    vocabulary = Vocabulary.from_names("Oculus,Ukulele").augmented(by)
     assert vocabulary.names == ("Oculus", "Ukulele")
     assert len(vocabulary.words) == 2 + added
     assert vocabulary.word_labels.tolist() == [0, 1] + [-1] * added
@@ -337,7 +337,7 @@ def test_augmentation_repeats_no_name() -> None:
 
 def test_unknown_augmentation_is_refused() -> None:
     with pytest.raises(InputError, match="'True' is not known"):
-        Vocabulary.from_names("cat").augmented("True")  # type: ignore[arg-type]
+        Vocabulary.from_names("cat").augmented("True")
 
 
 def test_the_fingerprint_sees_spelling_order_and_every_word() -> None:

@@ -38,7 +38,9 @@ from ovseg.weights import save_model
 
 def test_masks_are_recovered_as_recorded(maskget) -> None:
     assert np.array_equal(recover_mask(maskget["image"]), maskget["mask"] > 0)
-    resized = np.asarray(Image.fromarray(maskget["image"]).resize((64, 64), Image.BICUBIC))
+    resized = np.asarray(
+        Image.fromarray(maskget["image"]).resize((64, 64), Image.Resampling.BICUBIC)
+    )
     assert np.array_equal(resized, maskget["resized_bicubic64"])
     assert np.array_equal(recover_mask(resized), maskget["mask_resized"] > 0)
 

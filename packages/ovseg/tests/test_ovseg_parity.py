@@ -179,7 +179,7 @@ def test_variants(golden, variant):
     arrays = golden.arrays("variants*.npz")
     if f"sem_seg__{variant}" not in arrays:
         pytest.skip(f"{golden.name} keeps no {variant}")
-    changes = dict(VARIANTS[variant])
+    changes = dict(VARIANTS[variant])  # type: ignore[call-overload]
     region_changes = changes.pop("region", {})
     if variant == "thr_high":
         threshold = golden.json("variants.json")[variant]["MASK_THR"]

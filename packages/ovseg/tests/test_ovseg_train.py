@@ -38,7 +38,7 @@ def command(tmp_path: Path, tiny):
         label = np.full((90, 110), index % len(names), dtype=np.uint8)
         label[20:60, 30:80] = rng.integers(len(names))
         for folder, pixels in (
-            ("images", label[..., None] * np.uint8([9, 30, 40])),
+            ("images", label[..., None] * np.uint8([9, 30, 40])),  # type: ignore[operator]
             ("labels", label),
         ):
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -180,7 +180,7 @@ def test_a_resnet_learns_and_its_batch_norms_stay(tiny) -> None:
     task = OVSegTask(model, training, SimpleNamespace(samples=[], vocabulary=vocabulary))
     task.begin(torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
-    totals, history = task.prepare([batch], Processes()), []
+    totals, history = task.prepare([batch], Processes()), []  # type: ignore[list-item]
     task.module.train()
     for _ in range(12):
         losses = task.module(batch, totals)

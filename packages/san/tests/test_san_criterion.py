@@ -89,7 +89,7 @@ def test_costs_and_matches_equal_the_recorded(recording) -> None:
             assert torch.allclose(cost, expected, rtol=1e-4, atol=1e-5)
         prediction = SANPrediction(recorded[f"pred_logits_{name}"], recorded[f"pred_masks_{name}"])
         points = torch.cat(draws[call * per_layer : call * per_layer + len(targets)])
-        matches = criterion.match(prediction, targets, lambda counts, number, p=points: p)
+        matches = criterion.match(prediction, targets, lambda *_, p=points: p)
         for image, match in enumerate(matches):
             assert torch.equal(match.queries, recorded[f"match_query_{name}_img{image}"])
             assert torch.equal(match.targets, recorded[f"match_target_{name}_img{image}"])

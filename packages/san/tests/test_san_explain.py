@@ -23,7 +23,7 @@ def world() -> SANSegmenter:
 def test_the_bias_is_what_the_network_adds_to_attention(world, monkeypatch, size) -> None:
     image = np.ascontiguousarray(scene(3, "val").image[: size[0], : size[1]])
     given = []
-    recognize = san.model.recognize
+    recognize = san.model.recognize  # type: ignore[attr-defined]
 
     def spy(visual, blocks, tokens, grid, biases, queries):
         given.append((grid, biases))

@@ -46,7 +46,7 @@ def test_it_is_a_segmenter_that_describes_itself(segmenter) -> None:
     assert isinstance(segmenter, Segmenter)
     card = segmenter.describe()
     assert card["method"] == "SAN" and card["precision"] == "fp32"
-    assert str(segmenter.inference.short_side) in card["resize_rule"]
+    assert str(segmenter.inference.short_side) in card["resize_rule"]  # type: ignore[attr-defined]
 
 
 def test_background_policies(recording, segmenter) -> None:

@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_inputs(
 
     def broken(self: task.SANStep, batch, totals):
         losses = forward(self, batch, totals)
-        self.calls = getattr(self, "calls", 0) + 1
+        self.calls = getattr(self, "calls", 0) + 1  # type: ignore[assignment]
         return losses | ({"loss_mask": losses["loss_mask"] * np.nan} if self.calls == 3 else {})
 
     monkeypatch.setattr(task.SANStep, "forward", broken)
