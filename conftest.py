@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -55,7 +54,9 @@ def lives_of() -> Callable[[str, list[tuple[str, list[str]]]], list[int]]:
 
 
 @pytest.fixture
-def check_survival(lives_of: Any, tmp_path: Path) -> Callable[[str, Callable[..., list[str]]], None]:
+def check_survival(
+    lives_of: Any, tmp_path: Path
+) -> Callable[[str, Callable[..., list[str]]], None]:
     """Check that a training of at least four steps, killed anywhere, continues to the bit.
 
     It must write a checkpoint every two steps, and a line of the log for each.
