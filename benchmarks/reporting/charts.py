@@ -20,15 +20,15 @@ def curves(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) ->
     """Draw the points of each method, joined, on two logarithmic axes.
 
     Args:
-        series: (x, y) by method, all greater than 0.
-        x_title: below the chart.
-        y_title: above it.
+        series: The points (x, y) of each method, all greater than 0.
+        x_title: The title of the horizontal axis.
+        y_title: The title of the vertical axis.
     """
     return _draw(series, x_title, y_title, _decades, ticks, math.log)
 
 
 def points(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) -> str:
-    """Draw points by method: (x, y) on a logarithmic axis and one from 0 on."""
+    """Draw the points (x, y) of each method; the x axis is logarithmic, the y axis begins at 0."""
     return _draw(series, x_title, y_title, _from_zero, even_ticks, float)
 
 
@@ -90,12 +90,12 @@ def pairs(
     """Draw two values of 0 to 100 for each name, joined, and their difference.
 
     Args:
-        rows: (name, value of the first method, of the second), in the order of the chart; None
-            where others were left out.
-        first: method.
-        second: method.
-        title: for those who do not see it.
-        titles: of methods that are not installed.
+        rows: Tuples (name, value of the first method, value of the second), from top to bottom;
+            None where rows were left out.
+        first: The key of the first method.
+        second: The key of the second method.
+        title: A description of the chart for screen readers.
+        titles: The titles of methods that are not installed.
     """
     if not rows:
         return ""
@@ -176,12 +176,12 @@ def _label(value: float) -> str:
 
 
 def _text_width(text: str) -> int:
-    """Return about how many pixels a bold text is wide, rather more than too few."""
+    """Return an upper estimate of the width of a bold text in pixels."""
     return 9 * len(text)
 
 
 def _shortened(text: str, most: int) -> str:
-    """Return a text without control characters, cut where it is longer than there is room for."""
+    """Return a text without control characters, cut to a length at most."""
     clean = "".join(c for c in text if c.isprintable())
     return clean if len(clean) <= most else clean[: most - 1] + "…"
 
@@ -204,11 +204,12 @@ def svg(body: str, width: float, height: float, title: str, methods: Sequence[st
     """Return a whole figure, in ink that suits a light or a dark ground.
 
     Args:
-        body: what is drawn; the class of an element is the method whose color it has.
-        width: in pixels.
-        height: in pixels.
-        title: for those who do not see it.
-        methods: whose colors are used.
+        body: The elements of the figure; an element takes the color of the method that is its
+            class.
+        width: The width in pixels.
+        height: The height in pixels.
+        title: A description of the figure for screen readers.
+        methods: The keys of the methods whose colors are used.
     """
     rules, colors = {"svg": _INK}, list(dict.fromkeys(map(colors_of, methods)))
     for place, method in enumerate(methods):  # those that are not installed share their colors

@@ -21,11 +21,14 @@ _WORDS = 472
 
 
 def draw(structure: Structure, widest: float) -> str:
-    """Draw the way from image to label map, one box for a stage, as wide as its share of cost.
+    """Draw the stages from the image to the label map; a box is the wider the more its stage costs.
 
     Args:
-        structure: of one method.
-        widest: GFLOP of the costliest stage of all methods; its box is the widest.
+        structure: The measured structure of one method.
+        widest: GFLOP of the costliest stage of all methods, which gets the widest box.
+
+    Returns:
+        The diagram as SVG.
     """
     stages = [stage for stage in structure["stages"] if stage["key"] not in ("text", "rest")]
     text = next((stage for stage in structure["stages"] if stage["key"] == "text"), None)
@@ -45,7 +48,7 @@ def draw(structure: Structure, widest: float) -> str:
 
 
 def box_width(gflop: float, widest: float) -> float:
-    """Return the width of a box: the square root of its cost, within limits, so small ones show."""
+    """Return the width of a box, proportional to the square root of its cost, but never tiny."""
     return max(_NARROW, _WIDE * (gflop / widest) ** 0.5) if widest else _NARROW
 
 
@@ -104,7 +107,7 @@ def _terminal(y: float, text: str) -> str:
 def _names(
     text: StageCost, structure: Structure, stages: Sequence[StageCost], widest: float
 ) -> str:
-    """Draw where the names come from, at the left, and to which stages they go."""
+    """Draw the names at the left, with arrows to the stages that use them."""
     keys = [stage["key"] for stage in stages]
     places = [keys.index(key) for key in structure["names_enter"]]
     y, ground = _top(places[0]) + 20, f"rgb{FROZEN}"
@@ -127,12 +130,12 @@ def _names(
 
 
 def _ways(structure: Structure, stages: Sequence[StageCost], widest: float) -> str:
-    """Draw what goes past the next box, down, and dashed what goes back up, at the right."""
+    """Draw at the right the outputs that skip the next boxes, and dashed those that go back up."""
     keys = ["image", *(stage["key"] for stage in stages)]
     drawn = []
     for lane, (start, end) in enumerate(structure["ways"]):
         first, last = keys.index(start) - 1, keys.index(end) - 1
-        # They leave a box low and enter it high, so that both can be seen.
+        # A line leaves a box near its bottom and enters one near its top, so both ends are visible.
         leave, enter = _TOP - 14 if first < 0 else _top(first) + 30, _top(last) + 10
         edge = _MIDDLE + box_width(stages[last]["gflop"], widest) / 2 + 3
         begin = _MIDDLE + (70 if first < 0 else box_width(stages[first]["gflop"], widest) / 2 + 1)

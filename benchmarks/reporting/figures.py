@@ -1,4 +1,4 @@
-"""All figures of a report: charts as SVG by name and as PNG beside it, and its gallery."""
+"""All figures of a report, as SVG and PNG files, and the pictures of its gallery."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def latency_figures(curves: Mapping[str, Curves]) -> dict[str, str]:
     """Draw latency against names and sizes, by axis.
 
     Args:
-        curves: of each method, as `latency.curves` measures them.
+        curves: The curves of each method, as `latency.curves` measures them.
     """
     return {
         axis: charts.curves(
@@ -108,14 +108,14 @@ def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str
 
 
 def own_mib(times: Costs) -> float:
-    """Return the MiB of memory that an evaluation took beyond Python and libraries."""
+    """Return the peak memory of an evaluation beyond that of Python and its libraries, in MiB."""
     return max(1024 * (times["peak_gib"] - times["libraries_gib"]), 1.0)
 
 
 def class_differences(first: Result, second: Result) -> list[tuple[str, float, float] | None]:
-    """Return (class, IoU of the first, of the second), sorted by second minus first.
+    """Return (class, first IoU, second IoU), sorted by the second minus the first.
 
-    Where there are many, those in the middle are left out; None stands for them.
+    Where there are many classes, those with small differences are left out; one None marks them.
     """
     a, b = first.scores().iou, second.scores().iou
     order = [int(i) for i in np.argsort(b - a, kind="stable") if not np.isnan(b[i] - a[i])]

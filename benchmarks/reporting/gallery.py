@@ -31,10 +31,10 @@ def gallery(
     """Return the images on which the methods disagree most.
 
     Args:
-        data: the images.
-        found: by method, what it found in each image, by id.
-        limit: only the first so many images were evaluated; None for all.
-        count: how many images.
+        data: The data set with the images.
+        found: The records of each method, by the id of the image.
+        limit: The number of images that were evaluated, from the first on; None for all.
+        count: The number of images to return, at most.
     """
     if len(found) < 2:
         return []
@@ -107,7 +107,7 @@ def _jpeg(picture: NDArray[np.uint8]) -> str:
 
 
 def _legend(maps: Sequence[NDArray[Any]], names: Sequence[str]) -> list[list[str]]:
-    """Return (name, color) of every class that any of the maps has, and of what has none."""
+    """Return (name, color) of every class in any of the maps, and of pixels without a class."""
     colors = palette(len(names))
     ids = np.unique(np.concatenate([labels.ravel() for labels in maps]))
     entries = [

@@ -43,7 +43,7 @@ from openvocab.metrics.scores import CONVENTIONS, Convention
 from openvocab.vocabulary import WORLD
 
 HERE = Path(__file__).parent
-AS_IT_IS = "nothing: the method as it is"  # of the row that a method's diagnoses stand below
+AS_IT_IS = "the method itself"  # the title of the row above a method's diagnoses
 
 
 def build_report(folder: Path) -> Path:
@@ -107,7 +107,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def at_a_glance(sets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return mIoU of every method on every data set of photographs; nothing where there is one."""
+    """Return a row of mIoU for each data set of photographs; none if there are fewer than two."""
     photographs = [data for data in sets if not data["is_world"]]
     methods = _in_order(*(data["scores"] for data in photographs))
     rows = [
@@ -202,7 +202,7 @@ def _group(key: str, title: str, curves: Mapping[str, Curves]) -> dict[str, Any]
 def _figures(
     structures: Mapping[str, Structure], curves: Sequence[Any], sets: Sequence[Any]
 ) -> dict[str, str]:
-    """Draw everything; by file name."""
+    """Return all figures as SVG, by file name without its ending."""
     figures = {f"diagram-{m}": svg for m, svg in diagrams(structures).items()}
     for group in curves:
         drawn = latency_figures(group["curves"])
@@ -243,7 +243,7 @@ def read_set(results: Path, comparison: Comparison) -> dict[str, Any]:
 
 
 def _same_everywhere(found: Mapping[str, Result]) -> bool:
-    """Whether all conventions give every method the same mIoU, so that one row says it all."""
+    """Return whether all conventions give every method the same mIoU."""
     return all(
         len({f"{result.scores(c).miou:.2f}" for c in CONVENTIONS}) == 1 for result in found.values()
     )
@@ -256,7 +256,7 @@ def _stated(result: Result) -> dict[str, str]:
 
 
 def _diagnoses(comparison: Comparison, images: int) -> list[dict[str, Any]]:
-    """Return a row for each method as it is, and one for each of its diagnoses."""
+    """Return a row for each method itself, and below it one for each of its diagnoses."""
     rows = []
     for method, found in comparison["diagnoses"].items():
         if not found:
@@ -287,7 +287,7 @@ def _paired_diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """Return what the numbers of diagnoses depend on."""
+    """Return the sentences that say what the numbers of diagnoses depend on."""
     entries = [entry for found in comparison["diagnoses"].values() for entry in found.values()]
     return [entry["note"] for entry in entries if entry["note"]]
 
@@ -316,7 +316,7 @@ def _row(
 
 
 def _apart(found: Mapping[str, Result], data_set: str) -> list[dict[str, Any]]:
-    """Return the published numbers that do not compare with ours, and why."""
+    """Return the published numbers that were measured under other conditions than ours, and why."""
     return [
         {**row, "reasons": reasons}
         for method, result in found.items()

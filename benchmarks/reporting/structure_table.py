@@ -1,4 +1,4 @@
-"""Says in words and numbers what `structure/measure.py` measured; one column for each method."""
+"""The table that shows what `structure/measure.py` measured, with one column for each method."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pictures_sentence(structure: Structure) -> str:
 
 
 def layers_sentence(structure: Structure) -> str:
-    """Say which blocks of CLIP were used in another way than CLIP does."""
+    """Say which blocks of CLIP ran otherwise than in CLIP itself, and what differs in them."""
     sentences = []
     for tower in structure["clip"]:
         layers = tower["vision"]["layers"]
@@ -66,7 +66,7 @@ def layers_sentence(structure: Structure) -> str:
         if replaced := tower["replaced_before"]:
             parts.append(f"tokens replaced before {_blocks(replaced)}")
         if recomposed := tower["attention_recomposed"]:
-            parts.append(f"attention taken apart in {_blocks(recomposed)}")
+            parts.append(f"attention weights read or changed in {_blocks(recomposed)}")
         if gradients := tower["gradients"]:
             parts.append(f"gradients through {_blocks(gradients)}")
         if unused := [i for i in range(1, layers + 1) if _idle(tower["tokens"], i)]:
@@ -94,7 +94,7 @@ def _blocks(numbers: Sequence[int]) -> str:
 
 
 def added_sentence(structure: Structure) -> str:
-    """Say what a name costs when it is added."""
+    """Say what one more name costs."""
     added = structure["added_names"]
     once = f"{added['text_gflop_once']:.0f} GFLOP once for its text"
     each = added["clip_gflop_each_image"]
@@ -102,12 +102,12 @@ def added_sentence(structure: Structure) -> str:
 
 
 def total_gflop(structure: Structure) -> float:
-    """Sum the stages without the text, which is paid once."""
+    """Return the sum over all stages but the text, which is encoded once for a vocabulary."""
     return sum(s["gflop"] for s in structure["stages"] if s["key"] != "text")
 
 
 def gflop_sentence(structure: Structure) -> str:
-    """Say what an image costs, and what it costs at most where CLIP was spared pictures."""
+    """Say what this image cost, and what it costs if CLIP gets as many pictures as it may."""
     total, most = total_gflop(structure), structure["pictures_at_most"]
     if most is None:
         return f"{total:,.0f}"
@@ -115,7 +115,7 @@ def gflop_sentence(structure: Structure) -> str:
 
 
 def gflop_at_most(structure: Structure) -> float:
-    """Scale CLIP's share to all pictures that it may be shown."""
+    """Return GFLOP for an image if CLIP gets as many pictures as it may."""
     more = (
         most - stage["gflop"]
         for stage in structure["stages"]
@@ -125,7 +125,7 @@ def gflop_at_most(structure: Structure) -> float:
 
 
 def at_most(structure: Structure, stage: StageCost) -> float | None:
-    """Return a stage's GFLOP with all pictures that CLIP may be shown, where it was spared some."""
+    """Return a stage's GFLOP with as many pictures as CLIP may get; None if it has no limit."""
     most = structure["pictures_at_most"]
     if most is None or stage["key"] != "clip":
         return None
@@ -134,7 +134,7 @@ def at_most(structure: Structure, stage: StageCost) -> float | None:
 
 
 def total_seconds(structure: Structure) -> float:
-    """Sum the stages without the text, which is paid once."""
+    """Return the sum over all stages but the text, which is encoded once for a vocabulary."""
     return sum(s["seconds"] for s in structure["stages"] if s["key"] != "text")
 
 

@@ -1,4 +1,4 @@
-"""Who is ahead, by how much, and whether that is sure: sentences made from intervals."""
+"""Sentences that say which method scores higher, and whether the difference is significant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from benchmarks.forms import Between
 
 
 def sentences(pairs: Sequence[Between], titles: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each pair, from the intervals that are corrected for their number."""
+    """Return one sentence for each pair of methods that was compared.
+
+    Args:
+        pairs: differences of mIoU, with intervals that are corrected for the number of pairs.
+        titles: the title of each method, by its key.
+    """
     return [_sentence(pair, titles) for pair in pairs if pair["difference"] is not None]
 
 
@@ -20,16 +25,19 @@ def _sentence(pair: Between, titles: Mapping[str, str]) -> str:
         first, second, ahead, low, high = second, first, -ahead, -high, -low
     interval = f"{low:+.2f} to {high:+.2f}"
     if low > 0:
-        return f"{first} is ahead of {second} by {ahead:.2f} points of mIoU, surely ({interval})."
+        return (
+            f"{first} is ahead of {second} by {ahead:.2f} points of mIoU, which is significant at "
+            f"95 % (interval {interval})."
+        )
     if ahead == 0:
-        return f"{first} and {second} reach the same mIoU; the difference is {interval}."
+        return f"{first} and {second} reach the same mIoU (interval {interval})."
     return (
-        f"{first} scores {ahead:.2f} points more than {second}, but that is not sure: the "
-        f"difference may be anything from {interval}."
+        f"{first} scores {ahead:.2f} points of mIoU more than {second}, which is not significant "
+        f"at 95 % (interval {interval})."
     )
 
 
 def ranking(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows of one convention, the highest mIoU first."""
+    """Return the rows of detectron2's convention, the highest mIoU first."""
     own = [row for row in rows if row["convention"] == "detectron2"]
     return sorted(own, key=lambda row: -row["miou"] if row["miou"] == row["miou"] else 0.0)

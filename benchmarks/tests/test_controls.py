@@ -67,9 +67,9 @@ def test_thresholds_are_those_of_the_issue() -> None:
         "SAN, unseen names": 30,
         "CaR, all names": 20,
         "CaR minus CaR after one step, lower end of the 95 % interval": 0,
-        "SAN, times its control with shuffled names": 5,
-        "OVSeg, times its control with shuffled names": 5,
-        "CaR, times its control with shuffled names": 5,
+        "SAN, ratio to its shuffled-name control": 5,
+        "OVSeg, ratio to its shuffled-name control": 5,
+        "CaR, ratio to its shuffled-name control": 5,
     }
     assert [row["what"] for row in rows if "above" in row] == [
         "CaR minus CaR after one step, lower end of the 95 % interval"

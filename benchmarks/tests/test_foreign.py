@@ -79,7 +79,7 @@ def test_foreign_rows_have_everything_but_costs(run_with_foreign, predictions, p
 def test_the_report_says_what_was_stated_and_what_was_not(run_with_foreign) -> None:
     text = (run_with_foreign / "report.html").read_text()
     assert "weights: cat_seg.pth" in text and "training data: not stated" in text
-    assert "CAT-Seg is ahead of a=b by" in text and "surely" in text
+    assert "CAT-Seg is ahead of a=b by" in text and "which is significant at 95 %" in text
     missing = json.loads((run_with_foreign / "results" / "missing.json").read_text())["missing"]
     (asked,) = (e["sentence"] for e in missing if e["what"] == "card of CAT-Seg")
     assert "training_data" in asked and "weights," not in asked and "maps.yaml" in asked
@@ -123,9 +123,20 @@ def test_titles_of_other_scripts_get_keys(predictions) -> None:
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        ((4.0, 1.0, 7.0), "A is ahead of B by 4.00 points of mIoU, surely (+1.00 to +7.00)."),
-        ((-4.0, -7.0, -1.0), "B is ahead of A by 4.00 points of mIoU, surely (+1.00 to +7.00)."),
-        ((-0.5, -2.0, 1.0), "B scores 0.50 points more than A, but that is not sure"),
+        (
+            (4.0, 1.0, 7.0),
+            "A is ahead of B by 4.00 points of mIoU, which is significant at 95 % "
+            "(interval +1.00 to +7.00).",
+        ),
+        (
+            (-4.0, -7.0, -1.0),
+            "B is ahead of A by 4.00 points of mIoU, which is significant at 95 % "
+            "(interval +1.00 to +7.00).",
+        ),
+        (
+            (-0.5, -2.0, 1.0),
+            "B scores 0.50 points of mIoU more than A, which is not significant at 95 %",
+        ),
         ((0.0, 0.0, 0.0), "A and B reach the same mIoU"),
     ],
 )
