@@ -51,18 +51,18 @@ class TrainingStage:
 
     Attributes:
         name: of the folder that it writes.
-        words: module and arguments, without the output folder.
+        arguments: module and arguments, without the output folder.
         product: file that is there when it is done.
     """
 
     name: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     product: str = FINAL
 
     @property
     def trains(self) -> bool:
         """Whether it is a training, which can be resumed and has a curve."""
-        return self.product == FINAL and "--config-file" in self.words
+        return self.product == FINAL and "--config-file" in self.arguments
 
 
 def recipe(output: Path) -> list[TrainingStage]:
@@ -115,11 +115,11 @@ def recipe(output: Path) -> list[TrainingStage]:
 def command(stage: TrainingStage, output: Path) -> list[str]:
     """Return the command line of a stage, as a person would type it behind `python`."""
     folder = output / stage.name
-    if stage.words[0] == "ovseg.replace_clip":
-        return ["-m", *stage.words]
-    if stage.words[0] == "ovseg.collect_pairs":
-        return ["-m", *stage.words, "--output", str(folder)]
-    return ["-m", *stage.words, "--resume", "--run.output", str(folder)]
+    if stage.arguments[0] == "ovseg.replace_clip":
+        return ["-m", *stage.arguments]
+    if stage.arguments[0] == "ovseg.collect_pairs":
+        return ["-m", *stage.arguments, "--output", str(folder)]
+    return ["-m", *stage.arguments, "--resume", "--run.output", str(folder)]
 
 
 def train(output: Path) -> None:
@@ -134,9 +134,9 @@ def train(output: Path) -> None:
             print(f"{stage.name}: done before", flush=True)
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        words = command(stage, output)
-        print(f"{stage.name}: python {shlex.join(words)}", flush=True)
-        if subprocess.run([sys.executable, *words], check=False).returncode:
+        line = command(stage, output)
+        print(f"{stage.name}: python {shlex.join(line)}", flush=True)
+        if subprocess.run([sys.executable, *line], check=False).returncode:
             raise InputError(f"{stage.name} failed; see above, and run the same command again")
 
 
@@ -191,8 +191,8 @@ def save_small(source: Path, target: Path) -> None:
 def describe(stage: TrainingStage, output: Path) -> dict[str, Any]:
     """Return what made a file: the command, its settings, and the curve of its losses."""
     relative = Path("world_training")
-    words = command({s.name: s for s in recipe(relative)}[stage.name], relative)
-    record: dict[str, Any] = {"stage": stage.name, "command": f"python {shlex.join(words)}"}
+    line = command({s.name: s for s in recipe(relative)}[stage.name], relative)
+    record: dict[str, Any] = {"stage": stage.name, "command": f"python {shlex.join(line)}"}
     folder = output / stage.name
     if (folder / NOTES).is_file():
         record["notes"] = (folder / NOTES).read_text("utf-8").split("\n")

@@ -74,7 +74,7 @@ def evaluate_method(args: argparse.Namespace) -> None:
         write_text(folder / COSTS_FILE, json.dumps(costs(timed.seconds, before)) + "\n")
     if diagnoses:
         found = {r.id: r.segments or {} for r in read_records(folder, result.card)}
-        diagnose(diagnoses, data, found, folder, args)
+        run_diagnoses(diagnoses, data, found, folder, args)
     if method.naming_clip is not None and is_world(data) and shard()[0] == 0:
         weights_sha256 = str(segmenter.describe().get("weights_sha256"))
         _measure_crops(method.naming_clip(segmenter), weights_sha256, folder, args)
@@ -95,7 +95,7 @@ def costs(seconds: Sequence[float], before: float) -> Costs:
     }
 
 
-def diagnose(
+def run_diagnoses(
     diagnoses: Sequence[Diagnosis],
     data: SampleSet,
     found: Found,

@@ -35,7 +35,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.speed.known_texts import know_names
 from car.config import CaRConfig
-from car.crf import DenseCRF, crf_image, with_background
+from car.crf import DenseCRF, add_background, crf_image
 from car.recurrence import Recurrence
 from car.segmenter import CaRSegmenter
 from car.visual_prompts import VisualPrompter
@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     features = generator.encode(image)
     maps = generator.propose(features, names, background, 0.4).proposals
     prompted = [VisualPrompter(image, ("circle", "blur"))(mask, 0.5) for mask in maps]
-    probability = with_background(maps, 1.0)
+    probability = add_background(maps, 1.0)
 
     def maps_of_a_new_image() -> object:
         """Compute also what is kept for later steps."""

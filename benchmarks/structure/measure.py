@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.forms import AddedName, Parameters, PartCount, StageCost, Structure, Tower
 from benchmarks.measuring import count_flops, peak_memory_gib
 from benchmarks.structure.latency import NAME_COUNTS, curves, picture
-from benchmarks.structure.metering import REST, kept_for_training, metered, traced
+from benchmarks.structure.stage_costs import REST, kept_for_training, metered, traced
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.methods import find_method

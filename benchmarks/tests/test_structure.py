@@ -10,7 +10,7 @@ import torch
 from benchmarks.structure import measure as structure
 from benchmarks.structure.latency import curves, picture
 from benchmarks.structure.measure import NAMES, measure
-from benchmarks.structure.metering import Spent, kept_for_training, metered, traced
+from benchmarks.structure.stage_costs import Spent, kept_for_training, metered, traced
 
 import car.stages
 import ovseg.stages

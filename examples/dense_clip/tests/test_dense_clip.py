@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.structure.metering import metered
+from benchmarks.structure.stage_costs import metered
 from numpy.typing import NDArray
 
 from dense_clip import method

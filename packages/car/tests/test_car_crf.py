@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from car.crf import CRFConfig, DenseCRF, crf_image, with_background
+from car.crf import CRFConfig, DenseCRF, add_background, crf_image
 from car.lattice import PermutohedralLattice
 
 
@@ -25,7 +25,7 @@ def test_input_and_marginals_equal_the_recording(golden, index: int) -> None:
 
     image = crf_image(recorded("image_rgb"))
     np.testing.assert_array_equal(image, recorded("crf_image"))
-    soft = with_background(recorded("cams"), float(recorded("bg_factor")))
+    soft = add_background(recorded("cams"), float(recorded("bg_factor")))
     assert np.abs(soft.numpy() - recorded("prob")).max() < 1e-6
     crf = DenseCRF(image)
     probability = torch.from_numpy(recorded("prob"))
@@ -40,7 +40,7 @@ def test_input_and_marginals_equal_the_recording(golden, index: int) -> None:
 def test_labels_of_the_large_recording(golden) -> None:
     file = np.load(golden / "unit_crf.npz")
     soft = file["big.cams"].astype(np.float32)
-    q = DenseCRF(crf_image(file["big.image_rgb"])).marginals(with_background(soft, 1.0))
+    q = DenseCRF(crf_image(file["big.image_rgb"])).marginals(add_background(soft, 1.0))
     height, width = soft.shape[1:]
     expected = np.unpackbits(file["big.masks"], axis=-1)[..., :width].astype(bool)
     labels = q.argmax(0).numpy()
@@ -112,7 +112,7 @@ def test_labels_that_are_alike_stay_alike(size) -> None:
 
 
 def test_empty_masks_leave_only_background(photo) -> None:
-    soft = with_background(np.zeros((2, *photo.shape[:2]), np.float32), 1.0)
+    soft = add_background(np.zeros((2, *photo.shape[:2]), np.float32), 1.0)
     q = DenseCRF(crf_image(photo)).marginals(soft)
     assert (q.argmax(0) == 0).all()
 
@@ -120,7 +120,7 @@ def test_empty_masks_leave_only_background(photo) -> None:
 def test_masks_follow_edges(photo) -> None:
     inside = np.zeros(photo.shape[:2], dtype=np.float32)
     inside[18:74, 73:100] = 0.9  # of a rectangle at 20..70, 75..105
-    soft = with_background([inside], 1.0)
+    soft = add_background([inside], 1.0)
     labels = DenseCRF(crf_image(photo)).marginals(soft).argmax(0).numpy()
     truth = np.zeros_like(labels)
     truth[20:71, 75:106] = 1

@@ -29,7 +29,7 @@ LAYOUTS = [
     for name, spec in CATALOG.items()
     for layout in spec.layouts
     for below in layout.roots
-    for split in layout.words
+    for split in layout.split_names
 ]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from openvocab.errors import InputError
 from openvocab.export import FORMATS, export, main
 from openvocab.formats.coco import coco_dataset
-from openvocab.formats.cvat import colors_of
+from openvocab.formats.cvat import label_colors
 from openvocab.formats.geojson import feature_collection
 from openvocab.formats.labelstudio import encode_brush
 from openvocab.formats.outlines import bridged, polygons_of
@@ -221,7 +221,7 @@ def test_cvat(results: list[ImageResult], tmp_path: Path) -> None:
 
 
 def test_every_name_has_a_color_of_its_own_in_cvat() -> None:
-    colors = colors_of([str(i) for i in range(2000)])
+    colors = label_colors([str(i) for i in range(2000)])
     assert len(np.unique(colors, axis=0)) == 2000 and colors.any(axis=1).all()
 
 

@@ -124,7 +124,7 @@ def crf_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return wrapped
 
 
-def with_background(
+def add_background(
     masks: Sequence[NDArray[np.float32]], bg_factor: float, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Put the background in front of K soft masks (H, W) in 0..1: (K + 1, H, W).
@@ -152,13 +152,13 @@ def crf_input(
 
     Args:
         proposals: K soft masks (H, W) in 0..1.
-        bg_factor: see `with_background`.
+        bg_factor: see `add_background`.
         together: whether the names compete with each other, or each only with the background.
         device: of the result.
     """
     if together:
-        return with_background(proposals, bg_factor, device)
-    return torch.stack([with_background([mask], bg_factor, device) for mask in proposals])
+        return add_background(proposals, bg_factor, device)
+    return torch.stack([add_background([mask], bg_factor, device) for mask in proposals])
 
 
 def masks_along_edges(

@@ -98,11 +98,11 @@ def _choose_config(weights: str | Path | None, config: CaRConfig | str | None) -
     """Return the settings, with the CLIPs that `load_car` shall load."""
     if weights is None:
         return named_config(config).car if isinstance(config, str) else config or CaRConfig()
-    words = str(weights)
+    named = str(weights)
     if config is None:
-        config = words if words in available_configs() else CaRConfig()
+        config = named if named in available_configs() else CaRConfig()
     settings = named_config(config).car if isinstance(config, str) else config
-    return replace(settings, **clips_of(words))
+    return replace(settings, **clips_of(named))
 
 
 class CaRSegmenter(BaseSegmenter):

@@ -131,7 +131,7 @@ def labelled_crops(
     ]
 
 
-def collect(
+def collect_crops(
     writer: PairWriter, work: Iterable[tuple[str, Iterable[Crop] | None]], total: int
 ) -> None:
     """Write the pairs of all images; None stands for one that is done."""
@@ -183,7 +183,7 @@ def collect_from_labels(args: argparse.Namespace) -> None:
     check_labels(data, samples=data.samples[: args.limit], progress=True)
     writer = PairWriter(args.output)
     work = _from_labels(data, args.min_size, args.max_size, args.expand_ratio, writer.done)
-    collect(writer, _first(work, args.limit), args.limit or len(data.samples))
+    collect_crops(writer, _first(work, args.limit), args.limit or len(data.samples))
 
 
 def collect_from_words(args: argparse.Namespace) -> None:
@@ -217,7 +217,7 @@ def collect_from_words(args: argparse.Namespace) -> None:
         expand_ratio=args.expand_ratio,
     )
     writer = PairWriter(args.output)
-    collect(writer, _from_nouns(words, args.images, matcher, writer.done), len(words))
+    collect_crops(writer, _from_nouns(words, args.images, matcher, writer.done), len(words))
 
 
 def _first(

@@ -41,7 +41,7 @@ from ovseg.options import (
     add_opts,
     load_from_arguments,
     read_opts,
-    weights_of,
+    weights_named,
 )
 
 _TTA_SIZES = (256, 384, 512, 640, 768, 896)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     options = read_opts(args.opts, _OPTIONS)
     _take_over(args, options)
-    weights_of(args, options)  # before data sets are looked for
+    weights_named(args, options)  # before data sets are looked for
     sets = _test_sets(args, options)
     root = args.output
     for name in sets:
@@ -140,7 +140,7 @@ def _seen(
         return seen_ids(args.seen, vocabulary)
     from openvocab.weights.training_names import seen_by_training, training_names  # late: torch
 
-    names = training_names(weights_of(args, options), "ovseg")
+    names = training_names(weights_named(args, options), "ovseg")
     ids = seen_by_training(names, vocabulary)
     return ids if 0 < len(ids) < len(vocabulary) else None
 

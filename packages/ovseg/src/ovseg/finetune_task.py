@@ -290,7 +290,7 @@ class FinetuneTask(Task[PairBatch]):
         )
 
 
-def build_clip(config: FinetuneConfig) -> CLIP:
+def clip_to_finetune(config: FinetuneConfig) -> CLIP:
     """Load the CLIP to start from, with new mask prompts if they are to be learned and not there.
 
     Raises:
@@ -324,7 +324,7 @@ def build_clip(config: FinetuneConfig) -> CLIP:
 def finetune(config: FinetuneConfig, *, resume: bool) -> int:
     """Run an adaptation; returns the exit code."""
     with begin_run(config.run, resume=resume) as processes:
-        task = FinetuneTask(build_clip(config), config, processes)
+        task = FinetuneTask(clip_to_finetune(config), config, processes)
         return train_task(task, config, processes, resume=resume)
 
 
@@ -333,7 +333,7 @@ def evaluate_only(config: FinetuneConfig) -> int:
     if config.validation is None:
         raise InputError("--eval-only needs --validation FILE with pairs")
     with join_processes(config.run.device) as processes:
-        task = FinetuneTask(build_clip(config), config, processes)
+        task = FinetuneTask(clip_to_finetune(config), config, processes)
         task.use(processes.device)
         scores = task.evaluate(config.run.output, processes)
     if processes.is_main:

@@ -60,7 +60,7 @@ def read_opts(opts: Sequence[str], more: Mapping[str, Any] | None = None) -> dic
     return read_overrides(list(opts), {**OPTIONS, **(more or {})})
 
 
-def weights_of(args: argparse.Namespace, options: Mapping[str, Any]) -> str:
+def weights_named(args: argparse.Namespace, options: Mapping[str, Any]) -> str:
     """Return the checkpoint that the arguments name.
 
     Raises:
@@ -90,7 +90,7 @@ def load_from_arguments(
     from ovseg.weights import load_ovseg  # late: it imports torch
 
     return load_ovseg(
-        weights_of(args, options),
+        weights_named(args, options),
         config=args.config_file,
         options=options,
         settings={**(defaults or {}), **flags_of(args, InferenceConfig)},

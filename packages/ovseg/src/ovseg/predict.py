@@ -24,7 +24,7 @@ from ovseg.options import (
     add_opts,
     load_from_arguments,
     read_opts,
-    weights_of,
+    weights_named,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     args = build_parser().parse_args(argv)
     options = read_opts(args.opts)
-    weights_of(args, options)  # before images are looked for
+    weights_named(args, options)  # before images are looked for
 
     def load(args: argparse.Namespace) -> OVSegSegmenter:
         defaults = DEMO_SETTINGS if args.config_file is None else {}

@@ -21,6 +21,7 @@ from openvocab.training.losses import Losses, Targets, Totals
 from openvocab.training.schedule import decay_rule, parameter_groups
 from openvocab.training.segmentation import SegmentationStep, SegmentationTask
 from openvocab.training.segmentation_data import SegmentationBatch
+from openvocab.weights.shipped import read_shared
 from openvocab.weights.state_dict import fingerprint, load_strict
 from ovseg._convert import (
     PROMPTS,
@@ -39,7 +40,6 @@ from ovseg.weights import (
     load_model,
     metadata_of,
     read_config,
-    read_tensors,
     save_model,
 )
 
@@ -202,7 +202,7 @@ def build_model(
 
 def _checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint of OVSeg; nothing if the file holds a backbone."""
-    tensors = read_tensors(path)
+    tensors = read_shared(path)
     return tensors if any(name.startswith("sem_seg_head.") for name in tensors) else {}
 
 

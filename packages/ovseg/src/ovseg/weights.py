@@ -81,7 +81,7 @@ def load_ovseg(
     """
     device = choose_device(device)
     weights = find_checkpoint(weights)
-    tensors = read_tensors(weights)
+    tensors = read_shared(weights)
     architecture, inference = read_config(config, tensors, weights, options or {})
     inference = load_config(
         InferenceConfig, None, {**config_to_dict(inference), **(settings or {})}
@@ -118,11 +118,6 @@ def find_checkpoint(weights: str | Path | None) -> Path:
             f"there are no OVSeg weights at '{weights}'; give a checkpoint file, or {WORLD}"
         )
     return Path(weights)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint of the original or of ours, with what ours share with the world's CLIP."""
-    return read_shared(path)
 
 
 def read_config(

@@ -180,7 +180,7 @@ class MaskDecoder(nn.Module):
         every head at every position.
         """
         hidden = self.attn_mlp(patches, last=False)  # (B, L, M)
-        weight, offset = weights_of(self.attn_mlp.layers[-1])
+        weight, offset = weight_and_bias(self.attn_mlp.layers[-1])
         split = (self.layers * self.heads, -1)
         weight = torch.unflatten(weight, 0, split)  # (N, E, M)
         offset = torch.unflatten(offset, 0, split)  # (N, E)
@@ -267,10 +267,10 @@ class SideAdapter(nn.Module):
 
 def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a linear layer or a 1x1 convolution to (..., C) tokens."""
-    return F.linear(x, *weights_of(layer))
+    return F.linear(x, *weight_and_bias(layer))
 
 
-def weights_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """Return weight (D, C) and bias (D,) of a linear layer or a 1x1 convolution."""
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor) and isinstance(bias, Tensor)

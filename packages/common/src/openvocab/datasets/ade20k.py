@@ -50,7 +50,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
     vocabulary = Vocabulary.load(ADE20K_150.vocabulary)
     table = np.concatenate([[VOID_8_BIT], np.arange(len(vocabulary))]).astype(np.int32)
     for split in splits:
-        word = ADE20K_150.layouts[0].words[split]
+        word = ADE20K_150.layouts[0].split_names[split]
         labels = source.path(f"{FOLDER}/annotations/{word}")
         images = source.path(f"{FOLDER}/images/{word}")
         folder = output / FOLDER / "annotations_detectron2" / word

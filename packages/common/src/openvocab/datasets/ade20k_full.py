@@ -56,7 +56,7 @@ def trees(source: Source, output: Path, splits: tuple[str, ...], route: str) -> 
     index = source.path(f"{FOLDER}/{INDEX}", INDEX)
     entries = read_index(index)
     for split in splits:
-        word = ADE20K_847.layouts[0].words[split]
+        word = ADE20K_847.layouts[0].split_names[split]
         folder = output / FOLDER / "annotations_detectron2" / word
         images = output / FOLDER / "images_detectron2" / word
         tasks = []

@@ -25,7 +25,7 @@ _LAYOUT = Layout(
     images="images/{split}",
     labels="annotations/{split}",
     roots=("coco_object/", "coco_stuff164k/", "coco/"),
-    words=YEAR_2017,
+    split_names=YEAR_2017,
     label_end=_END,
 )
 

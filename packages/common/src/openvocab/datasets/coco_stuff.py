@@ -27,19 +27,19 @@ COCO_STUFF_171 = DatasetSpec(
             "detectron2",  # OVSeg, SAN, FC-CLIP, MAFT+
             images="coco/{split}",
             labels="coco/stuffthingmaps_detectron2/{split}",
-            words=YEAR_2017,
+            split_names=YEAR_2017,
         ),
         Layout(
             "cat-seg",
             images="coco-stuff/images/{split}",
             labels="coco-stuff/annotations_detectron2/{split}",
-            words=YEAR_2017,
+            split_names=YEAR_2017,
         ),
         Layout(
             "mmseg",
             images="coco_stuff164k/images/{split}",
             labels="coco_stuff164k/annotations/{split}",
-            words=YEAR_2017,
+            split_names=YEAR_2017,
             label_end="_labelTrainIds.png",
         ),
     ),

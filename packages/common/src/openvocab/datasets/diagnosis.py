@@ -98,7 +98,7 @@ def _reconvert(data: LabelledSet, data_root: Path, remake: str) -> str:
 
 def _made_folder(data: LabelledSet, data_root: Path) -> Path:
     layout = next(one for one in data.spec.layouts if one.name == data.spec.made)
-    if data.split not in layout.words:
+    if data.split not in layout.split_names:
         return data_root
     return data_root / layout.roots[0] / layout.fill(layout.labels, data.split)
 

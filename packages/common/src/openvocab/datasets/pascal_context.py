@@ -27,13 +27,15 @@ from openvocab.vocabulary import BACKGROUND_NAME, Background, Vocabulary
 _ALPHABETICAL, _VOC_FIRST = "pascal-context-59", "ovseg-pascal-context-59"
 _ROOTS = ("VOCdevkit/", "")
 _SIZES = {"train": (4998,), "val": (5104, 5105)}
-_SAN = Layout("san", images="pcontext/{split}/image", labels="pcontext/{split}/label", words=PLAIN)
+_SAN = Layout(
+    "san", images="pcontext/{split}/image", labels="pcontext/{split}/label", split_names=PLAIN
+)
 _OVSEG = Layout(
     "ovseg",  # CAT-Seg and SED, too
     images="VOC2010/JPEGImages",
     labels="VOC2010/annotations_detectron2/pc59_{split}",
     roots=_ROOTS,
-    words=PLAIN,
+    split_names=PLAIN,
     vocabulary=_VOC_FIRST,
 )
 _FC_CLIP = Layout(
@@ -52,12 +54,12 @@ _MMSEG = Layout(
     images="VOC2010/JPEGImages",
     labels="VOC2010/SegmentationClassContext",
     roots=_ROOTS,
-    words=PLAIN,
+    split_names=PLAIN,
     listed="VOC2010/ImageSets/SegmentationContext/{split}.txt",
 )
 
 
-def with_background(layout: Layout) -> Vocabulary:
+def vocabulary_with_background(layout: Layout) -> Vocabulary:
     """Return the 60 names of a layout: the background, and its 59 in their order."""
     names = Vocabulary.load(layout.vocabulary or _ALPHABETICAL)
     if layout.vocabulary is None:
@@ -83,7 +85,7 @@ PASCAL_CONTEXT_60 = DatasetSpec(
     made="mmseg",
     title="Pascal Context, 59 classes and the background",
     vocabulary="pascal-context-60",
-    make_vocabulary=with_background,
+    make_vocabulary=vocabulary_with_background,
     sizes=_SIZES,
     sources=PASCAL_CONTEXT_59.sources,
     siblings=("pascal-context-459",),

@@ -24,7 +24,7 @@ _OVSEG = Layout(
     images="VOC2010/JPEGImages",
     labels="VOC2010/annotations_detectron2/pc459_{split}",
     roots=_ROOTS,
-    words=PLAIN,
+    split_names=PLAIN,
     label_end=".tif",
 )
 
@@ -43,7 +43,7 @@ PASCAL_CONTEXT_459 = DatasetSpec(
             "san",
             images="pcontext_full/{split}/image",
             labels="pcontext_full/{split}/label",
-            words=PLAIN,
+            split_names=PLAIN,
             label_end=".tif",
         ),
         Layout(
@@ -56,7 +56,7 @@ PASCAL_CONTEXT_459 = DatasetSpec(
             "official",  # the .mat files as downloaded
             images="VOCdevkit/VOC2010/JPEGImages",
             labels="trainval",
-            words=PLAIN,
+            split_names=PLAIN,
             coding="from-one",
             label_end=".mat",
             listed="pascalcontext_{split}.txt",

@@ -96,7 +96,7 @@ def find_layouts(request: DataRequest, data_root: Path) -> list[tuple[Layout, Pa
     candidates = [
         (layout, data_root / below)
         for layout in request.spec.layouts
-        if request.split in layout.words and request.layout in (None, layout.name)
+        if request.split in layout.split_names and request.layout in (None, layout.name)
         for below in layout.roots
     ]
     candidates.sort(key=lambda pair: pair[0].name != request.preferred)  # stable
@@ -185,7 +185,7 @@ def _not_found(request: DataRequest, root: Path) -> str:
     looked = [
         f"{below}{layout.fill(layout.labels, split)} ({layout.name})"
         for layout in spec.layouts
-        if split in layout.words and request.layout in (None, layout.name)
+        if split in layout.split_names and request.layout in (None, layout.name)
         for below in layout.roots
     ]
     return (

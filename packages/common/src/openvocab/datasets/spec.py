@@ -38,7 +38,7 @@ class Layout:
         images: folder of images below one of `roots`.
         labels: folder of label maps below the same.
         roots: where repositories that agree on the rest put it, below the data root.
-        words: the layout's word for each split that it has.
+        split_names: the layout's own name for each split that it has.
         coding: how stored values become labels.
         label_end: what follows the common name of a pair in the name of its label map.
         image_end: the same for the image; "" accepts every image suffix.
@@ -51,7 +51,7 @@ class Layout:
     images: str
     labels: str
     roots: tuple[str, ...] = ("",)
-    words: Mapping[str, str] = field(
+    split_names: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({"train": "training", "val": "validation"})
     )
     coding: Coding = "labels"
@@ -62,8 +62,8 @@ class Layout:
     nested: bool = False
 
     def fill(self, template: str, split: str) -> str:
-        """Return a path of the layout with its own word for the split."""
-        return template.format(split=self.words[split])
+        """Return a path of the layout with its own name for the split."""
+        return template.format(split=self.split_names[split])
 
     @property
     def shares_images(self) -> bool:
@@ -108,7 +108,7 @@ class DatasetSpec:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that at least one layout has."""
-        return tuple(s for s in SPLITS if any(s in layout.words for layout in self.layouts))
+        return tuple(s for s in SPLITS if any(s in layout.split_names for layout in self.layouts))
 
 
 # The same words under the same folder names, for layouts that name splits as we do.

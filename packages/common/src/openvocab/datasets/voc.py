@@ -24,7 +24,7 @@ _MMSEG = Layout(
     images="VOC2012/JPEGImages",
     labels="VOC2012/SegmentationClass",
     roots=_ROOTS,
-    words=PLAIN,
+    split_names=PLAIN,
     listed="VOC2012/ImageSets/Segmentation/{split}.txt",
 )
 
@@ -52,13 +52,13 @@ VOC_20 = DatasetSpec(
             "ovseg",  # CAT-Seg and SED, too
             images="VOCdevkit/VOC2012/JPEGImages",
             labels="VOCdevkit/VOC2012/annotations_detectron2/{split}",
-            words=PLAIN,
+            split_names=PLAIN,
         ),
         Layout(
             "san",
             images="VOC2012/JPEGImages",
             labels="VOC2012/annotations_detectron2/{split}",
-            words=PLAIN,
+            split_names=PLAIN,
         ),
         Layout(
             "fc-clip",
@@ -70,7 +70,7 @@ VOC_20 = DatasetSpec(
             images="VOC2012/images_detectron2/{split}",
             labels="VOC2012/annotations_ovs/{split}",
             roots=_ROOTS,
-            words=PLAIN,
+            split_names=PLAIN,
         ),
         replace(_MMSEG, coding="from-one"),
     ),
@@ -91,7 +91,7 @@ VOC_20B = DatasetSpec(
             images="VOC2012/JPEGImages",
             labels="VOC2012/annotations_detectron2_bg/{split}",
             roots=_ROOTS,
-            words=PLAIN,
+            split_names=PLAIN,
         ),
     ),
 )

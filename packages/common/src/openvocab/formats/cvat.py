@@ -16,7 +16,7 @@ LABELMAP, LIST = "labelmap.txt", "ImageSets/Segmentation/default.txt"
 CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
 
 
-def colors_of(names: Sequence[str]) -> NDArray[np.uint8]:
+def label_colors(names: Sequence[str]) -> NDArray[np.uint8]:
     """Return a color for each name that no other name has, (K, 3); black is the background.
 
     The colors are those of PASCAL VOC, which CVAT gives to its labels as well.
@@ -46,13 +46,13 @@ def label_map_text(names: Sequence[str]) -> str:
     lines = ["# label:color_rgb:parts:actions"]
     if BACKGROUND not in names:
         lines.append(f"{BACKGROUND}:0,0,0::")
-    for name, (r, g, b) in zip(names, colors_of(names).tolist(), strict=True):
+    for name, (r, g, b) in zip(names, label_colors(names).tolist(), strict=True):
         lines.append(f"{name}:{r},{g},{b}::")
     return "\n".join(lines) + "\n"
 
 
 def class_picture(result: ImageResult) -> ImageArray:
     """Return the label map of an image in the colors of its names, (H, W, 3) uint8 RGB."""
-    colors = np.concatenate([np.zeros((1, 3), np.uint8), colors_of(result.names)])
+    colors = np.concatenate([np.zeros((1, 3), np.uint8), label_colors(result.names)])
     picture: ImageArray = colors[result.labels() + 1]
     return picture

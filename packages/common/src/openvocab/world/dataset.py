@@ -33,7 +33,7 @@ LAYOUT = Layout(
     "world",
     images="{split}/images",
     labels="{split}/labels",
-    words=MappingProxyType({split: split for split in COUNTS}),
+    split_names=MappingProxyType({split: split for split in COUNTS}),
 )
 
 

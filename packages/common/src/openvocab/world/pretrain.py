@@ -446,7 +446,7 @@ def known_tokens() -> Tensor:
     return known
 
 
-def build_clip(config: PretrainConfig) -> CLIP:
+def clip_to_pretrain(config: PretrainConfig) -> CLIP:
     """Load the CLIP to go on from, or build one with random weights and the words of the world."""
     if config.weights is not None:
         return with_image_size(load_clip(config.weights), config.image_size)
@@ -482,7 +482,7 @@ def with_image_size(clip: CLIP, side: int) -> CLIP:
 def pretrain(config: PretrainConfig, *, resume: bool) -> int:
     """Run a training; returns the exit code."""
     with begin_run(config.run, resume=resume) as processes:
-        task = PretrainTask(build_clip(config), config)
+        task = PretrainTask(clip_to_pretrain(config), config)
         return train_task(task, config, processes, resume=resume)
 
 
