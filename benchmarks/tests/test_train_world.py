@@ -32,7 +32,7 @@ def short(monkeypatch):
     def recipe(output):
         stages = whole(output)
         return [
-            train_world.TrainingStage(s.name, (*s.words, *SHORT[s.name]), s.product)
+            train_world.TrainingStage(s.name, (*s.arguments, *SHORT[s.name]), s.product)
             if s.name != "ovseg"
             else s
             for s in stages
