@@ -1,4 +1,7 @@
-"""The page for all installed methods: `python -m openvocab.app`."""
+"""The page for all installed methods: `python -m openvocab.app`.
+
+What computes or serves is imported only when the arguments have been read.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from openvocab.app.engine import Engine, Limits
-from openvocab.app.server import serve
+from openvocab.app.limits import Limits
 from openvocab.cli import CommandParser
 from openvocab.computation import add_computation_arguments, choose_device, computation_options
 from openvocab.errors import InputError
@@ -33,6 +35,9 @@ def main(argv: Sequence[str] | None = None, only: str | None = None) -> int:
         InputError: an argument makes no sense, or gradio is not installed.
     """
     args = build_parser(only).parse_args(argv)
+    from openvocab.app.engine import Engine
+    from openvocab.app.server import serve
+
     methods = available_methods() if only is None else {only: find_method(only)}
     if not methods:
         raise InputError("no method is installed; install openvocab-seg, or san, ovseg or car")
@@ -54,7 +59,8 @@ def main(argv: Sequence[str] | None = None, only: str | None = None) -> int:
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of the command, for all methods or only one."""
     program = f"python -m {'openvocab' if only is None else only}.app"
-    parser = CommandParser(prog=program, description=__doc__ if only is None else None)
+    shown = "all installed methods" if only is None else find_method(only).title
+    parser = CommandParser(prog=program, description=f"Serve a page in a browser for {shown}.")
     default = "default: what was published, or world if no network answers"
     parser.add_argument(
         "--weights",

@@ -23,6 +23,7 @@ import torch
 
 from openvocab.app.analysis import NameEvidence, Scores, evidence_of, margin_of
 from openvocab.app.asked import Asked
+from openvocab.app.limits import Limits
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
 from openvocab.methods import Explained, Method
@@ -32,25 +33,6 @@ from openvocab.vocabulary import WORLD, Vocabulary
 _Result = TypeVar("_Result")
 SCORE_UNIT = 1000
 _MOST_SCORES = 100_000_000  # numbers of a score volume (K, H, W): 400 MB
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the page takes; beyond it there is one sentence.
-
-    Attributes:
-        max_bytes: of an upload.
-        max_pixels: of a picture.
-        max_names: names and synonyms of one request.
-        queue: requests that may wait.
-        seconds: that a request may take on the device, waiting included.
-    """
-
-    max_bytes: int = 32 << 20
-    max_pixels: int = 50_000_000
-    max_names: int = 2000
-    queue: int = 128
-    seconds: float = 300.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from openvocab.app.engine import Limits
+from openvocab.app.limits import Limits
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, read_image
 
