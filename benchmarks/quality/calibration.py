@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(segmenter, BaseSegmenter) and segmenter.calibrated:
             found[key] = {**measure(segmenter, args.scenes), "cpu_seconds": cost(segmenter)}
     if not found:
-        raise InputError("no method has calibrated weights; run python -m openvocab.calibrate.")
+        raise InputError("no method has calibrated weights; run python -m openvocab.calibrate")
     report({"data_set": f"{WORLD}:val", "methods": found}, args.output)
     return 0
 

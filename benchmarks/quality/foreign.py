@@ -62,7 +62,10 @@ def read_foreign(
             read_stated(card)  # a wrong card is said before anything runs
         found[key] = Foreign(key, title, path, card, offset)
     if given:
-        raise InputError(f"--predictions-card names {next(iter(given))!r}, but no predictions do")
+        raise InputError(
+            f"--predictions-card names {next(iter(given))!r}, but no predictions do; "
+            "give each card for a NAME of --predictions"
+        )
     return tuple(found.values())
 
 

@@ -133,7 +133,8 @@ def rendered(text: str, values: Mapping[str, Any]) -> str:
             template = environment.get_template(f"{name}.md.jinja")
         except jinja2.TemplateNotFound:
             raise InputError(
-                f"there is no template {name!r} in benchmarks/reporting/templates/measured"
+                f"there is no template {name!r} in benchmarks/reporting/templates/measured; "
+                "write one, or mend the name of the block"
             ) from None
         return start + template.render(**values, as_it_is=AS_IT_IS).strip() + end
 

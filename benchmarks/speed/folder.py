@@ -131,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_measuring_arguments(parser)
     args = parser.parse_args(argv)
     if args.before is not None and not (args.before / _PACKAGES[0]).is_dir():
-        raise InputError(f"{args.before} is no checkout of this project.")
+        raise InputError(
+            f"{args.before} is no checkout of this project; give the folder of one with --before"
+        )
     threads = args.threads or torch.get_num_threads()
     parts = min(args.parts, args.images)
     report(measure(args.images, args.side, parts, threads, args.before), args.output)

@@ -69,7 +69,10 @@ def build(key: str) -> Architecture:
     """
     method = find_method(key)
     if method.architecture is None:
-        raise InputError(f"{method.title} says nothing about its published architecture")
+        raise InputError(
+            f"{method.title} says nothing about its published architecture; "
+            "give its Method an architecture"
+        )
     torch.manual_seed(3)
     with Noise():
         return method.architecture()

@@ -82,7 +82,10 @@ def test_the_report_says_every_score_and_nothing_twice(finished) -> None:
     for name in json.loads(path.read_text())["results"].values():
         miou = f"{Result.load(path.parent / name).scores().miou:.2f}"
         assert miou in page and miou in text
-    assert page.count("data:image/jpeg") == 3 * 5 and "There is no quality" not in page
+    assert (
+        page.count("data:image/jpeg") == 3 * 5
+        and "This report says nothing about quality" not in page
+    )
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # self-contained
     for target in re.findall(r"\]\((figures/[^)]+)\)", text):
         assert (finished / target).is_file()

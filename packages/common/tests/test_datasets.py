@@ -284,7 +284,7 @@ def test_names_that_do_not_pair_up_are_an_error(tmp_path, make_image, make_label
     base = tmp_path / "ADEChallengeData2016"
     make_image(base / "images/validation/a.jpg", (24, 32), 0)
     make_labels(base / "annotations/validation/b.png", np.ones((24, 32)))
-    with pytest.raises(InputError, match="No image in"):
+    with pytest.raises(InputError, match="no image in"):
         resolve("ade20k-150", tmp_path)
 
 
@@ -437,5 +437,5 @@ def test_polygons_are_filled_as_the_coco_api_fills_them(recorded):
 
 @pytest.mark.parametrize("polygon", [[], [1.0], [1, 2, 3], [[1, 2]], [float("nan"), 1]])
 def test_no_polygon(polygon):
-    with pytest.raises(InputError, match="A polygon is a list"):
+    with pytest.raises(InputError, match="a polygon is a list"):
         fill_polygon(polygon, (4, 4))

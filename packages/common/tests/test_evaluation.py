@@ -339,7 +339,7 @@ def test_folders_that_are_no_data_set(folder, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         _ = FolderDataset(tmp_path / "no", folder / "labels", names).samples
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="No image in"):
+    with pytest.raises(InputError, match="no image in"):
         _ = FolderDataset(tmp_path / "empty", folder / "labels", names).samples
     save_png(folder / "images" / "sub" / "1.jpg", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match="differ only in their suffix"):
@@ -453,7 +453,7 @@ def test_the_void_values_of_the_command(folder, folder_flags, capsys):
     ("argv", "message"),
     [
         ((), "--images and --labels and --names"),
-        (("--images", "x"), "Missing --labels and --names"),
+        (("--images", "x"), "missing --labels and --names"),
         (("--dataset", "a", "--images", "x"), "not both"),
         (("--images", "x", "--labels", "y", "--names", "no.txt"), "no.txt"),
     ],

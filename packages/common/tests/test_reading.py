@@ -234,7 +234,7 @@ def test_the_expected_size_lets_the_right_mask_through() -> None:
 def test_predictions_of_another_form(tmp_path: Path, entry: object) -> None:
     file = tmp_path / "p.json"
     file.write_text(json.dumps([entry]))
-    with pytest.raises(InputError, match="Entry 0"):
+    with pytest.raises(InputError, match="entry 0"):
         read_predictions(file)
 
 

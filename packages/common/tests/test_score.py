@@ -198,7 +198,7 @@ def test_folders_with_a_names_file(tmp_path, make_image, make_labels):
     absolute = [str(tmp_path / f) if not f.startswith("--") else f for f in folders]
     result = scored(tmp_path, tmp_path / "out", *absolute)
     assert result.matrix[1, 1] == 24 * 32 == result.matrix.sum()
-    with pytest.raises(InputError, match="Missing --names; give --dataset"):
+    with pytest.raises(InputError, match="missing --names; give --dataset"):
         main(["--predictions", str(tmp_path / "out"), *absolute[:4]])
 
 
@@ -279,11 +279,11 @@ def test_a_namesake_fills_no_gap(namesakes, tmp_path, as_folder, make_labels):
 
 
 def test_a_bare_name_counts_only_where_it_is_the_only_one(namesakes, tmp_path, make_image):
-    with pytest.raises(InputError, match=r"No prediction .*1 predictions, such as x\.png, fit no"):
+    with pytest.raises(InputError, match=r"no prediction .*1 predictions, such as x\.png, fit no"):
         scored(tmp_path, perfect(tmp_path / "p.json", {"x.png": 0}), *namesakes)
     for folder in "ab":
         (tmp_path / f"i/{folder}/x.png").unlink()
-    with pytest.raises(InputError, match="No prediction has the name"):
+    with pytest.raises(InputError, match="no prediction has the name"):
         scored(tmp_path, perfect(tmp_path / "p.json", {"d/x.png": 2, "e/x.png": 2}), *namesakes)
     with pytest.warns(UserWarning, match=r"belong to no image of the set, such as y\.png"):
         file = perfect(tmp_path / "p.json", {"other/x.jpg": 2, "y.png": 1})

@@ -90,6 +90,10 @@ def _check_aliases(
 ) -> None:
     for label, word in aliases.items():
         if label not in labels:
-            raise InputError(f"aliases has {label!r}, which is no label of the model")
+            raise InputError(
+                f"aliases has {label!r}, which is no label of the model; use one of its labels"
+            )
         if word not in vocabulary.words:
-            raise InputError(f"aliases has {word!r}, which is no name of the vocabulary")
+            raise InputError(
+                f"aliases has {word!r}, which is no name of the vocabulary; use one of its names"
+            )

@@ -200,7 +200,9 @@ def _take_over(args: argparse.Namespace, settings: CaRSettings) -> None:
     if args.index is not None or chunks != 1:
         index = test.get("chunk_index", 0) if args.index is None else args.index
         if not isinstance(chunks, int) or not 0 <= index < chunks:
-            raise InputError(f"part {index} of num_chunks {chunks} does not exist")
+            raise InputError(
+                f"part {index} of num_chunks {chunks} does not exist; parts count from 0"
+            )
         args.rank, args.world_size = index, chunks
 
 

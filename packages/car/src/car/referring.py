@@ -100,7 +100,7 @@ def sentences_of(name: str, sample: ReferringSample) -> tuple[str, ...]:
 def score_records(records: Sequence[ImageRecord]) -> ReferringScores:
     """Score logged items by CaR's rules: an item without any pixel has the IoU 0."""
     if not records:
-        raise InputError("there are no finished items to score")
+        raise InputError("there are no finished items to score; evaluate at least one first")
     shared, union = zip(*map(_overlap, records), strict=True)
     return scores_of_overlaps(shared, union)
 

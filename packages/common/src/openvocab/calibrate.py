@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     if args.limit is not None and args.limit < 2:
-        raise InputError(f"--limit is {args.limit}, expected at least 2 images.")
+        raise InputError(f"--limit is {args.limit}, expected at least 2 images")
     data = resolve(args.dataset, args.data_root)
     if data.split in _TEST_SPLITS:
         print(
@@ -87,13 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not isinstance(segmenter, BaseSegmenter) or file is None:
         raise InputError(
             f"the method {args.method!r} has no file of weights here beside which a calibration "
-            "could be stored; give --output FILE, or weights that are a file."
+            "could be stored; give --output FILE, or weights that are a file"
         )
     calibration = fit_calibration(segmenter, data, limit=args.limit)
     try:
         calibration.save(file)
     except OSError as error:
-        raise InputError(f"cannot write '{file}' ({error.strerror}); give --output.") from error
+        raise InputError(f"cannot write '{file}' ({error.strerror}); give --output") from error
     print(f"fitted on {calibration.images} images, written to '{file}'")
     return 0
 
@@ -231,7 +231,7 @@ def judge(
     if len(told) != 1:
         raise InputError(
             f"{segmenter.describe().get('method', 'this method')} does not tell what its scores "
-            "are made of, so it cannot be calibrated; use another method."
+            "are made of, so it cannot be calibrated; use another method"
         )
     return Judged(found, told[0], _truth(data, sample, places))
 

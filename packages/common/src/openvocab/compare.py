@@ -78,8 +78,8 @@ class Evaluation:
         records = {record.id: record for record in read_records(folder, result.card)}
         if len(records) < result.card.n_images:
             raise InputError(
-                f"The logs in {folder} hold {len(records)} of {result.card.n_images} images; "
-                f"evaluate again to compare image by image."
+                f"the logs in {folder} hold {len(records)} of {result.card.n_images} images; "
+                f"evaluate again to compare image by image"
             )
         return cls(folder, result, records)
 
@@ -116,7 +116,7 @@ def _evaluation(folder: Path, data: SampleSet | None) -> Evaluation:
         return Evaluation.of_predictions(folder, data)
     if ours:
         raise InputError(
-            f"{folder} holds predictions; say with --dataset what they are compared with."
+            f"{folder} holds predictions; say with --dataset what they are compared with"
         )
     return Evaluation.read(folder)
 
@@ -179,12 +179,12 @@ def check_comparable(evaluations: Sequence[Evaluation]) -> None:
         if (left.names, left.card.label_tree_hash) != (right.names, right.card.label_tree_hash):
             raise InputError(
                 f"{first.folder} and {second.folder} were not evaluated on the same label maps and "
-                f"class names: {'; '.join(diff_cards(left.card, right.card))}."
+                f"class names: {'; '.join(diff_cards(left.card, right.card))}"
             )
         if first.records.keys() != second.records.keys():
             raise InputError(
                 f"{first.folder} ({left.images}) and {second.folder} ({right.images}) were not "
-                f"evaluated on the same images; use the same --limit."
+                f"evaluated on the same images; use the same --limit"
             )
 
 
@@ -196,9 +196,9 @@ def _check_log(evaluation: Evaluation) -> None:
         matrix.add(record.pairs)
     if not np.array_equal(matrix.matrix, found.matrix):
         raise InputError(
-            f"The result in {evaluation.folder} is of {found.images} and its logs hold "
+            f"the result in {evaluation.folder} is of {found.images} and its logs hold "
             f"{len(evaluation.records)}, as after evaluating again with another --limit; evaluate "
-            f"once more without it, which computes only what is missing."
+            f"once more without it, which computes only what is missing"
         )
 
 

@@ -97,18 +97,18 @@ def leaf_fields(cls: type) -> dict[str, Any]:
 
 
 def near_matches(word: str, known: Iterable[str]) -> str:
-    """Return the beginning of a sentence that suggests known words, or lists them all."""
+    """Return the end of an error's sentence, which suggests similar known words or lists all."""
     options = sorted(known)
     near = difflib.get_close_matches(word, options, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return f"known are {', '.join(options)}."
+    return f"known are {', '.join(options)}"
 
 
 def _split(text: str) -> tuple[str, str]:
     key, sign, value = text.partition("=")
     if not sign or not key:
-        raise InputError(f"The setting {text!r} is not of the form key=value.")
+        raise InputError(f"the setting {text!r} is not of the form key=value; give it in this form")
     return key.strip(), value.strip()
 
 
@@ -147,7 +147,7 @@ def _build(cls: type[Config], values: Mapping[str, Any], prefix: str) -> Config:
         elif name in values:
             arguments[field.name] = values[name]
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise InputError(f"The setting {name!r} has no value; give one.")
+            raise InputError(f"the setting {name!r} has no value; give one")
     return cls(**arguments)
 
 
@@ -205,7 +205,7 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         return value
     elif kind is Path and isinstance(value, str | Path):
         return Path(value)
-    raise InputError(f"The setting {key!r} is {shorten_value(value)}; expected {_type_name(kind)}.")
+    raise InputError(f"the setting {key!r} is {shorten_value(value)}; expected {_type_name(kind)}")
 
 
 def _convert_number(value: Any, kind: type) -> int | float | None:
@@ -249,7 +249,7 @@ def _convert_union(value: Any, parts: Sequence[Any], key: str) -> Any:
         except InputError:
             continue
     names = " or ".join(map(_type_name, parts))
-    raise InputError(f"The setting {key!r} is {shorten_value(value)}; expected {names}.")
+    raise InputError(f"the setting {key!r} is {shorten_value(value)}; expected {names}")
 
 
 def _convert_literal(value: Any, choices: Sequence[Any], key: str) -> Any:
@@ -260,7 +260,7 @@ def _convert_literal(value: Any, choices: Sequence[Any], key: str) -> Any:
         if isinstance(value, str) and value == str(choice):
             return choice
     hint = near_matches(str(value), map(str, choices))
-    raise InputError(f"The setting {key!r} is {shorten_value(value)}; {hint}")
+    raise InputError(f"the setting {key!r} is {shorten_value(value)}; {hint}")
 
 
 def _convert_sequence(value: Any, kind: Any, key: str) -> Any:
@@ -268,13 +268,13 @@ def _convert_sequence(value: Any, kind: Any, key: str) -> Any:
     parts = get_args(kind)
     if items is None:
         raise InputError(
-            f"The setting {key!r} is {shorten_value(value)}; expected {_type_name(kind)}."
+            f"the setting {key!r} is {shorten_value(value)}; expected {_type_name(kind)}"
         )
     fixed = get_origin(kind) is tuple and parts and Ellipsis not in parts
     if fixed and len(items) != len(parts):
         raise InputError(
-            f"The setting {key!r} is {shorten_value(value)}; expected {len(parts)} values, "
-            f"got {len(items)}."
+            f"the setting {key!r} is {shorten_value(value)}; expected {len(parts)} values, "
+            f"got {len(items)}"
         )
     kinds = parts if fixed else [parts[0] if parts else Any] * len(items)
     converted = [convert(item, inner, key) for item, inner in zip(items, kinds, strict=True)]

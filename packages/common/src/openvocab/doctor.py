@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = data_root_of(args.data_root)
     if not root.is_dir():
         raise InputError(
-            f"The data root {root} is no folder; set $DETECTRON2_DATASETS or --data-root."
+            f"the data root {root} is no folder; set $DETECTRON2_DATASETS or --data-root"
         )
     names = args.names or [f"{n}:{s}" for n, spec in CATALOG.items() for s in spec.splits]
     reports = []
@@ -65,7 +65,7 @@ def examine(request: DataRequest, root: Path, args: argparse.Namespace) -> dict[
     layouts = find_layouts(request, root)
     try:
         if not layouts:
-            raise InputError(f"It is not below {root} in any known layout.")
+            raise InputError(f"expected it below {root} in a known layout, but none is there")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what was left out is among the findings
             data = load_layout(request, *layouts[0])

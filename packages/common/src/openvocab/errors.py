@@ -43,7 +43,7 @@ def import_extra(module: str, extra: str, task: str) -> Any:
         raise InputError(
             f"{task} needs the package {module.partition('.')[0]!r}, which is not installed; "
             f'install it with pip install "openvocab-seg[{extra}]", or from a checkout with '
-            f'pip install ".[{extra}]".'
+            f'pip install ".[{extra}]"'
         ) from error
 
 

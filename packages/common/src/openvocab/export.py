@@ -66,7 +66,7 @@ def export(results: Iterable[ImageResult], name: str, output: Path) -> Path:
             cannot be read.
     """
     if name not in FORMATS:
-        raise InputError(f"there is no format {name!r}; give one of {', '.join(FORMATS)}.")
+        raise InputError(f"there is no format {name!r}; give one of {', '.join(FORMATS)}")
     target = output / FORMATS[name].target
     FORMATS[name].write(results, target)
     return target
@@ -200,7 +200,7 @@ def _image_file(result: ImageResult) -> Path:
     if not path.is_file():
         raise InputError(
             f"the image '{result.image}' is not there, and this format needs it; run the command "
-            "in the folder in which predict was run."
+            "in the folder in which predict was run"
         )
     return path
 

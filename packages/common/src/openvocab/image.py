@@ -130,7 +130,7 @@ def read_label_map(
         raise InputError(
             f"{label} is {compression.replace('2000', ' 2000')}, which changes the values of "
             "pixels, so that it cannot hold labels; make the label maps again as PNG or TIFF (a "
-            "converted copy would keep the wrong values)."
+            "converted copy would keep the wrong values)"
         )
     try:
         image.load()
@@ -139,7 +139,7 @@ def read_label_map(
     if len(image.getbands()) != 1 or image.mode == "F":
         raise InputError(
             f"{label} is no label map: its pixels are {image.mode!r}, expected one integer each "
-            f"(a grey or palette PNG or TIFF){_about_colors(image)}."
+            f"(a grey or palette PNG or TIFF){_about_colors(image)}"
         )
     return np.asarray(image).astype(np.int32)
 
@@ -304,7 +304,9 @@ def _images_of(
         images = list(walk_images(path, recursive=recursive, only=only))
         if not images:
             what = _suffixes() if only is None else f"that matches '{only}'"
-            raise InputError(f"the folder '{path}' holds no image ({what}).")
+            raise InputError(
+                f"the folder '{path}' holds no image ({what}); give a folder with images"
+            )
         return images
     if os.path.lexists(path):
         return [path]
@@ -313,7 +315,7 @@ def _images_of(
     if not images:
         raise InputError(
             f"no image at '{pattern}': give an existing file, a folder, or a quoted glob like "
-            "'photos/**/*.jpg'."
+            "'photos/**/*.jpg'"
         )
     return images
 
@@ -336,7 +338,7 @@ def _open(source: Any, max_pixels: int) -> tuple[Image.Image, str]:
     else:
         data, label = _content(source)
         if not data:
-            raise InputError(f"{label} is empty (0 bytes), expected an image; get the file again.")
+            raise InputError(f"{label} is empty (0 bytes), expected an image; get the file again")
         image = _identify(data, label)
     _check_size(image.width, image.height, label, max_pixels)
     return image, label
@@ -352,7 +354,7 @@ def _content(source: Any) -> tuple[bytes, str]:
             return _read_bytes(Path(path)), f"'{path}'"
     if hasattr(source, "read"):
         return _read_open_file(source), "the image file"
-    raise InputError(f"an image cannot be {_what_it_is(source)}; give {TAKEN}.")
+    raise InputError(f"an image cannot be {_what_it_is(source)}; give {TAKEN}")
 
 
 def _what_it_is(value: object) -> str:
@@ -365,23 +367,27 @@ def _read_bytes(path: Path) -> bytes:
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError
         if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"'{path}' is a device or a pipe, expected an image file.")
+            raise InputError(f"'{path}' is a device or a pipe, expected an image file")
         if found.st_size > MAX_FILE_BYTES:
             raise InputError(
                 f"'{path}' has {found.st_size} bytes, more than the {MAX_FILE_BYTES} that are read "
-                "as an image; shrink it or cut it into pieces."
+                "as an image; shrink it or cut it into pieces"
             )
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"there is no file '{path}'; check the path.") from error
+        raise InputError(f"there is no file '{path}'; check the path") from error
     except IsADirectoryError as error:
-        raise InputError(f"'{path}' is a folder, expected an image file.") from error
+        raise InputError(f"'{path}' is a folder, expected an image file") from error
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error.strerror}.") from error
+        raise InputError(
+            f"'{path}' cannot be read: {error.strerror}; check the file and its permissions"
+        ) from error
     except InputError:
         raise
     except ValueError as error:  # a zero byte in the path
-        raise InputError(f"{str(path)!r} is no path of a file: {error}.") from error
+        raise InputError(
+            f"{str(path)!r} is no path of a file: {error}; give another path"
+        ) from error
 
 
 def _read_open_file(file: Any) -> bytes:
@@ -391,14 +397,14 @@ def _read_open_file(file: Any) -> bytes:
             file.seek(0)
         data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError, AttributeError, TypeError) as error:  # closed, or not for reading
-        raise InputError(f"the image file cannot be read: {error}.") from error
+        raise InputError(f"the image file cannot be read: {error}") from error
     if not isinstance(data, bytes):
         raise InputError(
             f"the image file gives {type(data).__name__}, expected bytes; open it in binary mode "
-            "('rb')."
+            "('rb')"
         )
     if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"the image file has more than {MAX_FILE_BYTES} bytes; shrink the image.")
+        raise InputError(f"the image file has more than {MAX_FILE_BYTES} bytes; shrink the image")
     return data
 
 
@@ -414,7 +420,7 @@ def _identify(data: bytes, label: str) -> Image.Image:
         except _DAMAGE as error:
             raise InputError(
                 f"{label} is not an image that can be read; expected PNG, JPEG, WebP, TIFF, BMP, "
-                "GIF or similar, so convert it first."
+                "GIF or similar, so convert it first"
             ) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
@@ -434,17 +440,17 @@ def _teach_pillow_heif(label: str) -> None:
 
 def _check_size(width: int, height: int, label: str, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise InputError(f"{label} has no pixels ({width}x{height}), expected at least 1x1.")
+        raise InputError(f"{label} has no pixels ({width}x{height}), expected at least 1x1")
     if width * height > max_pixels:
         raise InputError(
             f"{label} has {width}x{height} = {width * height} pixels, more than the limit of "
-            f"{max_pixels}; shrink it or raise the limit (max_pixels, --max-pixels)."
+            f"{max_pixels}; shrink it or raise the limit (max_pixels, --max-pixels)"
         )
 
 
 def _damaged(label: str, error: BaseException) -> str:
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return f"{label} is damaged or cut short ({reason}); get the file again."
+    return f"{label} is damaged or cut short ({reason}); get the file again"
 
 
 def _about_colors(image: Image.Image) -> str:
@@ -528,12 +534,12 @@ def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
     if tensor.ndim == 4:
         raise InputError(
             f"the image tensor has shape {tuple(tensor.shape)}; give a batch as a list of images: "
-            "list(batch)."
+            "list(batch)"
         )
     if tensor.ndim != 3 or not {tensor.shape[0], tensor.shape[2]} & {1, 3, 4}:
         raise InputError(
             f"the image tensor has shape {tuple(tensor.shape)}, expected (3, H, W) with RGB "
-            "channels first."
+            "channels first"
         )
     if tensor.shape[0] in (1, 3, 4):
         tensor = tensor.permute(1, 2, 0)
@@ -556,7 +562,7 @@ def _array_to_rgb(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise InputError(
             f"the image array has shape {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or "
-            "(H, W, 4) with RGB channels last; array.transpose(1, 2, 0) puts first ones last."
+            "(H, W, 4) with RGB channels last; array.transpose(1, 2, 0) puts first ones last"
         )
     _check_size(pixels.shape[1], pixels.shape[0], "the image array", max_pixels)
     pixels = _array_to_8bit(pixels)
@@ -576,7 +582,7 @@ def _array_to_8bit(pixels: npt.NDArray[Any]) -> ImageArray:
         return (pixels * 255 + 0.5).astype(np.uint8)
     raise InputError(
         f"the image array holds {pixels.dtype} in {pixels.min()}..{pixels.max()}, expected uint8, "
-        "uint16, bool, or float in 0..1."
+        "uint16, bool, or float in 0..1"
     )
 
 

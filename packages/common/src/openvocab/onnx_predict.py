@@ -63,11 +63,11 @@ class OnnxSegmenter:
         if not described.is_file():
             raise InputError(
                 f"'{folder}' holds no {DESCRIPTION}; give the folder that python -m san.export "
-                "wrote."
+                "wrote"
             )
         self.about: dict[str, Any] = read_json_file(described, "description of an exported SAN")
         if not isinstance(self.about, dict) or self.about.get("format") != FORMAT:
-            raise InputError(f"'{described}' is not of the format {FORMAT}; export the SAN anew.")
+            raise InputError(f"'{described}' is not of the format {FORMAT}; export the SAN anew")
         self._image = _session(folder / IMAGE_GRAPH)
         self._text = _session(folder / TEXT_GRAPH)
         merges = read_bytes(folder / MERGES, "file of the tokenizer", most_bytes=_MOST_BYTES)
@@ -178,7 +178,7 @@ def _session(path: Path) -> Any:
         return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no other base
         raise InputError(
-            f"onnxruntime cannot load '{path}' ({error!s:.200}); export the SAN anew."
+            f"onnxruntime cannot load '{path}' ({error!s:.200}); export the SAN anew"
         ) from error
 
 
@@ -254,12 +254,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         vocabulary = Vocabulary.from_names(list(parse_names(args.class_names)))
     if vocabulary.synonyms is not None:
-        raise InputError(f"'{args.names}' gives synonyms; write one name on each line.")
+        raise InputError(f"'{args.names}' gives synonyms; write one name on each line")
     images = list_images(args.images)
     stems = [path.stem for path in images]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        raise InputError(f"two images are called '{twice}'; give them to two runs.")
+        raise InputError(f"two images are called '{twice}'; give them to two runs")
     segmenter = OnnxSegmenter(args.model)
     embeddings = segmenter.class_embeddings(vocabulary.names)
     failed = 0
@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _save(path, path.stem, labels, vocabulary.names, args.output, segmenter.about["palette"])
         print(args.output / f"{path.stem}_labels.png")
     if failed == len(images):
-        raise InputError("none of the images could be used; see the warnings above.")
+        raise InputError("none of the images could be used; see the warnings above")
     return 1 if failed else 0
 
 

@@ -163,7 +163,7 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
     vocabulary = _checked_vocabulary(args)
     patterns = [*args.images, *args.input]
     if not patterns:
-        raise InputError("no image is given; name files, folders or globs with --input.")
+        raise InputError("no image is given; name files, folders or globs with --input")
     thresholds = _thresholds(args)
     outputs = plan_outputs(_find_images(patterns, args), args.output, args.save)
     check_no_input_is_overwritten(outputs)
@@ -188,7 +188,7 @@ def _checked_vocabulary(args: argparse.Namespace) -> Vocabulary:
     choose_device(args.device)
     check_precision(args.precision)
     if args.max_pixels < 1:
-        raise InputError(f"--max-pixels is {args.max_pixels}, expected at least 1.")
+        raise InputError(f"--max-pixels is {args.max_pixels}, expected at least 1")
     return vocabulary
 
 
@@ -265,7 +265,7 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     if not several:
         raise InputError("no names are given; say what to look for with --class-names NAME ...")
     if len(several) > 1:
-        raise InputError(f"give {' or '.join(several)}, not both.")
+        raise InputError(f"give {' or '.join(several)}, not both")
     if args.vocabulary is not None:
         vocabulary = _named_vocabulary(args.vocabulary, args.templates)
     elif args.names is not None:
@@ -282,7 +282,7 @@ def _typed_vocabulary(names: list[str], templates: str) -> Vocabulary:
         return Vocabulary.from_names(names, templates=templates)
     if len(names) > 1:
         raise InputError(
-            f"{' '.join(names)[:80]!r} mixes names and a file of names; give @FILE alone."
+            f"{' '.join(names)[:80]!r} mixes names and a file of names; give @FILE alone"
         )
     return Vocabulary.from_file(names[0].removeprefix(_FILE_SIGN), templates=templates)
 
@@ -310,7 +310,8 @@ def _find_images(patterns: Sequence[str], args: argparse.Namespace) -> dict[Path
                 found[path] = path.relative_to(folder) if inside else Path(path.name)
     if not found:
         raise InputError(
-            f"the input holds no image but results of earlier runs in '{args.output}'."
+            f"the input holds no image but results of earlier runs in '{args.output}'; "
+            "give images with --input"
         )
     return found
 

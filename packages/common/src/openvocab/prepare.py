@@ -112,7 +112,7 @@ def _make(args: argparse.Namespace, source: Source, output: Path, splits: tuple[
         if not tree.tasks:
             raise InputError(
                 f"{source.folder} holds no label maps of {args.name} ({tree.split}); run "
-                f"'python -m openvocab.prepare {args.name}' to see what to get."
+                f"'python -m openvocab.prepare {args.name}' to see what to get"
             )
         counts = make_tree(tree, workers=args.workers, placing=args.images, progress=not args.quiet)
         print(
@@ -126,7 +126,7 @@ def _check_routes(name: str, routes: Sequence[str]) -> None:
     for route in routes:
         if route not in known:
             few = ", ".join(known) or "none: there is only one way to make it"
-            raise InputError(f"{name} has no route {route!r}; known are {few}.")
+            raise InputError(f"{name} has no route {route!r}; known are {few}")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     data = sample_set(args)
     if args.output is not None and (args.output.is_file() or args.output.suffix == ".json"):
-        raise InputError(f"--output is {args.output}; give the name of a folder.")
+        raise InputError(f"--output is {args.output}; give the name of a folder")
     stated = {} if args.card is None else read_stated(args.card)
     predictions = open_predictions(
         args.predictions, data, args.category_ids, args.prediction_offset
@@ -187,8 +187,8 @@ def _count(
     if labels.max(initial=-1) >= known or labels.min(initial=0) < -1:
         wrong, counts = np.unique(labels[(labels >= known) | (labels < -1)], return_counts=True)
         raise InputError(
-            f"The prediction for {sample.id} holds the value {wrong[0]} ({counts[0]} pixels), but "
-            f"labels are 0 to {known - 1}; if they count from 1, add --prediction-offset -1."
+            f"the prediction for {sample.id} holds the value {wrong[0]} ({counts[0]} pixels), but "
+            f"labels are 0 to {known - 1}; if they count from 1, add --prediction-offset -1"
         )
     if classes < known or data.vocabulary.background.index is not None:
         first = classes - 1  # all labels from the background's on are background

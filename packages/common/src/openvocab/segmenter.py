@@ -93,7 +93,9 @@ class Segmentation:
             InputError: the name was not asked for.
         """
         if name not in self.vocabulary.names:
-            raise InputError(f"{name!r} is not in the vocabulary of this segmentation.")
+            raise InputError(
+                f"{name!r} is not in the vocabulary of this segmentation; use one of its names"
+            )
         wanted = [i for i, known in enumerate(self.vocabulary.names) if known == name]
         return np.isin(self.labels, wanted)
 
@@ -112,7 +114,7 @@ class Segmentation:
         if self.scores is None:
             raise InputError(
                 "this result holds no scores to compare with a threshold; segment with "
-                "return_scores=True."
+                "return_scores=True"
             )
         own = np.take_along_axis(self.scores, np.maximum(self.labels, 0)[None], axis=0)[0]
         return np.where(self.labels < 0, np.float32(0), own)
@@ -232,15 +234,15 @@ class Segmentation:
         if suffix not in writers:
             raise InputError(
                 f"'{path}' ends in {suffix or 'no suffix'}, expected .png (label map), .json "
-                "(run-length masks), .npy or .npz (scores)."
+                "(run-length masks), .npy or .npz (scores)"
             )
         if suffix == ".png" and len(self.vocabulary) > NOTHING_16BIT:
             raise InputError(
-                f"a PNG holds at most {NOTHING_16BIT} names, not {len(self.vocabulary)}; use .json."
+                f"a PNG holds at most {NOTHING_16BIT} names, not {len(self.vocabulary)}; use .json"
             )
         if suffix in (".npy", ".npz") and self.scores is None:
             raise InputError(
-                f"there are no scores to write to '{path}'; segment with return_scores=True."
+                f"there are no scores to write to '{path}'; segment with return_scores=True"
             )
         return writers[suffix]
 
@@ -335,9 +337,9 @@ def check_thresholds(
         if value is not None and not (
             isinstance(value, int | float | np.number) and np.isfinite(value)
         ):
-            raise InputError(f"{name} is {value!r}, expected a number.")
+            raise InputError(f"{name} is {value!r}, expected a number")
     if min_area is not None and not 0 <= min_area <= 1:
-        raise InputError(f"min_area is {min_area:g}, expected a share of the image in 0..1.")
+        raise InputError(f"min_area is {min_area:g}, expected a share of the image in 0..1")
     return none_of_these is not None or min_score is not None
 
 

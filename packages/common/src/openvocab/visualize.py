@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the predictions that are there and write one PNG for each image."""
     args = build_parser().parse_args(argv)
     if args.limit is not None and args.limit < 1:
-        raise InputError(f"The limit is {args.limit} images; give at least 1, or none for all.")
+        raise InputError(f"the limit is {args.limit} images; give at least 1, or none for all")
     data = sample_set(args)
     predictions = open_predictions(args.input, data, args.category_ids, args.prediction_offset)
     samples = check_complete(predictions, data.samples, partial=True)[: args.limit]
@@ -71,8 +71,9 @@ def draw(sample: Sample, predictions: Predictions, data: SampleSet) -> ImageArra
     ):
         if labels.shape != image.shape[:2]:
             raise InputError(
-                f"The {what} of {sample.id} has the size {labels.shape} (height, width) and its "
-                f"image {image.shape[:2]}."
+                f"the {what} of {sample.id} has the size {labels.shape} (height, width) and its "
+                f"image {image.shape[:2]}; "
+                "check that both belong together"
             )
         panels.append(draw_overlay(image, _visible(labels, len(names)), names, legend=False))
     return side_by_side(panels, _TITLES, height=_HEIGHT)

@@ -286,12 +286,12 @@ def _words_in(names: Any) -> list[str]:
     if orderless or not isinstance(names, Iterable):
         raise InputError(
             f"the names cannot be {'None' if names is None else f'of type {type(names).__name__}'};"
-            " give a list of words such as ['cat', 'sofa'], or one string with commas."
+            " give a list of words such as ['cat', 'sofa'], or one string with commas"
         )
     words = list(names)
     for word in words:
         if not isinstance(word, str):
-            raise InputError(f"the name {word!r:.80} is no word; give a list of strings.")
+            raise InputError(f"the name {word!r:.80} is no word; give a list of strings")
     return words
 
 

@@ -214,7 +214,8 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> list[str]:
     if len(missing) > len(own) // 2:
         raise InputError(
             f"{path} is no checkpoint of this backbone: {len(missing)} of {len(own)} tensors are "
-            f"missing, such as {missing[0]}"
+            f"missing, such as {missing[0]}; "
+            "give weights of this backbone"
         )
     load_strict(backbone, tensors, source=str(path))
     return missing

@@ -179,7 +179,10 @@ def seen_ids(names: str, vocabulary: Vocabulary) -> list[int]:
         raise InputError(f"--seen is {names!r}; give a file of names or a vocabulary's name")
     ids = [index for index, name in enumerate(vocabulary.names) if name.strip() in seen]
     if not ids:
-        raise InputError(f"none of the seen names in {names} is a class of this data set")
+        raise InputError(
+            f"none of the seen names in {names} is a class of this data set; "
+            "give names of this data set"
+        )
     return ids
 
 

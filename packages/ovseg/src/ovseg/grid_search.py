@@ -216,7 +216,7 @@ def _store(
             stored.save(path)
         files.append(path)
     if not files:
-        raise InputError("there are no images to search on")
+        raise InputError("there are no images to search on; give labelled images")
     return files
 
 

@@ -150,5 +150,7 @@ def _clip(model: str | None, pretrained: str | None) -> str:
     if pretrained is not None and Path(pretrained).is_file():
         return pretrained
     if model is None or pretrained is None:
-        raise InputError("--model NAME and --pretrained TAG are only understood together")
+        raise InputError(
+            "--model NAME and --pretrained TAG are only understood together; give both"
+        )
     return f"{model}:{pretrained}"

@@ -94,7 +94,9 @@ def read_pairs(file: Path) -> list[Pair]:
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise InputError(f"cannot read the list of pairs {file}: {error.strerror}") from None
+        raise InputError(
+            f"cannot read the list of pairs {file}: {error.strerror}; check the path"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"the list of pairs {file} is no UTF-8 text; convert it") from None
     header = lines[0].split("\t")
@@ -133,7 +135,8 @@ def check_crops(pairs: Sequence[Pair], source: Path, *, masked: bool) -> None:
                 head = file.read(16)
         except OSError as error:
             raise InputError(
-                f"{source} lists {pair.path}, which cannot be read: {error.strerror}"
+                f"{source} lists {pair.path}, which cannot be read: {error.strerror}; "
+                "write the crops again"
             ) from None
         lossy = next((name for start, name in _LOSSY.items() if start in head), None)
         if masked and lossy is not None:
@@ -217,7 +220,9 @@ class PairWriter:
         try:
             (folder / "crops").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write into {folder}: {error.strerror}") from None
+            raise InputError(
+                f"cannot write into {folder}: {error.strerror}; choose another --output"
+            ) from None
         for unfinished in (*folder.glob(".*-*"), *(folder / "crops").glob(".*-*")):
             unfinished.unlink()  # of a collection that was killed while it wrote
         self._entries = _read_entries(folder / LOG_FILE)

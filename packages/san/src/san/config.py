@@ -69,15 +69,23 @@ class SANConfig:
         """Refuse parts that do not fit each other."""
         blocks, heads = self.clip.vision.layers, self.clip.vision.heads
         if not 0 < self.split < blocks:
-            raise InputError(f"split is {self.split}, but this CLIP has blocks 1..{blocks}")
+            raise InputError(
+                f"split is {self.split}, but this CLIP has blocks 1..{blocks}; choose one of them"
+            )
         if self.bias_heads not in (1, heads):
             raise InputError(f"bias_heads is {self.bias_heads}; this CLIP needs {heads}, or 1")
         if self.bias_layers not in (1, blocks - self.split):
             raise InputError(f"bias_layers is {self.bias_layers}; use 1 or {blocks - self.split}")
         if any(clip > self.split or side > self.side_depth for clip, side in self.fusion):
-            raise InputError(f"fusion {self.fusion} names blocks that the towers do not have")
+            raise InputError(
+                f"fusion {self.fusion} names blocks that the towers do not have; "
+                "use blocks that both towers have"
+            )
         if not self.supervised or max(self.supervised) > self.side_depth:
-            raise InputError(f"supervised is {self.supervised}, of {self.side_depth} side blocks")
+            raise InputError(
+                f"supervised is {self.supervised}, of {self.side_depth} side blocks; "
+                "name existing blocks"
+            )
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def export_san(network: SAN, inference: SANInference, folder: Path) -> None:
     if not inference.resize_masks_first:
         raise InputError(
             "this SAN resizes scores instead of mask logits, which the exported form cannot; "
-            "export one with MODEL.SEM_SEG_POSTPROCESS_BEFORE_INFERENCE True."
+            "export one with MODEL.SEM_SEG_POSTPROCESS_BEFORE_INFERENCE True"
         )
     network = copy.deepcopy(network).float().cpu().eval()
     names = (IMAGE_GRAPH, TEXT_GRAPH, MERGES, DESCRIPTION)

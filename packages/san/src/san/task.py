@@ -173,7 +173,10 @@ def build_network(
         return SAN(architecture), inference
     clip = load_clip(config.clip)
     if clip.config != architecture.clip:
-        raise InputError(f"the CLIP {config.clip} is not the one of variant {config.variant}")
+        raise InputError(
+            f"the CLIP {config.clip} is not the one of variant {config.variant}; "
+            "leave out one of the two"
+        )
     return SAN(architecture, clip), inference
 
 

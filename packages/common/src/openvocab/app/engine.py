@@ -178,7 +178,9 @@ class Engine:
         """
         segmenter, explain = self.segmenter(key), self.methods[key].explain
         if explain is None:
-            raise InputError(f"{self.methods[key].title} does not show its steps")
+            raise InputError(
+                f"{self.methods[key].title} does not show its steps; choose another method"
+            )
         vocabulary = self.vocabulary(key, asked)
         return self._in_turn(lambda: explain(segmenter, image, vocabulary))
 

@@ -42,7 +42,7 @@ def read_torchscript(path: str | Path) -> dict[str, Tensor]:
     opened = open_torch_zip(path)
     described = dict(_tensors(opened.content, "", 0))
     if not described:
-        raise InputError(f"{path} is a TorchScript archive without a tensor; give weights.")
+        raise InputError(f"{path} is a TorchScript archive without a tensor; give weights")
     return opened.build(described)
 
 
@@ -62,7 +62,9 @@ def torchscript_activation(path: str | Path) -> Literal["quick_gelu", "gelu"] | 
         with open_zip(path) as archive:
             codes = [i for i in archive.infolist() if i.filename.endswith(".py")]
             if sum(code.file_size for code in codes) > _MOST_CODE:
-                raise InputError(f"{path} was refused: its code has over {_MOST_CODE} bytes.")
+                raise InputError(
+                    f"{path} was refused: its code has over {_MOST_CODE} bytes; use other weights"
+                )
             for code in codes:
                 text = archive.read(code)
                 gelu, sigmoid = (
@@ -72,7 +74,7 @@ def torchscript_activation(path: str | Path) -> Literal["quick_gelu", "gelu"] | 
     except InputError:
         raise
     except DAMAGE:
-        raise InputError(f"{path} is a damaged TorchScript archive; fetch it again.") from None
+        raise InputError(f"{path} is a damaged TorchScript archive; fetch it again") from None
     if gelu == sigmoid:
         return None
     return "gelu" if gelu else "quick_gelu"
@@ -83,7 +85,10 @@ def _tensors(node: Any, prefix: str, depth: int) -> Iterator[tuple[str, StoredTe
     if not isinstance(node, ScriptModule):
         return
     if depth > _DEEPEST:
-        raise InputError("the modules of the archive are nested too deep, or contain themselves.")
+        raise InputError(
+            "the modules of the archive are nested too deep, or contain themselves; "
+            "use other weights"
+        )
     for name, value in node.attributes.items():
         if isinstance(value, StoredTensor):
             yield prefix + name, value

@@ -84,9 +84,13 @@ def _of_layer(
     layer = f"{tower}_model.encoder.layers.{number}.self_attn"
     names = [f"{layer}.{which}_proj.{kind}" for which in "qkv"]
     if missing := [name for name in names if name not in state_dict]:
-        raise InputError(f"the weights miss {missing[0]}, which belongs to {names[0]}")
+        raise InputError(
+            f"the weights miss {missing[0]}, which belongs to {names[0]}; fetch them again"
+        )
     if len({state_dict[name].shape for name in names}) > 1:
-        raise InputError(f"{names[0]} and the keys and values beside it differ in shape")
+        raise InputError(
+            f"{names[0]} and the keys and values beside it differ in shape; fetch the weights again"
+        )
     return {f"{block}.attn.in_proj_{kind}": torch.cat([state_dict[name] for name in names])}
 
 
@@ -114,7 +118,10 @@ def _transformers_choices(content: Mapping[str, Any], path: Path) -> tuple[str, 
     towers = [_section(content, name, path) for name in ("vision_config", "text_config")]
     activations = {str(tower.get("hidden_act", _DEFAULT_ACTIVATION)) for tower in towers}
     if len(activations) > 1:
-        raise InputError(f"{path} gives the towers different activations, which is not supported")
+        raise InputError(
+            f"{path} gives the towers different activations, which is not supported; "
+            "use other weights"
+        )
     heads = [
         tower.get("num_attention_heads", default)
         for tower, default in zip(towers, _DEFAULT_HEADS.values(), strict=True)
@@ -129,7 +136,7 @@ def _open_clip_choices(content: Any, path: Path) -> tuple[str, tuple[int, int]] 
         return None
     width, per_head = vision.get("width", 768), vision.get("head_width", 64)
     if type(width) is not int or type(per_head) is not int or per_head < 1:
-        raise InputError(f"{path} is damaged: its widths are no whole numbers")
+        raise InputError(f"{path} is damaged: its widths are no whole numbers; fetch it again")
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
     return activation, _heads([width // per_head, text["heads"]], path)
 
@@ -143,5 +150,5 @@ def _section(content: Any, name: str, path: Path) -> Mapping[str, Any]:
 
 def _heads(heads: list[Any], path: Path) -> tuple[int, int]:
     if not all(type(count) is int and count > 0 for count in heads):
-        raise InputError(f"{path} is damaged: its numbers of heads are {heads}")
+        raise InputError(f"{path} is damaged: its numbers of heads are {heads}; fetch it again")
     return heads[0], heads[1]

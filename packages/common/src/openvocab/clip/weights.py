@@ -144,14 +144,20 @@ def config_from_state_dict(
     vocab_size, text_width = _shape(shapes, "token_embedding.weight", 2, origin)
     context_length, _ = _shape(shapes, "positional_embedding", 2, origin)
     if context_length > _LONGEST_CONTEXT:
-        raise InputError(f"{origin} is no CLIP: its texts would have {context_length} tokens")
+        raise InputError(
+            f"{origin} is no CLIP: its texts would have {context_length} tokens; "
+            "give weights of a CLIP"
+        )
     image_layers = _layers(state_dict, "visual.transformer.resblocks", origin)
     text_layers = _layers(state_dict, "transformer.resblocks", origin)
     if heads is None:
         heads = known_heads((width, image_layers), (text_width, text_layers), origin=origin)
     for channels, count in zip((width, text_width), heads, strict=True):
         if count < 1 or channels % count:
-            raise InputError(f"{origin} cannot have {count} heads: its width is {channels}")
+            raise InputError(
+                f"{origin} cannot have {count} heads: its width is {channels}; "
+                "give a number that divides the width"
+            )
     mlp = "transformer.resblocks.0.mlp.c_fc.bias"
     return CLIPConfig(
         embed_dim=_shape(shapes, "visual.proj", 2, origin)[1],
@@ -188,7 +194,10 @@ def _shape(
     shape = shapes.get(name, ())
     if len(shape) != axes or 0 in shape:
         found = f"is {shape}" if name in shapes else "is missing"
-        raise InputError(f"{origin} is no CLIP: its tensor {name} {found}, not of {axes} axes")
+        raise InputError(
+            f"{origin} is no CLIP: its tensor {name} {found}, not of {axes} axes; "
+            "give weights of a CLIP"
+        )
     return shape
 
 
@@ -218,7 +227,9 @@ def stored_choices(
     )
     whole = isinstance(heads, list) and len(heads) == 2 and all(type(n) is int for n in heads)
     if heads is not None and not whole:
-        raise InputError(f"{path} is damaged: its numbers of heads are {shorten_value(heads)}")
+        raise InputError(
+            f"{path} is damaged: its numbers of heads are {shorten_value(heads)}; fetch it again"
+        )
     return _agree(activation, stored, str(path)), tuple(heads) if heads else None
 
 
@@ -386,5 +397,7 @@ def _layers(state_dict: Mapping[str, Tensor], prefix: str, origin: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"\.(\d{1,4})\.")
     numbers = {int(m[1]) for name in state_dict if (m := pattern.match(name))}
     if not numbers or max(numbers) >= len(numbers):
-        raise InputError(f"{origin} is no whole CLIP: some of its layers {prefix} are missing")
+        raise InputError(
+            f"{origin} is no whole CLIP: some of its layers {prefix} are missing; give a whole one"
+        )
     return len(numbers)

@@ -87,12 +87,15 @@ def read_index(path: Path) -> list[tuple[str, str]]:
     except (KeyError, TypeError, ValueError, IndexError):
         raise InputError(
             f"{path} has no lists 'folder' and 'filename' of equal length; expected the index of "
-            f"{FOLDER}."
+            f"{FOLDER}"
         ) from None
     for folder, name in pairs:
         outside = Path(folder).is_absolute() or ".." in Path(folder, name).parts
         if outside or "/" in name or len(name.split("_")) < 3:
-            raise InputError(f"{path} names the file {folder}/{name}, which no index has.")
+            raise InputError(
+                f"{path} names the file {folder}/{name}, which no index has; "
+                "fetch the archive again"
+            )
     return pairs
 
 
@@ -106,7 +109,7 @@ def read_shrunk(labels: Path, image: Path, image_target: Path) -> IntArray:
     if ids.shape != pixels.shape[:2]:
         raise InputError(
             f"{labels} has {ids.shape[1]}x{ids.shape[0]} pixels and its image {pixels.shape[1]}x"
-            f"{pixels.shape[0]}; fetch the archive again."
+            f"{pixels.shape[0]}; fetch the archive again"
         )
     height, width = ids.shape
     scale = SHORT_SIDE / min(height, width)

@@ -30,7 +30,7 @@ class Source:
 
     def __init__(self, folder: Path, output: Path, wanted: tuple[str, ...] = ()) -> None:
         if not folder.is_dir():
-            raise InputError(f"The source {folder} is no folder; give where the downloads are.")
+            raise InputError(f"the source {folder} is no folder; give where the downloads are")
         self.folder = folder
         self.roots = [folder]
         for archive in sorted(folder.iterdir()):
@@ -56,7 +56,7 @@ class Source:
         if found is None:
             raise InputError(
                 f"{self.folder} has no {' or '.join(names)}; run 'python -m openvocab.prepare' "
-                f"with the name of the set alone to see what to get."
+                f"with the name of the set alone to see what to get"
             )
         return found
 
@@ -80,12 +80,12 @@ def _unpacked(archive: Path, below: Path) -> Path:
             with tarfile.open(archive, "r:" if archive.suffix == ".tar" else "r:gz") as tar:
                 tar.extractall(target, filter=_Careful(archive))
     except tarfile.FilterError as error:
-        raise InputError(f"{archive} was refused: {error}; fetch it from its authors.") from None
+        raise InputError(f"{archive} was refused: {error}; fetch it from its authors") from None
     except InputError:
         raise
     except DAMAGE as error:
         raise InputError(
-            f"{archive} cannot be unpacked ({reason(error)}); fetch it again."
+            f"{archive} cannot be unpacked ({reason(error)}); fetch it again"
         ) from None
     write_text(marker, version)
     return target
@@ -94,7 +94,10 @@ def _unpacked(archive: Path, below: Path) -> Path:
 def _refuse_escapes(archive: Path, names: list[str]) -> None:
     for name in names:
         if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name[:3]:
-            raise InputError(f"{archive} was refused: its member {name!r} leads outside.")
+            raise InputError(
+                f"{archive} was refused: its member {name!r} leads outside; "
+                "fetch it from its authors"
+            )
 
 
 def _refuse_bombs(archive: Path, unpacked: int) -> None:
@@ -102,7 +105,7 @@ def _refuse_bombs(archive: Path, unpacked: int) -> None:
     if unpacked > _MOST_UNPACKED * size + _SMALL:
         raise InputError(
             f"{archive} was refused: its {size} bytes unpack to over {unpacked}, as no data set "
-            f"does; fetch it from its authors."
+            f"does; fetch it from its authors"
         )
 
 

@@ -53,15 +53,15 @@ class LabelSurvey:
 
     @property
     def hint(self) -> str:
-        """What wrong values most likely are, in a sentence, or ""."""
+        """What wrong values most likely mean, as the end of an error's sentence, or ""."""
         known = [value for value in self.pixels if value not in self.void]
         if known and min(known) >= 0 and max(known) == self.classes and self._zero_is_a_rule:
             return (
-                " All values fit after 1 is subtracted, so that these label maps probably count "
-                "from 1, with 0 for void: give --label-offset -1."
+                "; all values fit after 1 is subtracted, so that these label maps probably count "
+                "from 1, with 0 for void: give --label-offset -1"
             )
         if len(known) == 2 and 0 in known and max(known) >= self.classes > 1:
-            return f" If the label maps are masks of one class, write its pixels as 1{_AS_ONE}."
+            return f"; if the label maps are masks of one class, write its pixels as 1{_AS_ONE}"
         return ""
 
     @property
@@ -232,7 +232,7 @@ def _look(
 
 def _mismatch(sample: Sample, image: tuple[int, int], label: tuple[int, ...]) -> str:
     sizes = (
-        f"The image {sample.image} has {image[0]} x {image[1]} pixels (height x width) and its "
+        f"the image {sample.image} has {image[0]} x {image[1]} pixels (height x width) and its "
         f"label map {sample.label} {' x '.join(map(str, label))}"
     )
     found = stored_size_and_turn(sample.image)
@@ -240,9 +240,9 @@ def _mismatch(sample: Sample, image: tuple[int, int], label: tuple[int, ...]) ->
         return (
             f"{sizes}: EXIF turns the image (orientation {found[1]}) and the label map is not "
             "turned; turn the label map in the same way, or write the image without EXIF's "
-            "orientation."
+            "orientation"
         )
-    return f"{sizes}; they must be the same."
+    return f"{sizes}; they must be the same"
 
 
 def _remembered_in(

@@ -58,13 +58,15 @@ def read_mat(path: Path) -> IntArray:
         content = scipy.io.loadmat(str(path), variable_names=["LabelMap"])
         labels = np.asarray(content["LabelMap"])
     except FileNotFoundError:
-        raise InputError(f"There is no file {path}; is the archive unpacked in full?") from None
+        raise InputError(f"there is no file {path}; is the archive unpacked in full?") from None
     except (*_DAMAGE, scipy.io.matlab.MatReadError) as error:
-        raise InputError(f"{path} is no .mat file with a LabelMap ({error!r:.80}).") from None
+        raise InputError(
+            f"{path} is no .mat file with a LabelMap ({error!r:.80}); fetch the archive again"
+        ) from None
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise InputError(
-            f"The LabelMap of {path} is {labels.dtype} of shape {labels.shape}; expected one "
-            f"number for each pixel."
+            f"the LabelMap of {path} is {labels.dtype} of shape {labels.shape}; expected one "
+            f"number for each pixel"
         )
     return labels.astype(np.int32)
 
@@ -83,7 +85,8 @@ def read_codes(path: Path) -> IntArray:
             labels[inside] = label
     except _DAMAGE as error:
         raise InputError(
-            f"{path} is no list of run-length codes of one size ({error!r:.80})."
+            f"{path} is no list of run-length codes of one size ({error!r:.80}); "
+            "fetch the file again"
         ) from None
     return labels
 
@@ -108,6 +111,6 @@ def read_coded(path: Path) -> NDArray[np.uint8]:
         if image.mode != "RGB":
             raise InputError(
                 f"{path} has pixels of kind {image.mode}; expected RGB, where red and green code "
-                f"the object."
+                f"the object"
             )
     return pixels

@@ -77,7 +77,7 @@ def compare(source: Source, split: str, routes: Sequence[str]) -> str:
         InputError: fewer than two routes, files of one are missing, or sizes differ.
     """
     if len(set(routes)) < 2:
-        raise InputError("Comparing needs at least two different routes.")
+        raise InputError("comparing needs at least two different routes")
     vocabulary = Vocabulary.load("pascal-context-59")
     table = label_table(vocabulary, VOID_8_BIT, 0)
     plans = {
@@ -92,7 +92,9 @@ def compare(source: Source, split: str, routes: Sequence[str]) -> str:
             for route, plan in plans.items()
         }
         if len({labels.shape for labels in maps.values()}) > 1:
-            raise InputError(f"{stem} differs in size between {', '.join(maps)}.")
+            raise InputError(
+                f"{stem} differs in size between {', '.join(maps)}; fetch the annotations again"
+            )
         for pair in found:
             pair.add(maps[pair.names[0]], maps[pair.names[1]])
     head = f"{len(common)} images of {split} are in all of {', '.join(plans)}."

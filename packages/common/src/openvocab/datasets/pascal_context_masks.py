@@ -84,7 +84,7 @@ def readers(
         images = source.path(*(f"{folder}/JPEGImages" for folder in FOLDERS))
         found = [(s, masks, size) for s, masks, size in _read_json(path) if s in stems]
         return [(stem, paint, (images / f"{stem}.jpg", masks, size)) for stem, masks, size in found]
-    raise InputError(f"There is no route {route!r}; known are {', '.join(ROUTES)}.")
+    raise InputError(f"there is no route {route!r}; known are {', '.join(ROUTES)}")
 
 
 def image_of(source: Source, stem: str) -> Path:
@@ -153,7 +153,9 @@ def _renumbering(source: Source) -> dict[int, int] | None:
         if parts is None:
             continue
         if parts[2] not in ours:
-            raise InputError(f"{path} names {parts[2]!r}, which is none of the 459 classes.")
+            raise InputError(
+                f"{path} names {parts[2]!r}, which is none of the 459 classes; fetch it again"
+            )
         numbers[int(parts[1])] = ours[parts[2]]
     return numbers if any(k != v for k, v in numbers.items()) else None
 
@@ -178,7 +180,7 @@ def _read_json(path: Path) -> list[tuple[str, list[Mask], tuple[int, int] | None
     except _DAMAGE as error:
         raise InputError(
             f"{path} is not the JSON that was expected ({error!r:.80}): it needs images, "
-            f"categories and annotations as in COCO's or the Detail API's format."
+            f"categories and annotations as in COCO's or the Detail API's format"
         ) from None
 
 

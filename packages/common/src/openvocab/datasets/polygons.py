@@ -28,8 +28,9 @@ def segment_mask(segment: Any, size: tuple[int, int]) -> Mask:
         inside = decode_rle(segment)
         if inside.shape != size:
             raise InputError(
-                f"A mask has {inside.shape[1]}x{inside.shape[0]} pixels and its image "
-                f"{size[1]}x{size[0]}."
+                f"a mask has {inside.shape[1]}x{inside.shape[0]} pixels and its image "
+                f"{size[1]}x{size[0]}; "
+                "fetch the annotations again"
             )
         return inside
     union = np.zeros(size, dtype=bool)
@@ -49,7 +50,10 @@ def fill_polygon(polygon: Sequence[float], size: tuple[int, int]) -> Mask:
     """
     points = np.asarray(polygon, dtype=np.float64)
     if points.ndim != 1 or points.size < 2 or points.size % 2 or not np.isfinite(points).all():
-        raise InputError(f"A polygon is a list of x, y, x, y, ... but not {polygon!r:.60}.")
+        raise InputError(
+            f"a polygon is a list of x, y, x, y, ... but not {polygon!r:.60}; "
+            "fetch the annotations again"
+        )
     height, width = size
     corners = (_FINE * points.reshape(-1, 2) + 0.5).astype(np.int64)
     u, v = _outline(corners)

@@ -55,10 +55,10 @@ def _best_class(array: NDArray[Any], num_classes: int, path: Path) -> NDArray[np
     if array.ndim != 3 or array.dtype.kind != "f" or len(array) != num_classes:
         raise InputError(
             f"{path} holds {array.dtype} of shape {array.shape}; expected integer labels (H, W), "
-            f"or scores (K, H, W) as floating-point numbers with K = {num_classes}."
+            f"or scores (K, H, W) as floating-point numbers with K = {num_classes}"
         )
     if np.isnan(array).any():
-        raise InputError(f"{path} holds scores that are no numbers (nan); predict once more.")
+        raise InputError(f"{path} holds scores that are no numbers (nan); predict once more")
     best: NDArray[np.int32] = array.argmax(axis=0).astype(np.int32)
     return best
 
@@ -72,12 +72,17 @@ def _read_array(path: Path) -> NDArray[Any]:
             with zipfile.ZipFile(file) as archive:
                 name = _member(archive.namelist(), path)
                 if archive.getinfo(name).file_size > _MOST_BYTES:
-                    raise InputError(f"{path} would unpack to more than {_MOST_BYTES} bytes.")
+                    raise InputError(
+                        f"{path} would unpack to more than {_MOST_BYTES} bytes; "
+                        "store labels instead of scores"
+                    )
                 return _parse_array(archive.read(name))
     except InputError:
         raise
     except DAMAGE as error:
-        raise InputError(f"{path} is no array of NumPy ({error!r:.80}).") from None
+        raise InputError(
+            f"{path} is no array of NumPy ({error!r:.80}); write it with numpy.save"
+        ) from None
 
 
 def _parse_array(data: bytes) -> NDArray[Any]:
@@ -98,7 +103,7 @@ def _member(names: Sequence[str], path: Path) -> str:
         return names[0]
     shown = shorten_value(", ".join(names))
     raise InputError(
-        f"{path} holds {shown}; expected one array, or arrays named 'labels' or 'scores'."
+        f"{path} holds {shown}; expected one array, or arrays named 'labels' or 'scores'"
     )
 
 
@@ -135,7 +140,7 @@ def panoptic_classes(
         raise InputError(
             f"{path} has segments whose category is no class of the data set, such as "
             f"{shorten_value(strange[0])} ({len(strange)} in all); rename its categories as "
-            f"the set does."
+            f"the set does"
         )
     return {i: labels[_plain(names[i])] for i in used}
 
@@ -166,7 +171,10 @@ def read_panoptic(
     known = {0: NOTHING, **{int(one["id"]): classes[one["category_id"]] for one in segments}}
     unknown = [int(i) for i in found if int(i) not in known]
     if unknown:
-        raise InputError(f"{path} has pixels of the segment {unknown[0]}, which its JSON lacks.")
+        raise InputError(
+            f"{path} has pixels of the segment {unknown[0]}, which its JSON lacks; take both from "
+            "the same run"
+        )
     table = np.array([known[int(i)] for i in found], dtype=np.int32)
     labels: NDArray[np.int32] = table[places.reshape(ids.shape)]
     return labels

@@ -76,11 +76,13 @@ class FolderPredictions:
                 stem = path.relative_to(folder).with_suffix("").as_posix()
                 if stem in files:
                     raise InputError(
-                        f"{files[stem]} and {path} differ in their suffix only; keep one of them."
+                        f"{files[stem]} and {path} differ in their suffix only; keep one of them"
                     )
                 files[stem] = path
         if not files:
-            raise InputError(f"{folder} holds no label maps (PNG, TIFF) and no arrays (npy, npz).")
+            raise InputError(
+                f"{folder} holds no label maps (PNG, TIFF) and no arrays (npy, npz); check the path"
+            )
         offered = {stem: parts_of(path.absolute().as_posix()) for stem, path in files.items()}
         pairs = match_tails({one.id: _known_as(one, ("", *ends)) for one in samples}, offered)
         self.files = {sample: files[stem] for sample, stem in pairs.items()}
@@ -97,7 +99,7 @@ class FolderPredictions:
             InputError: there is none, or it cannot be read.
         """
         if sample.id not in self.files:
-            raise InputError(f"There is no prediction for {sample.id}.")
+            raise InputError(f"there is no prediction for {sample.id}; predict this image too")
         return read_prediction(self.files[sample.id], num_classes, self.offset)
 
 
@@ -119,7 +121,7 @@ class JsonPredictions:
         self.contiguous = contiguous
         entries = read_predictions(path)
         if not entries:
-            raise InputError(f"{path} holds no predictions.")
+            raise InputError(f"{path} holds no predictions; check the path")
         offered = {name: parts_of(name) for name in entries}
         pairs = match_tails({one.id: _known_as(one, ("",)) for one in samples}, offered)
         self.images = {sample: entries[name] for sample, name in pairs.items()}
@@ -137,7 +139,7 @@ class JsonPredictions:
             InputError: there is none, or it is damaged.
         """
         if sample.id not in self.images:
-            raise InputError(f"There is no prediction for {sample.id}.")
+            raise InputError(f"there is no prediction for {sample.id}; predict this image too")
         stored = stored_size_and_turn(sample.image)
         # Of an image that EXIF turns, programs disagree on the size; the score will say so.
         size = stored[0] if stored is not None and stored[1] == 1 else None
@@ -169,7 +171,7 @@ class PanopticPredictions:
         except InputError:
             raise
         except DAMAGE as error:
-            raise InputError(f"{path} is damaged: {error!r:.80}.") from None
+            raise InputError(f"{path} is damaged: {error!r:.80}") from None
         offered = {name: parts_of(name) for name in entries}
         pairs = match_tails({one.id: _known_as(one, ("",)) for one in data.samples}, offered)
         self.images = {sample: entries[name] for sample, name in pairs.items()}
@@ -186,7 +188,7 @@ class PanopticPredictions:
             InputError: there is none, or it is damaged.
         """
         if sample.id not in self.images:
-            raise InputError(f"There is no prediction for {sample.id}.")
+            raise InputError(f"there is no prediction for {sample.id}; predict this image too")
         entry = self.images[sample.id]
         return read_panoptic(self.folder / entry["file_name"], entry["segments_info"], self.classes)
 
@@ -228,9 +230,11 @@ def open_predictions(
         stems = [Path(end).stem for end in ends if end.startswith("_")]
         return FolderPredictions(path, data.samples, stems, offset=offset)
     if path.suffix != ".json" or not path.is_file():
-        raise InputError(f"{path} is neither a folder of label maps nor a JSON file.")
+        raise InputError(
+            f"{path} is neither a folder of label maps nor a JSON file; give one of these"
+        )
     if offset:
-        raise InputError(f"Labels in {path} are ids; only those in a folder can be shifted.")
+        raise InputError(f"labels in {path} are ids; only those in a folder can be shifted")
     content = read_json_file(path, "predictions")
     if is_panoptic(content):
         return PanopticPredictions(path, content, data)
@@ -238,7 +242,7 @@ def open_predictions(
     if data.name == COCO_STUFF_171.name and _are_coco_ids(found.category_ids(), ids, path):
         found.contiguous = {official: label for label, official in enumerate(category_ids())}
     elif ids == "dataset" and data.name != COCO_STUFF_171.name:
-        raise InputError(f"{data.name} has no category ids but its labels; use 'labels'.")
+        raise InputError(f"{data.name} has no category ids but its labels; use 'labels'")
     return found
 
 
@@ -251,12 +255,12 @@ def _own_predictions(folder: Path, data: Any) -> FolderPredictions:
     try:
         names = (folder / NAMES).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / NAMES} cannot be read; predict once more.") from error
+        raise InputError(f"{folder / NAMES} cannot be read; predict once more") from error
     if names != [one_line(name) for name in data.vocabulary.names]:
         raise InputError(
-            f"The predictions in {folder} are of the names {_first(names)}, but {data.name} has "
+            f"the predictions in {folder} are of the names {_first(names)}, but {data.name} has "
             f"the classes {_first(data.vocabulary.names)}; predict with --vocabulary "
-            f"{data.vocabulary.key or 'FILE'}."
+            f"{data.vocabulary.key or 'FILE'}"
         )
     end = ENDINGS["label"]
     return FolderPredictions(folder, data.samples, [Path(end).stem], end)
@@ -274,8 +278,8 @@ def _are_coco_ids(seen: set[int], ids: CategoryIds, path: Path) -> bool:
     if as_ids == as_labels:
         what = "both COCO's ids and labels" if as_ids else "neither COCO's ids nor labels"
         raise InputError(
-            f"The category ids in {path} could be {what}; say which with --category-ids dataset "
-            f"(1 to 182, as detectron2 writes for COCO) or labels (0 to 170, as we write)."
+            f"the category ids in {path} could be {what}; say which with --category-ids dataset "
+            f"(1 to 182, as detectron2 writes for COCO) or labels (0 to 170, as we write)"
         )
     return as_ids
 
@@ -291,14 +295,14 @@ def check_complete(
     there = [sample for sample in samples if sample in predictions]
     if not there:
         raise InputError(
-            f"No prediction has the name of an image of the set, such as {samples[0].id}"
-            f"{_not_used(predictions)}."
+            f"no prediction has the name of an image of the set, such as {samples[0].id}"
+            f"{_not_used(predictions)}"
         )
     missing = [sample.id for sample in samples if sample not in predictions]
     some = f"{len(missing)} of {len(samples)} images have no prediction, such as "
     some += ", ".join(missing[:_SHOWN]) + _not_used(predictions)
     if missing and not partial:
-        raise InputError(f"{some}; use --partial to score the others alone.")
+        raise InputError(f"{some}; use --partial to score the others alone")
     if missing:
         warnings.warn(f"{some}; they are left out", stacklevel=2)
     elif predictions.unused:

@@ -189,7 +189,7 @@ def look_up(values: NDArray[Any], table: IntArray, beyond: int, source: str) -> 
         shown = ", ".join(f"{v} ({n} pixels)" for v, n in zip(wrong[:5], counts[:5], strict=True))
         raise InputError(
             f"{source} holds the values {shown}, which the official files do not have; fetch it "
-            f"again, or check that it belongs to this data set."
+            f"again, or check that it belongs to this data set"
         )
     return np.asarray(labels, dtype=np.int32)
 
@@ -223,7 +223,7 @@ def place(source: Path, target: Path, placing: Placing) -> None:
     if target.exists():
         return
     if not source.is_file():
-        raise InputError(f"There is no {source}; is the download complete and unpacked in full?")
+        raise InputError(f"there is no {source}; is the download complete and unpacked in full?")
     with atomic_path(target) as temporary:
         temporary.unlink()
         if placing == "link":

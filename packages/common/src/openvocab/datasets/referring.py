@@ -116,9 +116,9 @@ def load_referring(
     """
     spec = REFERRING.get(name)
     if spec is None:
-        raise InputError(f"{name!r} is no referring set; known are {', '.join(REFERRING)}.")
+        raise InputError(f"{name!r} is no referring set; known are {', '.join(REFERRING)}")
     if split not in spec.splits:
-        raise InputError(f"{name} has no split {split!r}; it has {', '.join(spec.splits)}.")
+        raise InputError(f"{name} has no split {split!r}; it has {', '.join(spec.splits)}")
     root = data_root_of(data_root)
     folder = root / DATA / spec.folder
     refs = _read_refs(folder / spec.file)
@@ -136,10 +136,12 @@ def load_referring(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder} does not fit together ({error!r:.60} is missing): {spec.file} and "
-            f"instances.json must come from the same archive."
+            f"instances.json must come from the same archive"
         ) from None
     if not samples:
-        raise InputError(f"{folder / spec.file} has nothing in the split {split!r}.")
+        raise InputError(
+            f"{folder / spec.file} has nothing in the split {split!r}; fetch the archive again"
+        )
     return tuple(samples)
 
 
@@ -153,7 +155,8 @@ def referring_scores(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Refe
     for prediction, truth in pairs:
         if prediction.shape != truth.shape:
             raise InputError(
-                f"A predicted mask has the size {prediction.shape} and the truth {truth.shape}."
+                f"a predicted mask has the size {prediction.shape} and the truth {truth.shape}; "
+                "predict at the size of the image"
             )
         a, b = prediction != 0, truth != 0
         intersections.append(int(np.count_nonzero(a & b)))
@@ -170,7 +173,7 @@ def scores_of_overlaps(intersections: Sequence[int], unions: Sequence[int]) -> R
     Source: SPEC car 9.
     """
     if len(unions) == 0:
-        raise InputError("There are no masks to score.")
+        raise InputError("there are no masks to score; segment at least one image first")
     i, u = np.array(intersections, dtype=np.float64), np.array(unions, dtype=np.float64)
     iou = np.divide(i, u, out=np.zeros_like(i), where=u > 0)
     return ReferringScores(
@@ -214,5 +217,5 @@ def _read_refs(path: Path) -> Sequence[Mapping[str, Any]]:
         else read_plain_pickle(path)
     )
     if not isinstance(content, list) or not all(isinstance(ref, dict) for ref in content):
-        raise InputError(f"{path} is no list of expressions; fetch it again.")
+        raise InputError(f"{path} is no list of expressions; fetch it again")
     return content

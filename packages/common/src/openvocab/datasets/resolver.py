@@ -78,14 +78,14 @@ def parse_name(name: str) -> DataRequest:
         near = difflib.get_close_matches(key, [*CATALOG, *ALIASES], n=3, cutoff=0.5) or list(
             CATALOG
         )
-        raise InputError(f"Data set {key!r} is not known; did you mean {' or '.join(near)}?")
+        raise InputError(f"data set {key!r} is not known; did you mean {' or '.join(near)}?")
     split = split or "val"
     if split not in spec.splits:
-        raise InputError(f"{key} has no split {split!r}; it has {' and '.join(spec.splits)}.")
+        raise InputError(f"{key} has no split {split!r}; it has {' and '.join(spec.splits)}")
     layouts = [one.name for one in spec.layouts]
     if layout and layout not in layouts:
         raise InputError(
-            f"{key} has no layout {layout!r}; known are {', '.join(dict.fromkeys(layouts))}."
+            f"{key} has no layout {layout!r}; known are {', '.join(dict.fromkeys(layouts))}"
         )
     extra = known or {}
     return DataRequest(spec, split, layout or None, extra.get("layout"), extra.get("vocabulary"))
@@ -125,9 +125,9 @@ def load_layout(request: DataRequest, layout: Layout, root: Path) -> LabelledSet
     common = sorted(wanted & images.keys())
     if not common:
         raise InputError(
-            f"No image in {images_folder} ({len(images)} files) has the name of a label map in "
+            f"no image in {images_folder} ({len(images)} files) has the name of a label map in "
             f"{labels_folder} ({len(labels)} files *{layout.label_end}); check that both come from "
-            f"{request.spec.title}."
+            f"{request.spec.title}"
         )
     for sentence in left_out:
         warnings.warn(f"{request.spec.name}: {sentence}", stacklevel=3)
@@ -191,5 +191,5 @@ def _not_found(request: DataRequest, root: Path) -> str:
     return (
         f"{spec.title} ({split}) is not below {root}: no label maps with images in "
         f"{', '.join(looked)}; set ${DATA_ROOT_VARIABLE} or --data-root, or make it with "
-        f"'python -m openvocab.prepare {spec.name} --source DIR --output {root}'."
+        f"'python -m openvocab.prepare {spec.name} --source DIR --output {root}'"
     )

@@ -131,8 +131,8 @@ def pair_by_stem(images: Path, labels: Path) -> tuple[Sample, ...]:
     common = sorted(pictures.keys() & maps.keys())
     if not common:
         raise InputError(
-            f"No image in {images} ({len(pictures)} files) has the name of a label map in {labels} "
-            f"({len(maps)} files); pairs are a/b.jpg with a/b.png."
+            f"no image in {images} ({len(pictures)} files) has the name of a label map in {labels} "
+            f"({len(maps)} files); pairs are a/b.jpg with a/b.png"
         )
     for what, alone in (
         ("images without a label map", pictures.keys() - maps.keys()),
@@ -153,7 +153,7 @@ def label_tree_hash(samples: Iterable[Sample]) -> str:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise InputError(f"The folder {folder} does not exist; check the path.")
+        raise InputError(f"the folder {folder} does not exist; check the path")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
@@ -162,7 +162,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         if stem in found:
             raise InputError(
                 f"{found[stem].name} and {path.name} in {path.parent} differ only in their suffix; "
-                f"keep one of them."
+                f"keep one of them"
             )
         found[stem] = path
     return found

@@ -160,5 +160,7 @@ def read_list(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the split list {path}: {error}.") from None
+        raise InputError(
+            f"cannot read the split list {path}: {error}; fetch the data set again"
+        ) from None
     return [Path(line.split()[0]).stem for line in lines if line.strip()]

@@ -108,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         image, label = read_image(args.image), read_label_map(args.label).astype(np.int32)
         if image.shape[:2] != label.shape:
-            raise InputError(f"{args.image} and {args.label} are not of one size")
+            raise InputError(
+                f"{args.image} and {args.label} are not of one size; give a label map of the image"
+            )
         label = np.where(label == args.ignore_index, VOID, label)
     seeds = range(args.seed, args.seed + max(1, args.columns))
     with atomic_path(args.output) as temporary:

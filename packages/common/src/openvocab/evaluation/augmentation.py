@@ -66,7 +66,7 @@ class TestTimeAugmentation(BaseSegmenter):
         max_short: int = 2560,
     ) -> None:
         if not sizes or min(sizes) < 1:
-            raise InputError(f"Test-time augmentation needs sizes of at least 1, not {sizes}.")
+            raise InputError(f"test-time augmentation needs sizes of at least 1, not {sizes}")
         self.segmenter = segmenter
         self.sizes, self.max_size, self.flip = tuple(sizes), max_size, flip
         self.short, self.max_short = short, max_short
@@ -94,8 +94,8 @@ class TestTimeAugmentation(BaseSegmenter):
         """
         if vocabulary.background.kind == "learned":
             raise InputError(
-                "Test-time augmentation averages the scores of words and cannot use a learned "
-                "background; choose another background policy."
+                "test-time augmentation averages the scores of words and cannot use a learned "
+                "background; choose another background policy"
             )
         return [self._segment(image, vocabulary, return_scores) for image in images]
 

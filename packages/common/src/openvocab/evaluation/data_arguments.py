@@ -43,11 +43,11 @@ def sample_set(args: argparse.Namespace) -> SampleSet:
     given = [flag for flag, value in folders.items() if value is not None]
     if args.dataset is not None:
         if given:
-            raise InputError(f"Give --dataset or {given[0]}, not both.")
+            raise InputError(f"give --dataset or {given[0]}, not both")
         if args.label_offset:
             raise InputError(
                 f"--label-offset is {args.label_offset}, but the label values of {args.dataset} "
-                "are known; leave it out."
+                "are known; leave it out"
             )
         found = resolve(args.dataset, args.data_root)
         print(found.describe(), file=sys.stderr)
@@ -55,8 +55,8 @@ def sample_set(args: argparse.Namespace) -> SampleSet:
     if len(given) < len(folders):
         missing = [flag for flag in folders if flag not in given]
         raise InputError(
-            f"Missing {' and '.join(missing)}; give --dataset NAME, or --images, --labels and "
-            f"--names."
+            f"missing {' and '.join(missing)}; give --dataset NAME, or --images, --labels and "
+            f"--names"
         )
     given_void = getattr(args, "ignore_index", None)  # commands that score have the option
     void = None if given_void is None else tuple(given_void)

@@ -142,7 +142,7 @@ def _record(entry: dict[str, Any], num_classes: int, path: Path) -> ImageRecord:
     except DAMAGE as error:
         raise InputError(
             f"{path} holds an image that no evaluation of ours wrote ({error!r:.80}); delete it "
-            f"and evaluate again."
+            f"and evaluate again"
         ) from None
 
 

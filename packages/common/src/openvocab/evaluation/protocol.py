@@ -96,8 +96,8 @@ class ProtocolCard:
         known = {line.name for line in fields(cls)}
         if unknown := sorted(set(data) - known):
             raise InputError(
-                f"The protocol card has the unknown line {unknown[0]!r}; it was written by "
-                f"another version of this program."
+                f"the protocol card has the unknown line {unknown[0]!r}; it was written by "
+                f"another version of this program"
             )
         return cls(**{**data, "ignore_index": tuple(data.get("ignore_index", ()))})
 

@@ -99,17 +99,19 @@ class Result:
         """
         data = read_json_file(path, "result")
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise InputError(f"{path} is not a result of the format {FORMAT!r}.")
+            raise InputError(
+                f"{path} is not a result of the format {FORMAT!r}; give a result of an evaluation"
+            )
         try:
             return cls._from_json(data)
         except DAMAGE as error:
-            raise InputError(f"{path} is a damaged result ({error}); evaluate again.") from None
+            raise InputError(f"{path} is a damaged result ({error}); evaluate again") from None
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Result:
         names = data["names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError("its names are no list of text")
+            raise InputError(f"expected a list of text as its names, not {shorten_value(names)}")
         return cls(
             card=ProtocolCard.from_json(data["card"]),
             names=tuple(names),

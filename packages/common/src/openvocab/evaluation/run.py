@@ -99,7 +99,7 @@ def evaluate(
     samples = _selected(samples, limit)
     rank, world = _checked_shard(shard)
     if save_predictions and output is None:
-        raise InputError("Predictions can only be saved with an output folder; give one.")
+        raise InputError("predictions can only be saved with an output folder; give one")
     names = metric_names(vocabulary)
     ignore = tuple(sorted(void_values(len(names), ignore_index)))
     card = protocol_card(
@@ -277,19 +277,19 @@ def _write_predictions(
 
 def _selected(samples: Sequence[Sample], limit: int | None) -> Sequence[Sample]:
     if limit is not None and limit < 1:
-        raise InputError(f"The limit is {limit} images; give at least 1, or none for all.")
+        raise InputError(f"the limit is {limit} images; give at least 1, or none for all")
     chosen = tuple(samples[:limit])
     if not chosen:
-        raise InputError("There are no images to evaluate on.")
+        raise InputError("there are no images to evaluate on; give a data set with images")
     if len({sample.id for sample in chosen}) < len(chosen):
-        raise InputError("Two samples have the same id; ids tell finished images from others.")
+        raise InputError("two samples have the same id; ids tell finished images from others")
     return chosen
 
 
 def _checked_shard(shard: tuple[int, int]) -> tuple[int, int]:
     rank, world = shard
     if not 0 <= rank < world:
-        raise InputError(f"Rank {rank} of {world} processes does not exist; ranks count from 0.")
+        raise InputError(f"rank {rank} of {world} processes does not exist; ranks count from 0")
     return rank, world
 
 

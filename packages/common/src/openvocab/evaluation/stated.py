@@ -26,7 +26,9 @@ def read_stated(path: Path) -> dict[str, str]:
         if key not in LINES:
             raise InputError(f"{path} has an unknown line {key!r}; {near_matches(key, LINES)}")
         if not isinstance(value, str | int | float) or len(str(value)) > _LONGEST:
-            raise InputError(f"{path}: {key} is no text of at most {_LONGEST} characters.")
+            raise InputError(
+                f"{path}: {key} is no text of at most {_LONGEST} characters; shorten it"
+            )
         stated[key] = str(value)
     return stated
 

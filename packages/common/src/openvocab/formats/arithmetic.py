@@ -50,16 +50,16 @@ def evaluate_arithmetic(text: str) -> Any:
         InputError: the text holds anything else; nothing in it has been run.
     """
     if len(text) > _LONGEST_TEXT:
-        raise InputError(f"The expression has {len(text)} characters; at most {_LONGEST_TEXT}.")
+        raise InputError(f"the expression has {len(text)} characters; at most {_LONGEST_TEXT}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         return _plain(_Evaluation().value(tree, {}))
     except InputError as error:
-        raise InputError(f"{text!r} is not arithmetic: {error}.") from None
+        raise InputError(f"{text!r} is not arithmetic: {error}") from None
     except (SyntaxError, RecursionError, MemoryError):
-        raise InputError(f"{text!r} is not an expression.") from None
+        raise InputError(f"{text!r} is not an expression") from None
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise InputError(f"{text!r} cannot be computed: {error}.") from None
+        raise InputError(f"{text!r} cannot be computed: {error}") from None
 
 
 class _Evaluation:

@@ -50,7 +50,7 @@ def same_names(names: tuple[str, ...] | None, result: ImageResult) -> tuple[str,
     if names is not None and names != result.names:
         raise InputError(
             f"'{result.image}' was segmented with other names than the images before it; this "
-            "format needs the same names for all, so keep each run in a folder of its own."
+            "format needs the same names for all, so keep each run in a folder of its own"
         )
     return result.names
 

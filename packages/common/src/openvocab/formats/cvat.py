@@ -41,7 +41,7 @@ def label_map_text(names: Sequence[str]) -> str:
         if ":" in name or "\n" in name:
             raise InputError(
                 f"CVAT's labelmap.txt cannot hold the name {name!r}, since colons and line ends "
-                "separate its columns; use another name or another format."
+                "separate its columns; use another name or another format"
             )
     lines = ["# label:color_rgb:parts:actions"]
     if BACKGROUND not in names:

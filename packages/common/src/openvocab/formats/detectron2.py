@@ -66,7 +66,7 @@ def merge_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
     """
     if len(overrides) % 2:
         raise InputError(
-            f"Overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value; give one."
+            f"overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value; give one"
         )
     merged = merge({}, config)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -75,7 +75,10 @@ def merge_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise InputError(f"{key!r} cannot be set: {parent!r} is a value, not a section.")
+                raise InputError(
+                    f"{key!r} cannot be set: {parent!r} is a value, not a section; "
+                    f"set {parent!r} itself"
+                )
         node[last] = _decoded(value)
     return merged
 
@@ -120,16 +123,21 @@ def _read_chain(
     """Read a config with its bases, each once."""
     place = resolved(path, "config")
     if place in children:
-        raise InputError(f"{path} inherits from itself through {BASE_KEY}.")
+        raise InputError(
+            f"{path} inherits from itself through {BASE_KEY}; remove one of the {BASE_KEY} lines"
+        )
     if place in done:
         return done[place]
     config = _decoded(read_yaml_file(place, "config", _ConfigLoader))
     bases = config.pop(BASE_KEY, ())
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list | tuple) or not all(isinstance(base, str) for base in bases):
-        raise InputError(f"{path} has {BASE_KEY}: {shorten_value(bases)}; give the name of a file.")
+        raise InputError(f"{path} has {BASE_KEY}: {shorten_value(bases)}; give the name of a file")
     if len(bases) > _MOST_BASES or len(children) > _MOST_BASES:
-        raise InputError(f"{path} inherits from more than {_MOST_BASES} configs.")
+        raise InputError(
+            f"{path} inherits from more than {_MOST_BASES} configs; "
+            f"shorten the chain of {BASE_KEY} lines"
+        )
     merged: dict[str, Any] = {}
     for base in bases:
         where = base if base.startswith("~") else place.parent / base
@@ -213,14 +221,14 @@ def read_predictions(path: str | Path) -> dict[str, list[PredictedClass]]:
     for number, entry in enumerate(content if isinstance(content, list) else [content]):
         if not isinstance(entry, dict) or not set(PredictedClass._fields) <= entry.keys():
             raise InputError(
-                f"Entry {number} of {path} has no {', '.join(PredictedClass._fields)}; expected "
-                f"detectron2's sem_seg_predictions.json."
+                f"entry {number} of {path} has no {', '.join(PredictedClass._fields)}; expected "
+                f"detectron2's sem_seg_predictions.json"
             )
         prediction = PredictedClass(*(entry[field] for field in PredictedClass._fields))
         if not isinstance(prediction.file_name, str) or type(prediction.category_id) is not int:
             raise InputError(
-                f"Entry {number} of {path} needs text as its file_name and a whole number as its "
-                f"category_id, not {shorten_value(prediction[:2])}."
+                f"entry {number} of {path} needs text as its file_name and a whole number as its "
+                f"category_id, not {shorten_value(prediction[:2])}"
             )
         grouped.setdefault(prediction.file_name, []).append(prediction)
     return grouped
@@ -250,18 +258,22 @@ def labels_of_predictions(
         try:
             mask = decode_rle(prediction.segmentation, size)
         except InputError as error:
-            raise InputError(f"A mask of {prediction.file_name} is damaged: {error}") from None
+            raise InputError(f"a mask of {prediction.file_name} is damaged: {error}") from None
         labels = np.full(mask.shape, -1, dtype=np.int32) if labels is None else labels
         if mask.shape != labels.shape:
-            raise InputError(f"The masks of {prediction.file_name} differ in size.")
+            raise InputError(
+                f"the masks of {prediction.file_name} differ in size; "
+                "predict at the size of the image"
+            )
         if contiguous is not None and prediction.category_id not in contiguous:
             raise InputError(
                 f"{prediction.file_name} has the category {prediction.category_id}, which the data "
-                f"set does not know."
+                f"set does not know; "
+                "predict with the names of this data set"
             )
         labels[mask] = (contiguous or {}).get(prediction.category_id, prediction.category_id)
     if labels is None:
-        raise InputError("There are no predictions to make a label map of.")
+        raise InputError("there are no predictions to make a label map of; predict the image first")
     return labels
 
 
@@ -280,8 +292,8 @@ def dataset_dicts(data: SampleSet) -> list[dict[str, Any]]:
         read_label_map(samples[0].label), data.read_label(samples[0])
     ):
         raise InputError(
-            f"The label maps of {data.name} in {samples[0].label.parent} are stored in another "
-            f"code than detectron2's; prepare the detectron2 layout of this data set."
+            f"the label maps of {data.name} in {samples[0].label.parent} are stored in another "
+            f"code than detectron2's; prepare the detectron2 layout of this data set"
         )
     return [
         {"file_name": str(sample.image), "sem_seg_file_name": str(sample.label)}
@@ -320,7 +332,7 @@ def register_datasets(data_root: str | Path | None = None) -> tuple[str, ...]:
     except ImportError as error:
         raise InputError(
             f"detectron2 is not installed ({error}); it is on no package index, so follow its "
-            f"installation guide, or use openvocab without it."
+            f"installation guide, or use openvocab without it"
         ) from None
     known = set(DatasetCatalog.list())
     new = tuple(name for name in (*CATALOG, *ALIASES) if name not in known)

@@ -50,7 +50,7 @@ class _Detectron2Model(nn.Module):
     def _scores(self, entry: Mapping[str, Any]) -> Tensor:
         image = entry.get("image")
         if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
-            raise InputError("An input dict needs 'image', a tensor (3, height, width) in RGB.")
+            raise InputError("an input dict needs 'image', a tensor (3, height, width) in RGB")
         pixels = image.detach().cpu().permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
         size = int(entry.get("height", image.shape[1])), int(entry.get("width", image.shape[2]))
         vocabulary = self.vocabulary

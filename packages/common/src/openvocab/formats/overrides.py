@@ -25,7 +25,7 @@ def read_overrides(pairs: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, 
     """
     if len(pairs) % 2:
         raise InputError(
-            f"Overrides come as KEY VALUE pairs, but {pairs[-1]!r} has no value; give one."
+            f"overrides come as KEY VALUE pairs, but {pairs[-1]!r} has no value; give one"
         )
     nested: dict[str, Any] = {}
     for key, text in zip(pairs[::2], pairs[1::2], strict=True):

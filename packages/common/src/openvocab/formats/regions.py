@@ -117,7 +117,7 @@ def read_results(folder: Path) -> Iterator[ImageResult]:
         InputError: the folder holds no results, or a file is damaged.
     """
     if not folder.is_dir():
-        raise InputError(f"'{folder}' is no folder of results; give the --output of predict.")
+        raise InputError(f"'{folder}' is no folder of results; give the --output of predict")
     count = 0
     for path in sorted(folder.rglob("*.json")):
         content = read_json_file(path, "results of predict")
@@ -126,7 +126,7 @@ def read_results(folder: Path) -> Iterator[ImageResult]:
             yield _read_result(path, content, path.relative_to(folder).with_suffix("").as_posix())
     if not count:
         raise InputError(
-            f"'{folder}' holds no results as JSON; let predict write them with --save json."
+            f"'{folder}' holds no results as JSON; let predict write them with --save json"
         )
 
 
@@ -138,7 +138,9 @@ def _read_result(path: Path, content: Mapping[str, Any], stem: str) -> ImageResu
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"'{path}' is no result of predict: {error!r}.") from error
+        raise InputError(
+            f"'{path}' is no result of predict: {error!r}; predict the image again"
+        ) from error
     return ImageResult(str(content["image"]), (height, width), names, regions, stem)
 
 

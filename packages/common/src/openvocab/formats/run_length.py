@@ -103,18 +103,19 @@ def decode_rle(rle: Mapping[str, Any], expected_size: tuple[int, int] | None = N
     if expected_size is not None and size != tuple(expected_size):
         raise InputError(
             f"it is {width}x{height}, but its image is {expected_size[1]}x{expected_size[0]}; "
-            "predict at the size of the image."
+            "predict at the size of the image"
         )
     if height * width > MOST_PIXELS:
         raise InputError(
-            f"a mask of {width}x{height} has more than the {MOST_PIXELS} pixels of any image."
+            f"a mask of {width}x{height} has more than the {MOST_PIXELS} pixels of any image; "
+            "check its size"
         )
     raw = rle["counts"]
     counts = _decompress(raw) if isinstance(raw, str | bytes) else _counts(raw, rle)
     if (counts < 0).any() or (counts > height * width).any() or counts.sum() != height * width:
         raise InputError(
             f"the runs of a mask of {width}x{height} cover {sum(counts.tolist())} pixels, expected "
-            f"{height * width}; its counts or its size are damaged."
+            f"{height * width}; its counts or its size are damaged"
         )
     inside = np.arange(counts.size) % 2 == 1
     return np.repeat(inside, counts).reshape((height, width), order="F")
@@ -143,7 +144,7 @@ def _counts(raw: Any, rle: Mapping[str, Any]) -> npt.NDArray[np.int64]:
 def _needs(rle: Any) -> InputError:
     return InputError(
         "a run-length mask needs 'size' [height, width] and 'counts', a string or a list of "
-        f"integers, got {shorten_value(rle)}."
+        f"integers, got {shorten_value(rle)}"
     )
 
 
@@ -167,12 +168,17 @@ def _decompress(text: str | bytes) -> npt.NDArray[np.int64]:
     if groups.size == 0:
         return np.zeros(0, np.int64)
     if groups.min() < 0 or groups.max() > 0x3F or groups[-1] & 0x20:
-        raise InputError(f"{text[:40]!r} is no compressed run-length code as COCO writes them.")
+        raise InputError(
+            f"{text[:40]!r} is no compressed run-length code as COCO writes them; "
+            "encode the mask anew"
+        )
     last = (groups & 0x20) == 0
     first = np.flatnonzero(np.append(True, last[:-1]))
     lengths = np.diff(np.append(first, groups.size))
     if lengths.max() > 12:
-        raise InputError(f"{text[:40]!r} holds a run that is longer than any image.")
+        raise InputError(
+            f"{text[:40]!r} holds a run that is longer than any image; encode the mask anew"
+        )
     position = np.arange(groups.size) - np.repeat(first, lengths)
     values = np.add.reduceat((groups & 0x1F) << (5 * position), first)
     values -= np.where(groups[last] & 0x10, np.int64(1) << (5 * lengths), 0)  # sign

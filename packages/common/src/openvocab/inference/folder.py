@@ -171,7 +171,7 @@ class _Run:
             self._fail(
                 loaded.path,
                 f"'{loaded.path}' ({width}x{height}) needs more memory than there is; shrink it or "
-                "ask for fewer names.",
+                "ask for fewer names",
                 loaded.seconds,
             )
         return None
@@ -187,7 +187,7 @@ class _Run:
             write_results(loaded.path, loaded.image, found, self.method, files)
         except OSError as error:
             reason = error.strerror or error
-            failure = f"cannot write results of '{loaded.path}': {reason}."
+            failure = f"cannot write results of '{loaded.path}': {reason}"
             if error.errno in _DISK:
                 raise InputError(failure) from error
         row = Row(
@@ -349,7 +349,7 @@ def _load(path: Path, max_pixels: int) -> Loaded:
     except InputError as error:
         failure = str(error)
     except MemoryError:
-        failure = f"'{path}' needs more memory than there is; shrink it."
+        failure = f"'{path}' needs more memory than there is; shrink it"
     return Loaded(path, image, failure, time.perf_counter() - start)
 
 

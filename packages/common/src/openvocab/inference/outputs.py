@@ -45,7 +45,7 @@ def plan_outputs(
         }
     if len(images) > 1:
         raise InputError(
-            f"--output '{output}' is one file, but there are {len(images)} images; give a folder."
+            f"--output '{output}' is one file, but there are {len(images)} images; give a folder"
         )
     files = {kind: output.with_name(output.stem + ENDINGS[kind]) for kind in kinds or ()}
     return {path: {**files, "overlay": output} for path in images}
@@ -99,7 +99,7 @@ def check_no_input_is_overwritten(outputs: Mapping[Path, Files]) -> None:
         for file in files.values():
             if os.path.realpath(file) in inputs:
                 raise InputError(
-                    f"the result '{file}' would overwrite an input image; choose another --output."
+                    f"the result '{file}' would overwrite an input image; choose another --output"
                 )
 
 
@@ -117,7 +117,7 @@ def check_writable(folders: set[Path]) -> None:
         except OSError as error:
             raise InputError(
                 f"results cannot be written to '{folder}' ({error.strerror}); choose another "
-                "--output."
+                "--output"
             ) from error
 
 

@@ -73,14 +73,15 @@ def plan_streams(
     paths = [Path(one) for one in [*args.images, *args.input] if is_stream(one, args)]
     check_tiles(args.tile, args.overlap)
     if len({path.stem.casefold() for path in paths}) < len(paths):
-        raise InputError("two inputs have the same name; predict them into different folders.")
+        raise InputError("two inputs have the same name; predict them into different folders")
     for option in ("every", "smooth"):
         if not 0 <= getattr(args, option) < float("inf"):
-            raise InputError(f"--{option} is {getattr(args, option)}, expected seconds from 0 on.")
+            raise InputError(f"--{option} is {getattr(args, option)}, expected seconds from 0 on")
     if paths:
         if is_one_file(args.output):
             raise InputError(
-                f"the results of a video or raster go to a folder, not to '{args.output}'."
+                f"the results of a video or raster go to a folder, not to '{args.output}'; "
+                "give a folder with --output"
             )
         check_writable({args.output})
     return [_plan(path, args, vocabulary, thresholds) for path in paths]
@@ -96,7 +97,7 @@ def _plan(
         limits = [name for name, value in thresholds.items() if value is not None]
         if limits or "label" not in (args.save or ("label",)):
             what = f"--{limits[0].replace('_', '-')}" if limits else "--save without label"
-            raise InputError(f"rasters in tiles give labels as they are; leave out {what}.")
+            raise InputError(f"rasters in tiles give labels as they are; leave out {what}")
         return RasterPrediction(
             path, args.output, vocabulary, args.tile, args.overlap, quiet=args.quiet
         )

@@ -151,7 +151,7 @@ def _difference(folder: Path, before: Any, now: Mapping[str, Any]) -> str:
     keys = sorted(key for key in {*known, *now} if known.get(key) != now.get(key))
     return (
         f"the results in '{folder}' were made with another {' and '.join(keys) or 'program'}; "
-        "choose another --output, or leave out --skip-existing to make all anew."
+        "choose another --output, or leave out --skip-existing to make all anew"
     )
 
 

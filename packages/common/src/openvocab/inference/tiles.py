@@ -82,7 +82,7 @@ def check_tiles(tile: int | None, overlap: int) -> None:
     if tile is not None and not (tile >= 1 and 0 <= overlap <= tile // 2):
         raise InputError(
             f"tiles of {tile} pixels cannot overlap by {overlap}; give an overlap from 0 to half "
-            "the tile."
+            "the tile"
         )
 
 
@@ -179,7 +179,9 @@ class RasterPrediction:
                 with atomic_path(target) as temporary:
                     self._write(rasterio, source, temporary, segmenter)
         except rasterio.errors.RasterioError as error:
-            raise InputError(f"'{self.path}' cannot be read as a raster: {error}.") from error
+            raise InputError(
+                f"'{self.path}' cannot be read as a raster: {error}; convert it to GeoTIFF"
+            ) from error
         return None
 
     def _check(self, source: Any) -> None:
@@ -187,7 +189,7 @@ class RasterPrediction:
         if kinds != {"uint8"} or source.count == 2:
             raise InputError(
                 f"'{self.path}' has {source.count} bands of {', '.join(sorted(kinds))}, expected "
-                "1, 3 or more of uint8; convert it with gdal_translate -ot Byte -scale."
+                "1, 3 or more of uint8; convert it with gdal_translate -ot Byte -scale"
             )
 
     def _write(self, rasterio: Any, source: Any, file: Path, segmenter: Segmenter) -> None:

@@ -64,12 +64,12 @@ def read_frames(
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise InputError(f"'{path}' holds no pictures; give a video.")
+                raise InputError(f"'{path}' holds no pictures; give a video")
             stream = container.streams.video[0]
             if stream.width * stream.height > max_pixels:
                 raise InputError(
                     f"the frames of '{path}' have {stream.width}x{stream.height} pixels, more than "
-                    f"the limit of {max_pixels}; shrink it or raise --max-pixels."
+                    f"the limit of {max_pixels}; shrink it or raise --max-pixels"
                 )
             for frame in container.decode(stream):
                 seconds = 0.0 if frame.time is None else float(frame.time)
@@ -81,10 +81,11 @@ def read_frames(
     except av.error.FFmpegError as error:
         reason = str(error.strerror or error).rstrip(".")
         raise InputError(
-            f"'{path}' cannot be read as a video behind frame {count} ({reason})."
+            f"'{path}' cannot be read as a video behind frame {count} ({reason}); "
+            "fetch the file again"
         ) from error
     if not count:
-        raise InputError(f"'{path}' holds no frame; get the file again.")
+        raise InputError(f"'{path}' holds no frame; get the file again")
 
 
 class LabelSmoother:

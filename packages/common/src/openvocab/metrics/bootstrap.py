@@ -93,8 +93,8 @@ def paired_difference(
     """
     if len(first) != len(second):
         raise InputError(
-            f"The first method has {len(first)} images and the second {len(second)}; a paired "
-            f"difference needs the same images in the same order."
+            f"the first method has {len(first)} images and the second {len(second)}; a paired "
+            f"difference needs the same images in the same order"
         )
     both = [_image_totals(images, num_classes) for images in (first, second)]
     drawn = [_resampled(totals, convention, repetitions, seed) for totals in both]
@@ -131,7 +131,7 @@ def paired_differences(
     """
     lengths = {len(images) for images in methods.values()}
     if len(lengths) > 1:
-        raise InputError(f"The methods have {sorted(lengths)} images; give the same ones to all.")
+        raise InputError(f"the methods have {sorted(lengths)} images; give the same ones to all")
     every_two = list(combinations(methods, 2))
     one_level = 1 - (1 - level) / max(len(every_two), 1)
     repetitions = min(_DRAWS_FOR_PAIR * len(every_two), _MOST_DRAWS)
@@ -151,7 +151,7 @@ def _difference(estimate: float, drawn: FloatArray, level: float) -> PairedDiffe
 
 def _image_totals(per_image: Sequence[PairCounts], num_classes: int) -> FloatArray:
     if not per_image:
-        raise InputError("There are no images to resample; evaluate at least one.")
+        raise InputError("there are no images to resample; evaluate at least one")
     totals = np.empty((len(per_image), 3, num_classes))  # doubles hold counts up to 2^53 exactly
     for row, image in zip(totals, per_image, strict=True):
         row[:] = image.totals(num_classes)
@@ -175,6 +175,8 @@ def _resampled(
 
 def _interval(estimate: float, values: FloatArray, level: float) -> Interval:
     if not 0 < level < 1:
-        raise InputError(f"The level of an interval lies between 0 and 1, not {level}.")
+        raise InputError(
+            f"the level of an interval lies between 0 and 1, not {level}; use 0.95 for 95 %"
+        )
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), level)

@@ -132,7 +132,7 @@ class Calibration:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"'{path}' holds no calibration ({error!r:.80}); fit it again with "
-                "python -m openvocab.calibrate."
+                "python -m openvocab.calibrate"
             ) from None
 
 
@@ -160,7 +160,7 @@ def fit_head(
     if right.all() or not right.any():
         raise InputError(
             f"all {len(right)} pixels are {'right' if len(right) and right[0] else 'wrong'}, so "
-            "that nothing can be learned from them; calibrate on more images."
+            "that nothing can be learned from them; calibrate on more images"
         )
     chosen = features[[FEATURES.index(name) for name in names]]
     inputs = np.concatenate([chosen, np.ones((1, len(right)))])  # (F + 1, N)
@@ -252,7 +252,7 @@ def reliability(
         InputError: there is no image.
     """
     if not images:
-        raise InputError("there is no image to measure a calibration on.")
+        raise InputError("there is no image to measure a calibration on; give at least one")
     rows = []
     for confidence, right in images:
         exact = np.asarray(confidence, np.float64).ravel()

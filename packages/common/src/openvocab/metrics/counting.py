@@ -141,11 +141,11 @@ def _paired(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> 
     """Return one code for each pixel: ground truth in the upper 16 bits, prediction below."""
     if prediction.shape != truth.shape:
         raise InputError(
-            f"The prediction has size {_size(prediction)} (height x width) and the ground truth "
-            f"{_size(truth)}; resize the scores to the ground truth before taking labels."
+            f"the prediction has size {_size(prediction)} (height x width) and the ground truth "
+            f"{_size(truth)}; resize the scores to the ground truth before taking labels"
         )
     if num_classes >= _NOTHING_CODE:
-        raise InputError(f"{num_classes} classes do not fit 16-bit labels; use at most 65534.")
+        raise InputError(f"{num_classes} classes do not fit 16-bit labels; use at most 65534")
     pairs = _narrow(truth, "ground truth").astype(np.uint32)
     pairs <<= 16
     pairs |= _narrow(prediction, "prediction")
@@ -156,7 +156,7 @@ def _narrow(labels: NDArray[Any], what: str) -> NDArray[np.uint16]:
     """Return labels `(H, W)` as flat uint16, -1 as 65535."""
     flat = labels.reshape(-1)
     if flat.dtype.kind not in "iu":
-        raise InputError(f"The {what} holds {flat.dtype} values; label maps are integers.")
+        raise InputError(f"the {what} holds {flat.dtype} values; label maps are integers")
     signed_or_wide = flat.dtype.kind == "i" or flat.dtype.itemsize > 2
     if signed_or_wide and flat.size:
         low, high = int(flat.min()), int(flat.max())
@@ -166,8 +166,8 @@ def _narrow(labels: NDArray[Any], what: str) -> NDArray[np.uint16]:
             outside = low if low < allowed[0] else high
             count = int((flat == outside).sum())
             raise InputError(
-                f"The {what} holds the value {outside} in {_pixels(count)}; label values lie in "
-                f"{allowed[0]}..{allowed[1]}."
+                f"the {what} holds the value {outside} in {_pixels(count)}; label values lie in "
+                f"{allowed[0]}..{allowed[1]}"
             )
     return flat.astype(np.uint16)
 
@@ -266,8 +266,8 @@ def _check(
     more = f" and {len(found) - 5} more values" if len(found) > 5 else ""
     kept = ", ".join(map(str, sorted(allowed - {_NOTHING_CODE}))) or "none"
     raise InputError(
-        f"The {what} holds {shown}{more}, which is no class: the {num_classes} names have the "
-        f"values 0..{num_classes - 1} and void is {kept}; check names file and ignore value."
+        f"the {what} holds {shown}{more}, which is no class: the {num_classes} names have the "
+        f"values 0..{num_classes - 1} and void is {kept}; check names file and ignore value"
     )
 
 

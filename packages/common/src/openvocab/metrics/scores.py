@@ -84,8 +84,8 @@ class ConfusionMatrix:
         """Add everything that another matrix (of another process, say) has counted."""
         if other.num_classes != self.num_classes:
             raise InputError(
-                f"A matrix of {other.num_classes} classes cannot be merged into one of "
-                f"{self.num_classes}; both must come from the same vocabulary."
+                f"a matrix of {other.num_classes} classes cannot be merged into one of "
+                f"{self.num_classes}; both must come from the same vocabulary"
             )
         self._matrix += other.matrix
 
@@ -125,8 +125,9 @@ def class_totals(matrix: NDArray[Any]) -> IntArray:
     classes = counts.shape[0]
     if counts.ndim != 2 or counts.shape[1] not in (classes, classes + 1):
         raise InputError(
-            f"A confusion matrix is (K, K) or (K, K + 1) with a last column for nothing, "
-            f"not {counts.shape}."
+            f"a confusion matrix is (K, K) or (K, K + 1) with a last column for nothing, "
+            f"not {counts.shape}; "
+            "check the counts"
         )
     square = counts[:, :classes]
     return np.stack([np.diagonal(square), counts.sum(axis=1), square.sum(axis=0)])
@@ -233,7 +234,10 @@ def seen_unseen(
     seen = np.zeros(totals.shape[1], dtype=bool)
     for class_id in seen_ids:
         if not 0 <= class_id < len(seen):
-            raise InputError(f"Seen class {class_id} is none of the {len(seen)} classes 0..K-1.")
+            raise InputError(
+                f"seen class {class_id} is none of the {len(seen)} classes 0..K-1; "
+                "check the list of seen names"
+            )
         seen[class_id] = True
     seen_miou, seen_pacc = _score_part(totals[:, seen], convention)
     unseen_miou, unseen_pacc = _score_part(totals[:, ~seen], convention)
@@ -268,7 +272,9 @@ def _averaged(
     truth: FloatArray, predicted: FloatArray, convention: Convention
 ) -> NDArray[np.bool_]:
     if convention not in CONVENTIONS:
-        raise InputError(f"Convention {convention!r} is none of {', '.join(CONVENTIONS)}.")
+        raise InputError(
+            f"convention {convention!r} is none of {', '.join(CONVENTIONS)}; choose one of these"
+        )
     return truth > 0 if convention == "detectron2" else truth + predicted > 0
 
 

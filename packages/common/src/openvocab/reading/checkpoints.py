@@ -65,17 +65,17 @@ def kind_of(path: str | Path) -> Kind:
         InputError: it is not there, or holds something else, which is said.
     """
     if not Path(path).exists():
-        raise InputError(f"The weights file {path} does not exist; check the path.")
+        raise InputError(f"the weights file {path} does not exist; check the path")
     with open_regular(path, "weights", most_bytes=MOST_BYTES) as file:
         head = file.read(_HEAD)
     if not head:
         raise InputError(
             f"{path} is empty (0 bytes) and not a readable pickle or any other file of weights; "
-            f"fetch it again."
+            f"fetch it again"
         )
     for start, answer in _STRANGERS:
         if re.match(start, head):
-            raise InputError(f"{path} {answer}.")
+            raise InputError(f"{path} {answer}")
     if head.startswith(b"PK"):
         return _kind_of_zip(path)
     if head.startswith(LEGACY_MAGIC):
@@ -89,10 +89,10 @@ def kind_of(path: str | Path) -> Kind:
         return "pickle"
     if not re.search(rb"[^\t\r\n\f -~\x80-\xff]", head):
         what = "JSON" if head.lstrip()[:1] in (b"{", b"[") else "text, such as YAML,"
-        raise InputError(f"{path} holds {what} and not a readable pickle or tensors; check it.")
+        raise InputError(f"{path} holds {what} and not a readable pickle or tensors; check it")
     raise InputError(
         f"{path} is damaged: it begins like no kind of weights, and is not a readable pickle; "
-        f"fetch it again."
+        f"fetch it again"
     )
 
 
@@ -182,7 +182,7 @@ def state_dict_in(content: Any, *, source: str) -> dict[str, Any]:
     if not tensors:
         raise InputError(
             f"{source} holds no state dict (no arrays by name); expected {{name: tensor}}, or that "
-            f"under 'model' or 'state_dict'."
+            f"under 'model' or 'state_dict'"
         )
     if lightning and any(name.startswith("model.") for name in tensors):
         tensors = {name: t for name, t in tensors.items() if name.startswith("model.")}
@@ -199,14 +199,14 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         try:
             return {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, *DAMAGE) as error:
-            raise InputError(f"{path} is damaged ({reason(error)}); fetch it again.") from None
+            raise InputError(f"{path} is damaged ({reason(error)}); fetch it again") from None
 
 
 def _safetensors(path: str | Path) -> Any:
     try:
         return safe_open(path, "pt")
     except (SafetensorError, *DAMAGE) as error:
-        raise InputError(f"{path} is damaged ({reason(error)}); fetch it again.") from None
+        raise InputError(f"{path} is damaged ({reason(error)}); fetch it again") from None
 
 
 def _kind_of_zip(path: str | Path) -> Kind:
@@ -217,13 +217,13 @@ def _kind_of_zip(path: str | Path) -> Kind:
         raise
     except DAMAGE as error:
         raise InputError(
-            f"{path} is a damaged or cut archive ({reason(error)}); fetch it again."
+            f"{path} is a damaged or cut archive ({reason(error)}); fetch it again"
         ) from None
     inside = {name.split("/")[1] for name in names if name.count("/") == 1}
     if "data.pkl" not in inside:
         what = "NumPy arrays" if any(n.endswith(".npy") for n in names) else "no data.pkl of torch"
         raise InputError(
-            f"{path} is a zip archive with {what} in it; if weights lie in it, unpack it first."
+            f"{path} is a zip archive with {what} in it; if weights lie in it, unpack it first"
         )
     return "torchscript" if "constants.pkl" in inside else "zip"
 

@@ -39,19 +39,21 @@ def open_regular(path: str | os.PathLike[str], what: str, *, most_bytes: int) ->
         InputError: it is not there, not regular, not readable, or too large.
     """
     if "\0" in os.fspath(path):
-        raise InputError(f"{os.fspath(path)!r} cannot be the name of a {what}.")
+        raise InputError(f"{os.fspath(path)!r} cannot be the name of a {what}; give a path")
     try:
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"The {what} {path} is {_kind(found.st_mode)}; give a file.")
+            raise InputError(f"the {what} {path} is {_kind(found.st_mode)}; give a file")
         if found.st_size > most_bytes:
             raise InputError(
-                f"The {what} {path} has {found.st_size} bytes, but at most {most_bytes} are read; "
-                f"check that it is the right file."
+                f"the {what} {path} has {found.st_size} bytes, but at most {most_bytes} are read; "
+                f"check that it is the right file"
             )
         return Path(path).open("rb")
     except OSError as error:
-        raise InputError(f"Cannot read the {what} {path}: {error.strerror}.") from None
+        raise InputError(
+            f"cannot read the {what} {path}: {error.strerror}; check the path and its permissions"
+        ) from None
 
 
 def read_bytes(path: str | os.PathLike[str], what: str, *, most_bytes: int) -> bytes:
@@ -60,9 +62,12 @@ def read_bytes(path: str | os.PathLike[str], what: str, *, most_bytes: int) -> b
         try:
             data = file.read(most_bytes + 1)  # it may have grown since
         except OSError as error:
-            raise InputError(f"Cannot read the {what} {path}: {error.strerror}.") from None
+            raise InputError(
+                f"cannot read the {what} {path}: {error.strerror}; "
+                "check the path and its permissions"
+            ) from None
     if len(data) > most_bytes:
-        raise InputError(f"The {what} {path} has more than {most_bytes} bytes.")
+        raise InputError(f"the {what} {path} has more than {most_bytes} bytes; give another file")
     return data
 
 
@@ -77,8 +82,8 @@ def read_text(path: str | os.PathLike[str], what: str, *, most_bytes: int) -> st
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"The {what} {path} is no UTF-8 text (byte {error.start} does not fit); save it as "
-            f"UTF-8."
+            f"the {what} {path} is no UTF-8 text (byte {error.start} does not fit); save it as "
+            f"UTF-8"
         ) from None
 
 
@@ -98,7 +103,7 @@ def resolved(path: str | Path, what: str) -> Path:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{os.fspath(path)!r} cannot be the name of a {what} ({reason(error)})."
+            f"{os.fspath(path)!r} cannot be the name of a {what} ({reason(error)}); give a path"
         ) from None
 
 

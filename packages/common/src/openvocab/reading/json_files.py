@@ -37,13 +37,13 @@ def parse_json(text: str, source: str, what: str) -> Any:
     try:
         content = json.loads(text)
     except RecursionError:
-        raise InputError(f"{source} is nested too deep for {what}.") from None
+        raise InputError(f"{source} is nested too deep for {what}; simplify it") from None
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{source} is not JSON ({error.msg} in line {error.lineno}); expected {what}."
+            f"{source} is not JSON ({error.msg} in line {error.lineno}); expected {what}"
         ) from None
     except DAMAGE as error:  # a number with thousands of digits
-        raise InputError(f"{source} is not JSON ({error}); expected {what}.") from None
+        raise InputError(f"{source} is not JSON ({error}); expected {what}") from None
     if plain_depth(content) > DEEPEST:
-        raise InputError(f"{source} is nested too deep for {what}.")
+        raise InputError(f"{source} is nested too deep for {what}; simplify it")
     return content

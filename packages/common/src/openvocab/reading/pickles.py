@@ -161,11 +161,11 @@ def read_plain_pickle(path: str | Path) -> Any:
     except Refused as error:
         raise InputError(
             f"{path} was refused: it asks for {error}, and an index holds data only; fetch it from "
-            f"its authors again."
+            f"its authors again"
         ) from None
     except DAMAGE as error:
         raise InputError(
-            f"{path} is not a readable pickle ({reason(error)}); fetch it again."
+            f"{path} is not a readable pickle ({reason(error)}); fetch it again"
         ) from None
     check_size(content, str(path), len(data))
     return content
@@ -185,11 +185,11 @@ def check_size(content: Any, source: str, size: int) -> None:
     try:
         nodes, depth = tree_size(content, containers_in)
     except InputError as error:
-        raise InputError(f"{source} was refused, because {error}.") from None
+        raise InputError(f"{source} was refused, because {error}") from None
     if nodes > max(size, MOST_VALUES) or depth > DEEPEST:
         raise InputError(
             f"{source} was refused: its {size} bytes stand for {nodes} values, nested {depth} deep;"
-            f" no data set or checkpoint needs that."
+            f" no data set or checkpoint needs that"
         )
 
 

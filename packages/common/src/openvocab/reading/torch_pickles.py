@@ -150,14 +150,14 @@ class TorchPickle:
         for name, tensor in described.items():
             if problem := tensor.problem():
                 raise InputError(
-                    f"{self.source} was refused: its tensor {name} {problem}; do not use this file."
+                    f"{self.source} was refused: its tensor {name} {problem}; do not use this file"
                 )
         claimed = sum(tensor.nbytes for tensor in described.values())
         there = sum(s.nbytes for s in {tensor.storage for tensor in described.values()})
         if claimed > _MOST_SHARED * there + _SMALL:
             raise InputError(
                 f"{self.source} was refused: its tensors claim {claimed} bytes of {there} that "
-                f"they share; do not use this file."
+                f"they share; do not use this file"
             )
         storages: dict[tuple[str, torch.dtype], Tensor] = {}
         with _sentences(self.source), self._opened() as read:
@@ -191,9 +191,11 @@ def open_torch_zip(path: str | Path) -> TorchPickle:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
         order = f"{root}/byteorder"
         if sizes.get(order) == len(b"big") and archive.read(order) == b"big":
-            raise InputError(f"{path} was written by a big-endian machine; save it on another one.")
+            raise InputError(f"{path} was written by a big-endian machine; save it on another one")
         if sizes[f"{root}/data.pkl"] > _MOST_PICKLE:
-            raise InputError(f"{path} was refused: its pickle has over {_MOST_PICKLE} bytes.")
+            raise InputError(
+                f"{path} was refused: its pickle has over {_MOST_PICKLE} bytes; use other weights"
+            )
 
         def storage(pid: Any) -> Storage:
             found = _storage(pid)
@@ -276,10 +278,10 @@ def open_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
             if total > _MOST_UNPACKED * size + _SMALL:
                 raise InputError(
                     f"{path} was refused: its {size} bytes unpack to {total}; weights never shrink "
-                    f"so far, so do not use this file."
+                    f"so far, so do not use this file"
                 )
             if any(info.compress_type not in _PACKINGS for info in archive.infolist()):
-                raise InputError(f"{path} is packed as torch never does; save its weights again.")
+                raise InputError(f"{path} is packed as torch never does; save its weights again")
             yield archive
 
 
@@ -487,16 +489,14 @@ def _sentences(path: str | Path) -> Iterator[None]:
     except ForeignName as error:
         raise InputError(
             f"{path} was refused because loading it would run code ({error}); weights hold tensors "
-            f"only, so do not use this file, or have its state dict alone saved as .safetensors."
+            f"only, so do not use this file, or have its state dict alone saved as .safetensors"
         ) from None
     except Refused as error:
-        raise InputError(
-            f"{path} was refused: it asks for {error}; do not use this file."
-        ) from None
+        raise InputError(f"{path} was refused: it asks for {error}; do not use this file") from None
     except InputError:
         raise
     except DAMAGE as error:
         raise InputError(
             f"{path} is damaged or not a readable pickle of weights ({reason(error)}); fetch it "
-            f"again."
+            f"again"
         ) from None

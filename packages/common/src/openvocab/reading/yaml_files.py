@@ -47,11 +47,11 @@ def read_yaml_file(
         return {}
     if not isinstance(content, dict):
         raise InputError(
-            f"{path} holds a {type(content).__name__} and no keys with values; expected a {what}."
+            f"{path} holds a {type(content).__name__} and no keys with values; expected a {what}"
         )
     unnamed = next((key for key in content if not isinstance(key, str)), None)
     if unnamed is not None:
-        raise InputError(f"{path} has the key {unnamed!r}; expected names.")
+        raise InputError(f"{path} has the key {unnamed!r}; expected names")
     return content
 
 
@@ -71,14 +71,16 @@ def parse_yaml(text: str, source: str, loader: type[PlainLoader] = PlainLoader) 
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     except RecursionError:
-        raise InputError(f"{source} is not YAML of settings: it is nested too deep.") from None
+        raise InputError(
+            f"{source} is not YAML of settings: it is nested too deep; simplify it"
+        ) from None
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(
-            f"{source} is not YAML of plain data: {error.problem or error.context}{line}."
+            f"{source} is not YAML of plain data: {error.problem or error.context}{line}"
         ) from None
     except (yaml.YAMLError, *DAMAGE) as error:
-        raise InputError(f"{source} is not YAML of plain data: {error}.") from None
+        raise InputError(f"{source} is not YAML of plain data: {error}") from None
 
 
 def _check(root: yaml.Node) -> None:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.count < 1 or args.columns < 1:
         raise InputError(
             f"{args.count} scenes in {args.columns} columns cannot be drawn; "
-            "give at least 1 of each."
+            "give at least 1 of each"
         )
     if args.draw is not None:
         _save_sheet(args)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _save_sheet(args: argparse.Namespace) -> None:
     if args.draw.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{args.draw} is no picture; end its name with {', '.join(_SUFFIXES)}.")
+        raise InputError(f"{args.draw} is no picture; end its name with {', '.join(_SUFFIXES)}")
     scenes = [scene(args.seed + i, args.split, args.size) for i in range(args.count)]
     sheet = Image.fromarray(draw_sheet(scenes, args.columns))
     with atomic_path(args.draw) as temporary:

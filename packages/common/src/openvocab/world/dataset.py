@@ -87,10 +87,10 @@ def open_world(
         InputError: split, count or size make no sense, or the pictograms are not installed.
     """
     if split not in COUNTS:
-        raise InputError(f"world has no split {split!r} with masks; it has {', '.join(COUNTS)}.")
+        raise InputError(f"world has no split {split!r} with masks; it has {', '.join(COUNTS)}")
     count = COUNTS[split] if count is None else count
     if count < 1:
-        raise InputError(f"The world cannot have {count} scenes; ask for at least 1.")
+        raise InputError(f"the world cannot have {count} scenes; ask for at least 1")
     folder = (default_cache_dir() or data_root_of(data_root)) / "world"
     root = folder / f"{world_version()[:16]}-{size}"
     samples = tuple(_sample(root, split, index) for index in range(count))
@@ -108,7 +108,7 @@ def resolve_world(name: str, data_root: str | Path | None = None) -> LabelledSet
     _, _, rest = name.partition(":")
     split, _, count = rest.partition(":")
     if count and not count.isdecimal():
-        raise InputError(f"{name!r} asks for {count!r} scenes; give a number: world:train:20000.")
+        raise InputError(f"{name!r} asks for {count!r} scenes; give a number: world:train:20000")
     return open_world(split or "val", int(count) if count else None, data_root=data_root)
 
 

