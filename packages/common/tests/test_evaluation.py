@@ -313,7 +313,7 @@ def test_one_process_goes_on_where_two_were(data, tmp_path):
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
 def test_ranks_that_do_not_exist(data, shard):
-    with pytest.raises(InputError, match="Rank"):
+    with pytest.raises(InputError, match="rank"):
         quiet(RedIsLabel(), data, shard=shard)
 
 

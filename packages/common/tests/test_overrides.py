@@ -56,7 +56,7 @@ def test_files_are_checked_where_they_are_read() -> None:
         "SOLVER": {"LR": []},
     }
     assert file["INPUT"]["MIN_SIZE_TEST"] == "256"  # what was given stays as it was
-    with pytest.raises(InputError, match=r"a\.yaml: The setting 'INPUT\.MIN_SIZE_TEST'"):
+    with pytest.raises(InputError, match=r"a\.yaml: the setting 'INPUT\.MIN_SIZE_TEST'"):
         check_types({"INPUT": {"MIN_SIZE_TEST": []}}, KINDS, "a.yaml")
     with pytest.raises(InputError, match=r"a\.yaml: 'INPUT' is 3; expected keys with values"):
         check_types({"INPUT": 3}, KINDS, "a.yaml")

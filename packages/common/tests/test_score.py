@@ -146,7 +146,7 @@ def test_missing_predictions_are_an_error_unless_allowed(coco, tmp_path, make_la
     ("labels", "words"),
     [
         (np.full((24, 32), 171), "holds the value 171"),
-        (np.full((12, 32), 1), "000000000139: The prediction has size 12 x 32"),
+        (np.full((12, 32), 1), "000000000139: the prediction has size 12 x 32"),
     ],
 )
 def test_bad_predictions_are_named(coco, tmp_path, make_labels, labels, words):
