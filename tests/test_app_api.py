@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -38,13 +39,27 @@ def png(image: np.ndarray = IMAGE) -> bytes:
     return stream.getvalue()
 
 
+def request_of(url: str, name: str, body: bytes) -> urllib.request.Request:
+    """Return a call of the API."""
+    kind = {"Content-Type": "application/json"}
+    return urllib.request.Request(f"{url}/gradio_api/call/{name}", body, kind)
+
+
+def upload(url: str, data: bytes) -> str:
+    """Upload a picture, and return where it lies."""
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="photo.png"\r\n\r\n'
+    body += data + b"\r\n--x--\r\n"
+    order = urllib.request.Request(
+        f"{url}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    with urllib.request.urlopen(order) as answer:
+        (path,) = json.load(answer)
+    return path
+
+
 def call(url: str, name: str, *data: Any) -> tuple[str, Any]:
     """Call the API; return the kind of the last event, such as "complete", and its data."""
-    order = urllib.request.Request(
-        f"{url}/gradio_api/call/{name}",
-        json.dumps({"data": data}).encode(),
-        {"Content-Type": "application/json"},
-    )
+    order = request_of(url, name, json.dumps({"data": data}).encode())
     with urllib.request.urlopen(order) as answer:
         number = json.load(answer)["event_id"]
     with urllib.request.urlopen(f"{url}/gradio_api/call/{name}/{number}") as answer:
@@ -122,6 +137,64 @@ def test_what_cannot_be_used_gets_a_sentence(app_url) -> None:
     assert "never learned ('pingwin')" in refusal(app_url, good, "pingwin", "san", 0)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([], "takes 4 values (image, names, method, threshold), but got 0"),
+        ([None, NAMES, "san"], "but got 3"),
+        ([None, NAMES, "san", 0, 1], "but got 5"),
+        (["photo.png", NAMES, "san", 0], "one of the values cannot be read"),
+        ([5, NAMES, "san", 0], "one of the values cannot be read"),
+        ([{"url": 5}, NAMES, "san", 0], "one of the values cannot be read"),
+        ([{"path": [1]}, NAMES, "san", 0], "one of the values cannot be read"),
+        ([{}, NAMES, "san", 0], "neither an upload nor a base64 data address"),
+        ([None, ["duck"], "san", 0], "'names' is no text"),
+        ([None, NAMES, {"key": "san"}, 0], "'method' is no text"),
+        ([{"url": data_address(png())}, None, "san", 0], "names and method are texts"),
+        ([{"url": data_address(png())}, NAMES, "san", [1]], "use a number from 0 to"),
+    ],
+)
+def test_malformed_values_get_a_sentence(app_url, data, said) -> None:
+    assert said in refusal(app_url, *data)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "code", "said"),
+    [
+        ("segment", b"{", 422, "the request cannot be read"),
+        ("segment", b"{}", 422, "the request cannot be read"),
+        ("segment", b'{"data": {"image": null}}', 422, "the request cannot be read"),
+        ("segment", b"", 422, "the request cannot be read"),
+        ("segments", b'{"data": []}', 404, "the page offers /segment and /methods"),
+        ("segment", b'{"data": ["' + b"a" * (46 << 20) + b'"]}', 413, "at most 32 MB"),
+    ],
+)
+def test_malformed_requests_get_a_sentence(app_url, name, body, code, said) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request_of(app_url, name, body))
+    assert refused.value.code == code
+    assert said in json.load(refused.value)["detail"]
+
+
+def test_answers_hold_no_path_of_the_server(app_url) -> None:
+    found = upload(app_url, png())
+    assert Path(found).name == "photo.png"
+    answers = [found.encode()]
+    for page in ("", "config", "gradio_api/info", "gradio_api/mcp/schema", "health"):
+        with urllib.request.urlopen(f"{app_url}/{page}") as answer:
+            answers.append(answer.read())
+    sent = {"path": found, "meta": {"_type": "gradio.FileData"}}
+    kind, content = call(app_url, "segment", sent, NAMES, "san", 0)
+    assert kind == "complete"  # the alias leads to the upload
+    with urllib.request.urlopen(f"{app_url}/gradio_api/file={found}") as answer:
+        assert answer.read() == png()
+    _, missing = call(app_url, "segment", {"path": f"{found}x"}, NAMES, "san", 0)
+    answers += [json.dumps(said).encode() for said in (content, missing)]
+    places = {tempfile.gettempdir(), sys.prefix, str(Path(__file__).parents[1]), str(Path.home())}
+    for answer in answers:
+        assert [place for place in places if f"{place}/".encode() in answer] == []
+
+
 @pytest.mark.parametrize("what", hostile_uploads())
 def test_hostile_uploads_get_sentences(app_url, what) -> None:
     said = refusal(app_url, {"url": data_address(hostile_uploads()[what])}, NAMES, "san", 0)
@@ -168,13 +241,8 @@ def test_files_of_the_server_are_not_served(app_url, path) -> None:
 
 
 def test_an_upload_that_is_too_large_is_refused(app_url) -> None:
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-    body += bytes(33 << 20) + b"\r\n--x--\r\n"
-    order = urllib.request.Request(
-        f"{app_url}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
-    )
-    with pytest.raises((urllib.error.HTTPError, ConnectionError)) as refused:
-        urllib.request.urlopen(order)
+    with pytest.raises((urllib.error.URLError, ConnectionError)) as refused:
+        upload(app_url, bytes(33 << 20))
     assert getattr(refused.value, "code", 413) == 413
 
 

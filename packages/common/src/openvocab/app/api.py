@@ -10,7 +10,8 @@ import gradio as gr
 from openvocab.app.asked import read_asked
 from openvocab.app.downloads import label_png
 from openvocab.app.engine import Engine, shown_weights
-from openvocab.app.photo import photo, sentences
+from openvocab.app.photo import photo
+from openvocab.app.sentences import sentences
 from openvocab.drawing.overlay import label_shares
 from openvocab.errors import InputError
 from openvocab.formats.run_length import encode_labels

@@ -20,8 +20,9 @@ from openvocab.app.api import add_api
 from openvocab.app.asked import Asked, read_asked
 from openvocab.app.downloads import write_files
 from openvocab.app.engine import Engine, Found
-from openvocab.app.photo import photo, sentences
+from openvocab.app.photo import photo
 from openvocab.app.reports import compare_html, examples_html, steps_html, why, why_html
+from openvocab.app.sentences import check_inputs, sentences
 from openvocab.app.viewer import view_of, viewer_file
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
@@ -99,6 +100,7 @@ class Page:
                 with gr.Column(scale=2, min_width=320):
                     self._answer()
             add_api(engine)
+        check_inputs(self.blocks)
 
     def _introduction(self) -> str:
         titles = list(self.titles.values())

@@ -1,12 +1,9 @@
-"""How pictures come in, and how what is wrong with them goes out: as one sentence."""
+"""How pictures come in."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import functools
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,6 @@ from gradio.utils import get_upload_folder
 from openvocab.app.limits import Limits
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, read_image
-
-_FAILED = "something went wrong on the server, whose log says what; this is no fault of yours"
 
 
 def photo(limits: Limits, **options: Any) -> gr.Image:
@@ -60,23 +55,6 @@ def read_upload(path: str | None, url: str | None, limits: Limits) -> ImageArray
             "it smaller"
         )
     return read_image(data, max_pixels=limits.max_pixels)
-
-
-def sentences(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn what a visitor can cause into a sentence on the page."""
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        except Exception:
-            # What the reason may tell of the server is for its log only.
-            logging.getLogger(__name__).exception("a request failed")
-            raise gr.Error(_FAILED, print_exception=False) from None
-
-    return guarded
 
 
 def bytes_of_data_url(url: str) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from openvocab.app.engine import Engine
+from openvocab.app.guard import Guard
 from openvocab.errors import InputError
 from openvocab.world.names import world_names
 from openvocab.world.scenes import scene, visible_labels
@@ -42,8 +43,9 @@ def serve(engine: Engine, *, host: str, port: int, root_path: str = "", mcp: boo
     Raises:
         InputError: gradio is not installed, or the port is in use.
     """
-    with tempfile.TemporaryDirectory(prefix="openvocab-") as folder, listen(host, port) as door:
-        application = build_application(engine, Path(folder), root_path=root_path, mcp=mcp)
+    with tempfile.TemporaryDirectory(prefix="openvocab-") as name, listen(host, port) as door:
+        folder = Path(name).resolve()
+        application = build_application(engine, folder, root_path=root_path, mcp=mcp)
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{door.getsockname()[1]}"
         ended = _run(application, door, engine, address)
@@ -133,13 +135,14 @@ def build_application(
     try:
         import gradio as gr
         from fastapi import FastAPI
-
+        from starlette.routing import Mount
     except ImportError as error:
         raise InputError(_EXTRA.format(error.name)) from error
     if mcp and find_spec("mcp") is None:
         raise InputError(_EXTRA.format("mcp"))
 
     from openvocab.app.page import Page
+    from openvocab.app.sentences import add_handlers
 
     page = Page(engine, folder / "files", write_examples(folder / "examples"))
     page.blocks.queue(
@@ -169,7 +172,9 @@ def build_application(
         theme=_theme(),
         mcp_server=mcp,
     )
-    return application
+    (mounted,) = (route for route in application.routes if isinstance(route, Mount))
+    add_handlers(mounted.app, engine.limits.queue)
+    return Guard(application, folder, engine.limits.max_bytes)
 
 
 def _theme() -> Any:
