@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import base64
 import io
 import json
@@ -244,6 +246,47 @@ def test_an_upload_that_is_too_large_is_refused(app_url) -> None:
     with pytest.raises((urllib.error.URLError, ConnectionError)) as refused:
         upload(app_url, bytes(33 << 20))
     assert getattr(refused.value, "code", 413) == 413
+
+
+def test_a_language_model_calls_the_tools(app_url) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    given = {"image": data_address(png()), "names": NAMES, "method": "san", "threshold": 0}
+
+    async def converse() -> list[Any]:
+        address = f"{app_url}/gradio_api/mcp/"
+        async with (
+            streamablehttp_client(address) as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            listed = await session.list_tools()
+            return [
+                {tool.name for tool in listed.tools},
+                await session.call_tool("methods", {}),
+                await session.call_tool("segment", given),
+                await session.call_tool("segment", given | {"names": " , "}),
+                await session.call_tool("segment", given | {"image": "http://127.0.0.1:1/a.png"}),
+                await session.call_tool("segment", given | {"image": "/etc/passwd"}),
+            ]
+
+    tools, methods, found, unnamed, elsewhere, local = asyncio.run(converse())
+    assert tools == {"segment", "methods"}
+    assert [one["key"] for one in ast.literal_eval(methods.content[0].text)] == [
+        *available_methods()
+    ]
+    answer = ast.literal_eval(found.content[0].text)
+    expected = find_method("san").load("world").segment(IMAGE, NAMES)
+    codes = {one["index"]: one["rle"] for one in answer["segments"]}
+    assert np.array_equal(decode_labels(codes, expected.labels.shape), expected.labels)
+    for refused, said in (
+        (unnamed, "no name to look for"),
+        (elsewhere, "fetches no pictures from others"),
+        (local, "/etc/passwd"),
+    ):
+        assert refused.isError and said in refused.content[0].text
+    assert "root:" not in local.content[0].text
 
 
 def test_health_and_the_tools_for_language_models(app_url) -> None:

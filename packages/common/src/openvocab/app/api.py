@@ -29,7 +29,7 @@ def add_api(engine: Engine) -> None:
         """Segment a picture with any names.
 
         Args:
-            image: the picture.
+            image: the picture, as a data address ("data:image/png;base64,...") or an upload.
             names: with commas or new lines between them; "dog | puppy" are synonyms.
             method: key of a method, such as "san".
             threshold: pixels whose best score is below it get no name; 0 for none.

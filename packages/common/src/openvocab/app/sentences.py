@@ -16,6 +16,7 @@ from gradio.route_utils import FnIndexInferError
 from openvocab.errors import InputError
 
 _FAILED = "something went wrong on the server, whose log says what; this is no fault of yours"
+_ELSEWHERE = ("http:", "https:")
 
 
 def sentences(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,6 +48,8 @@ def check_inputs(blocks: gr.Blocks) -> None:
         for block, value in zip(block_fn.inputs, inputs, strict=True):
             if isinstance(block, gr.Textbox) and not isinstance(value, str | None):
                 raise _said(f"'{block.label}' is no text; send it as a string")
+            if isinstance(value, dict) and str(value.get("path")).startswith(_ELSEWHERE):
+                raise _said("this server fetches no pictures from others; send the picture itself")
         try:
             return await preprocess_data(block_fn, inputs, *rest, **options)
         except gr.Error:
