@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -17,13 +18,14 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from openvocab.errors import InputError
-from openvocab.export import FORMATS, export, main
-from openvocab.formats.coco import coco_dataset
+from openvocab.export import export, main
+from openvocab.formats.coco import write_coco
 from openvocab.formats.cvat import label_colors
-from openvocab.formats.geojson import feature_collection
 from openvocab.formats.labelstudio import encode_brush
 from openvocab.formats.outlines import bridged, polygons_of
+from openvocab.formats.polygons import feature_collection
 from openvocab.formats.regions import ImageResult, read_results, result_of
+from openvocab.formats.writers import FORMATS
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Vocabulary
 
@@ -226,7 +228,7 @@ def test_every_name_has_a_color_of_its_own_in_cvat() -> None:
 
 
 def test_geojson(results: list[ImageResult], tmp_path: Path) -> None:
-    folder = export(results, "geojson", tmp_path)
+    folder = export(results, "polygons", tmp_path)
     for index, result in enumerate(results):
         content = json.loads((folder / f"{index}.geojson").read_text("utf-8"))
         assert {f["properties"]["name"] for f in content["features"]} == set(truth(result))
@@ -324,7 +326,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         export(results, "voc", tmp_path)
     other = ImageResult("y.png", (2, 2), ("cat",), (), "y")
     with pytest.raises(InputError, match=r"'y.png' was segmented with other names"):
-        coco_dataset([*results, other])
+        write_coco([*results, other], io.StringIO())
     with pytest.raises(InputError, match=r"the image 'y.png' is not there"):
         export([other], "yolo", tmp_path)
     with pytest.raises(InputError, match="cannot hold the name 'a:b'"):

@@ -112,6 +112,11 @@ def sweep(folder: Path) -> None:
     _entries[folder] = count
 
 
+def is_temporary(name: str) -> bool:
+    """Tell whether a file has the name of one that `atomic_path` is still writing."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def _is_left_over(entry: os.DirEntry[str], host: str, pid: int) -> bool:
     if host != _HOST:
         with suppress(OSError):

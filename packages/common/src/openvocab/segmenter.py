@@ -125,8 +125,26 @@ class Segmentation:
         Raises:
             InputError: see `certainty`.
         """
-        certainty = self.certainty()
-        return {name: float(certainty[self.mask(name)].mean()) for name in self.areas()}
+        names = self.vocabulary.names
+        scores = self._means(self.certainty())
+        shares = dict(label_shares(self.labels))
+        sums: dict[str, float] = {}
+        for index, share in shares.items():
+            sums[names[index]] = sums.get(names[index], 0.0) + share * scores[index]
+        return {name: sums[name] / area for name, area in self.areas().items()}
+
+    def label_scores(self) -> dict[int, float]:
+        """Return the mean of `certainty` for each label that occurs; empty if it is not known."""
+        if self.confidence is None and self.scores is None:
+            return {}
+        return self._means(self.certainty())
+
+    def _means(self, values: npt.NDArray[np.float32]) -> dict[int, float]:
+        """Return the mean of (H, W) values over the pixels of each label, in one pass."""
+        labels = self.labels.ravel() + 1
+        counts, sums = np.bincount(labels), np.bincount(labels, weights=values.ravel())
+        found = counts[1:].nonzero()[0]
+        return {int(index): float(sums[index + 1] / counts[index + 1]) for index in found}
 
     def with_threshold(
         self,
@@ -187,9 +205,9 @@ class Segmentation:
             for i, share in shares.items()
         ]
         if self.confidence is not None:
+            scores = self._means(self.confidence)
             for one in found:
-                own = self.confidence[self.labels == one["index"]]
-                one["score"] = round(float(own.mean()), 4)
+                one["score"] = round(scores[one["index"]], 4)
         height, width = self.labels.shape
         return {
             "size": [height, width],

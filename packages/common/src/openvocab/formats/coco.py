@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from openvocab.errors import InputError
 from openvocab.formats.outlines import polygons_of
@@ -11,34 +12,40 @@ from openvocab.formats.regions import ImageResult, Region, box_of
 from openvocab.formats.run_length import Mask
 
 
-def coco_dataset(results: Iterable[ImageResult], *, polygons: bool = False) -> dict[str, Any]:
-    """Describe a run in COCO's format: one annotation for each name in each image.
+def write_coco(results: Iterable[ImageResult], file: TextIO, *, polygons: bool = False) -> None:
+    """Write a run in COCO's format: one annotation for each name in each image.
+
+    The file holds `images`, `categories` (ids count from 1 in the order of the names) and
+    `annotations` with `bbox` in pixels (left, top, width, height), `area` in pixels, and `score`
+    where known. Annotations are written as they come, so that memory does not hold the masks.
 
     Args:
         results: of images with the same names.
+        file: to write to.
         polygons: write outlines instead of run-length codes. COCO's polygons have no holes, so
             masks with holes stay run-length codes.
-
-    Returns:
-        `images`, `categories` (ids count from 1 in the order of the names) and `annotations` with
-        `bbox` in pixels (left, top, width, height), `area` in pixels, and `score` where known.
 
     Raises:
         InputError: the images were not segmented with the same names.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[str] = []
     names: tuple[str, ...] | None = None
-    for result in results:
+    count = 0
+    file.write('{"annotations": [')
+    for image_id, result in enumerate(results, start=1):
         names = same_names(names, result)
         height, width = result.size
-        image = {"id": len(images) + 1, "file_name": result.image, "height": height, "width": width}
-        images.append(image)
+        image = {"id": image_id, "file_name": result.image, "height": height, "width": width}
+        images.append(json.dumps(image, ensure_ascii=False))
         for region in result.regions:
-            found = _annotation(region, polygons)
-            annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **found})
+            file.write(",\n" if count else "\n")
+            count += 1
+            found = {"id": count, "image_id": image_id, **_annotation(region, polygons)}
+            file.write(json.dumps(found))
     categories = [{"id": i, "name": name} for i, name in enumerate(names or (), start=1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
+    listing = ",\n".join(images)
+    file.write(f'\n],\n"images": [\n{listing}\n],\n"categories": ')
+    file.write(json.dumps(categories, ensure_ascii=False) + "}\n")
 
 
 def same_names(names: tuple[str, ...] | None, result: ImageResult) -> tuple[str, ...]:

@@ -17,30 +17,27 @@ _WORD = 8  # bits of a value
 _CHANNELS = 4  # Label Studio's masks are RGBA pictures
 
 
-def labelstudio_tasks(
-    results: Iterable[ImageResult],
+def labelstudio_task(
+    result: ImageResult,
     *,
     image_url: str = "{image}",
     model: str = "openvocab-seg",
     from_name: str = "brush",
     to_name: str = "image",
-) -> list[dict[str, Any]]:
-    """Describe a run as tasks with predictions, which Label Studio imports as they are.
+) -> dict[str, Any]:
+    """Describe one image as a task with a prediction, which Label Studio imports as it is.
 
     Args:
-        results: of the images.
+        result: of the image.
         image_url: the address of an image; "{image}" stands for its path.
         model: shown as the version of the model.
         from_name: name of the `BrushLabels` tag in the labeling configuration.
         to_name: name of the `Image` tag.
     """
-    return [
-        {
-            "data": {"image": image_url.replace("{image}", result.image)},
-            "predictions": [labelstudio_prediction(result, model, from_name, to_name)],
-        }
-        for result in results
-    ]
+    return {
+        "data": {"image": image_url.replace("{image}", result.image)},
+        "predictions": [labelstudio_prediction(result, model, from_name, to_name)],
+    }
 
 
 def labelstudio_prediction(

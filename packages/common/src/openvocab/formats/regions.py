@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openvocab.drawing.overlay import label_shares
 from openvocab.errors import InputError
+from openvocab.files import is_temporary
 from openvocab.formats.run_length import RLE, Labels, Mask, decode_rle, encode_labels
 from openvocab.reading.json_files import read_json_file
 
@@ -90,18 +92,11 @@ def result_of(found: Segmentation, image: str, stem: str | None = None) -> Image
         stem: names the results; None takes the image's file name without its suffix.
     """
     codes = encode_labels(found.labels)
-    known = found.confidence is not None or found.scores is not None
-    certainty = found.certainty() if known else None
+    scores = found.label_scores()
     names = found.vocabulary.names
-    counts = {index: int((found.labels == index).sum()) for index in codes}
     regions = tuple(
-        Region(
-            index,
-            names[index],
-            codes[index],
-            None if certainty is None else float(certainty[found.labels == index].mean()),
-        )
-        for index in sorted(codes, key=lambda i: (-counts[i], i))
+        Region(index, names[index], codes[index], scores.get(index))
+        for index, _ in label_shares(found.labels)
     )
     height, width = found.labels.shape
     return ImageResult(image, (height, width), names, regions, stem or Path(image).stem)
@@ -120,6 +115,8 @@ def read_results(folder: Path) -> Iterator[ImageResult]:
         raise InputError(f"'{folder}' is no folder of results; give the --output of predict")
     count = 0
     for path in sorted(folder.rglob("*.json")):
+        if is_temporary(path.name):
+            continue
         content = read_json_file(path, "results of predict")
         if isinstance(content, Mapping) and {"image", "size", "names", "segments"} <= set(content):
             count += 1
@@ -134,7 +131,7 @@ def _read_result(path: Path, content: Mapping[str, Any], stem: str) -> ImageResu
     try:
         height, width = (int(side) for side in content["size"])
         names = tuple(str(name) for name in content["names"])
-        regions = tuple(_read_region(one, names, (height, width)) for one in content["segments"])
+        regions = tuple(read_region(one, names, (height, width)) for one in content["segments"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
@@ -144,7 +141,12 @@ def _read_result(path: Path, content: Mapping[str, Any], stem: str) -> ImageResu
     return ImageResult(str(content["image"]), (height, width), names, regions, stem)
 
 
-def _read_region(entry: Mapping[str, Any], names: Sequence[str], size: tuple[int, int]) -> Region:
+def read_region(entry: Mapping[str, Any], names: Sequence[str], size: tuple[int, int]) -> Region:
+    """Return the region that an entry with "index", "rle" and perhaps "score" describes.
+
+    Raises:
+        ValueError: its mask has another size than its image.
+    """
     rle = entry["rle"]
     if tuple(rle["size"]) != size:
         raise ValueError(f"a mask has the size {rle['size']}, its image {size}")
