@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openvocab import cli
+from openvocab import cli, export
+from openvocab.formats.writers import FORMATS
 from openvocab.image import ImageArray, read_label_map
 from openvocab.inference.progress import Progress
 from openvocab.predict import add_predict_arguments, run_prediction
@@ -307,6 +308,85 @@ def test_results_of_other_names_are_not_gone_on_with(
     assert "another thresholds" in capsys.readouterr().err
     assert predict("in", *RGB, "--skip-existing") == 0
     assert "1 of them by an earlier run" in capsys.readouterr().out
+
+
+# --- formats of other tools
+
+SAVE = ("--save", "label,json," + ",".join(FORMATS))
+
+
+def contents(folder: str | Path) -> dict[str, bytes]:
+    """Return the files of formats in a folder of results, by their path in it."""
+    found = {}
+    for entry in FORMATS.values():
+        target = Path(folder, entry.target)
+        for path in [target] if target.is_file() else target.rglob("*"):
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
+
+
+def test_a_run_writes_each_format_as_the_export_of_its_results_does(predict: Predict) -> None:
+    for seed, name in enumerate(("a.png", "x/a.png", "x/b.png")):
+        photo(f"in/{name}", seed)
+    assert predict("in", *RGB, *SAVE, "--min-area", "0.33", "--output", "out") == 0
+    for name in FORMATS:
+        export.main(["out", "--format", name, "--output", "again"])
+    assert contents("out") == contents("again")
+    assert {Path(path).parts[0] for path in contents("out")} == {
+        entry.target for entry in FORMATS.values()
+    }
+    coco = json.loads(Path("out/coco.json").read_text())
+    assert [one["file_name"] for one in coco["images"]] == ["in/a.png", "in/x/a.png", "in/x/b.png"]
+    assert Path("out/yolo/labels/x__a.txt").exists() and Path("out/polygons/x/a.geojson").exists()
+
+
+def test_formats_alone(predict: Predict, capsys: pytest.CaptureFixture[str]) -> None:
+    photo("in/a.png")
+    assert predict("in", *RGB, "--save", "coco,masks") == 0
+    assert "1 of 1 images done, results in 'output'" in capsys.readouterr().out
+    assert len(list(Path("output/masks/a").iterdir())) == 3
+    assert not Path("output/a.json").exists() and not Path("output/a_labels.png").exists()
+
+
+def test_a_run_that_goes_on_writes_the_formats_of_all_images(predict: Predict) -> None:
+    for seed in range(3):
+        photo(f"in/{seed}.png", seed)
+    assert predict("in", *RGB, *SAVE, "--output", "whole") == 0
+    os.rename("in/2.png", "late.png")
+    assert predict("in", *RGB, *SAVE) == 0
+    os.rename("late.png", "in/2.png")
+    Path("output/masks/1/000_red.png").unlink()
+    Path("output/coco.json").unlink()
+    again = Brightest()
+    assert predict("in", *RGB, *SAVE, "--skip-existing", make=again) == 0
+    assert sum(again.seen) == 2  # the new one, and the one that has lost a mask
+    assert contents("output") == contents("whole")
+
+
+def test_a_format_that_is_asked_for_later_is_written_for_all(predict: Predict) -> None:
+    photo("in/a.png"), photo("in/b.png", 1)
+    assert predict("in", *RGB, "--save", "label,csv") == 0
+    assert predict("in", *RGB, "--save", "label,csv,cvat", "--skip-existing") == 0
+    assert len(list(Path("output/cvat/SegmentationClass").iterdir())) == 2
+    again = Brightest()
+    assert predict("in", *RGB, "--save", "label,cvat", "--skip-existing", make=again) == 0
+    assert again.seen == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--class-names", "a:b", "--save", "cvat"), "cannot hold the name 'a:b'"),
+        ((*RGB, "--save", "coco", "--output", "one.png"), "--save coco needs a folder"),
+    ],
+)
+def test_formats_that_do_not_fit(
+    predict: Predict, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], message: str
+) -> None:
+    photo("in/a.png")
+    assert predict("in", *argv) == 2
+    assert message in capsys.readouterr().err and not Path("output").exists()
 
 
 # --- memory

@@ -210,7 +210,7 @@ def test_wrong_arguments_are_found_before_the_model_is_loaded(
     assert Path("a.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("kinds", ["labels", "", "overlay,masks"])
+@pytest.mark.parametrize("kinds", ["labels", "", "overlay,mask"])
 def test_unknown_kinds_are_refused(
     predict: Predict, capsys: pytest.CaptureFixture[str], kinds: str
 ) -> None:

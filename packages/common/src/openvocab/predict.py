@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments, check_precision, choose_device
 from openvocab.errors import InputError
+from openvocab.formats.writers import FORMATS
 from openvocab.image import DEFAULT_MAX_PIXELS, list_images
+from openvocab.inference.exports import check_names
 from openvocab.inference.folder import Prediction
 from openvocab.inference.layout import DEFAULT_KINDS, KINDS
 from openvocab.inference.outputs import (
@@ -26,6 +28,7 @@ from openvocab.inference.outputs import (
     check_writable,
     is_one_file,
     plan_outputs,
+    result_names,
 )
 from openvocab.inference.streams import (
     add_stream_arguments,
@@ -116,8 +119,8 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
         "--save",
         type=_kinds,
         metavar="KINDS",
-        help=f"what to write, separated by commas: {', '.join(KINDS)} "
-        f"(default: {','.join(DEFAULT_KINDS)})",
+        help=f"what to write, separated by commas: {', '.join(KINDS)}; and for other tools "
+        f"{', '.join(FORMATS)} (default: {','.join(DEFAULT_KINDS)})",
     )
     result.add_argument(
         "--min-score",
@@ -165,9 +168,16 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
     if not patterns:
         raise InputError("no image is given; name files, folders or globs with --input")
     thresholds = _thresholds(args)
-    outputs = plan_outputs(_find_images(patterns, args), args.output, args.save)
+    kinds = None if args.save is None else tuple(kind for kind in args.save if kind in KINDS)
+    formats = tuple(kind for kind in args.save or () if kind in FORMATS)
+    if formats and is_one_file(args.output):
+        raise InputError(f"--save {formats[0]} needs a folder as --output, not '{args.output}'")
+    check_names(formats, vocabulary.names)
+    names = result_names(_find_images(patterns, args))
+    outputs = plan_outputs(names, args.output, kinds)
     check_no_input_is_overwritten(outputs)
-    check_writable({file.parent for files in outputs.values() for file in files.values()})
+    folders = {file.parent for files in outputs.values() for file in files.values()}
+    check_writable(folders or {args.output})
     return Prediction(
         outputs,
         vocabulary,
@@ -176,6 +186,8 @@ def plan_prediction(args: argparse.Namespace) -> Prediction:
         thresholds=thresholds,
         skip_existing=args.skip_existing,
         quiet=args.quiet,
+        names=names,
+        formats=formats,
     )
 
 
@@ -247,10 +259,11 @@ class _NamesAction(argparse.Action):
 
 def _kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    known = (*KINDS, *FORMATS)
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
         raise argparse.ArgumentTypeError(
-            f"{', '.join(unknown) or 'nothing'!r}: expected some of {','.join(KINDS)}"
+            f"{', '.join(unknown) or 'nothing'!r}: expected some of {','.join(known)}"
         )
     return kinds
 

@@ -132,14 +132,18 @@ def write_format(items: Iterable[Item], format_name: str, output: Path) -> Path:
     Raises:
         InputError: the format cannot hold these results, or an image that it needs is missing.
     """
-    entry = FORMATS[format_name]
-    written = _written(items, format_name, output)
-    if entry.run is None:
-        for _ in written:
+    write_run_files(_written(items, format_name, output), format_name, output)
+    return output / FORMATS[format_name].target
+
+
+def write_run_files(items: Iterable[Item], format_name: str, output: Path) -> None:
+    """Write the files of the whole run in a format, see `write_format`, and none of one image."""
+    write = FORMATS[format_name].run
+    if write is None:
+        for _ in items:  # writes the files of each image, where they are not written yet
             pass
     else:
-        entry.run(written, output / entry.target)
-    return output / entry.target
+        write(items, output / FORMATS[format_name].target)
 
 
 def _written(items: Iterable[Item], format_name: str, output: Path) -> Iterator[Item]:

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from openvocab.errors import InputError, NamesError, is_out_of_memory, one_line
 from openvocab.image import DEFAULT_MAX_PIXELS, ImageArray, read_image
+from openvocab.inference.exports import Exported, Exports
 from openvocab.inference.outputs import Files, write_results
 from openvocab.inference.progress import Progress
 from openvocab.inference.summary import Journal, Row, file_state, write_summary
@@ -59,6 +60,8 @@ class Prediction:
         thresholds: arguments of `Segmentation.with_threshold`.
         skip_existing: leave images alone whose results an earlier run has completed.
         quiet: print nothing but failures.
+        names: of the results of each image, from `openvocab.inference.outputs.result_names`.
+        formats: of other tools, keys of `openvocab.formats.writers.FORMATS`, to write as well.
     """
 
     outputs: dict[Path, Files]
@@ -68,6 +71,8 @@ class Prediction:
     thresholds: Mapping[str, float | None] = field(default_factory=dict)
     skip_existing: bool = False
     quiet: bool = False
+    names: dict[Path, str] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
 
     def run(self, segmenter: Segmenter) -> int:
         """Predict all images, then report those that could not be used.
@@ -95,6 +100,7 @@ class _Run:
         self.rated = self.scores or calibrated
         self.failures: list[str] = []
         self.journal = self._open_journal()
+        self.exports = None if self.journal is None else self._plan_exports(self.journal)
         self.progress = Progress(len(order.outputs), quiet=order.quiet)
 
     def run(self) -> int:
@@ -111,6 +117,8 @@ class _Run:
                 seconds = time.perf_counter() - start
                 names = (_name(path) for path in self.order.outputs)
                 write_summary(self.order.folder, self.journal, names, seconds)
+        if self.exports is not None:
+            self.exports.write_run(self.order.outputs)
         self._report()
         return SOME_FAILED if self.failures else 0
 
@@ -182,9 +190,11 @@ class _Run:
         start = time.perf_counter()
         found = found.with_threshold(**self.order.thresholds)
         files = self.order.outputs[loaded.path]
-        failure = None
+        failure, exported = None, Exported()
         try:
-            write_results(loaded.path, loaded.image, found, self.method, files)
+            if self.exports is not None:
+                exported = self.exports.of_image(loaded.path, loaded.image, found)
+            write_results(loaded.path, loaded.image, found, self.method, files, exported.files)
         except OSError as error:
             reason = error.strerror or error
             failure = f"cannot write results of '{loaded.path}': {reason}"
@@ -197,6 +207,7 @@ class _Run:
             found.mean_certainty() if self.rated and not failure else {},
             failure,
             file_state(loaded.path),
+            **({} if failure else exported.kept),
         )
         if self.journal is not None:
             self.journal.add(row)
@@ -236,6 +247,11 @@ class _Run:
         }
         return Journal(folder, settings, vocabulary.names, keep=self.order.skip_existing)
 
+    def _plan_exports(self, journal: Journal) -> Exports | None:
+        if not self.order.formats:
+            return None
+        return Exports(journal, self.order.formats, self.order.names)
+
     def _is_complete(self, path: Path) -> bool:
         if not self.order.skip_existing or self.journal is None:
             return False
@@ -248,6 +264,7 @@ class _Run:
             and row.state is not None
             and tuple(row.state) == state
             and all(file.is_file() for file in self.order.outputs[path].values())
+            and (self.exports is None or self.exports.are_complete(row))
         )
 
     def _report(self) -> None:
@@ -263,6 +280,8 @@ class _Run:
 
     def _place(self) -> str:
         files = [file for own in self.order.outputs.values() for file in own.values()]
+        if not files:
+            return str(self.order.folder)
         return os.path.commonpath([file.parent for file in files])
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,30 @@ Files = dict[str, Path]
 
 
 def plan_outputs(
-    images: Mapping[Path, Path], output: Path, kinds: tuple[str, ...] | None
+    names: Mapping[Path, str], output: Path, kinds: tuple[str, ...] | None
 ) -> dict[Path, Files]:
-    """Choose the files of every image's results, so that no two images share one.
+    """Choose the files of every image's results.
 
     Args:
-        images: with the relative path that names the results of each.
+        names: of the results of each image, from `result_names`.
         output: a folder; or for one image the file of its overlay.
-        kinds: what to write; None for the usual.
+        kinds: what to write, of `KINDS`; None for the usual.
 
     Raises:
         InputError: one file for several images.
     """
     if not is_one_file(output):
+        kinds = DEFAULT_KINDS if kinds is None else kinds
         return {
-            path: {kind: output / f"{name}{ENDINGS[kind]}" for kind in kinds or DEFAULT_KINDS}
-            for path, name in _unique_names(images).items()
+            path: {kind: output / f"{name}{ENDINGS[kind]}" for kind in kinds}
+            for path, name in names.items()
         }
-    if len(images) > 1:
+    if len(names) > 1:
         raise InputError(
-            f"--output '{output}' is one file, but there are {len(images)} images; give a folder"
+            f"--output '{output}' is one file, but there are {len(names)} images; give a folder"
         )
     files = {kind: output.with_name(output.stem + ENDINGS[kind]) for kind in kinds or ()}
-    return {path: {**files, "overlay": output} for path in images}
+    return {path: {**files, "overlay": output} for path in names}
 
 
 def is_one_file(output: Path) -> bool:
@@ -56,10 +57,13 @@ def is_one_file(output: Path) -> bool:
     return output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
 
 
-def _unique_names(images: Mapping[Path, Path]) -> dict[Path, str]:
+def result_names(images: Mapping[Path, Path]) -> dict[Path, str]:
     """Name the results of each image: its relative path, and more of it where two would be equal.
 
     Upper and lower case count as equal, as they are on many file systems.
+
+    Args:
+        images: with the relative path, without suffix, that names the results of each.
     """
     choices = {path: _possible_names(path, relative) for path, relative in images.items()}
     level = dict.fromkeys(images, 0)
@@ -127,6 +131,7 @@ def write_results(
     found: Segmentation,
     method: Mapping[str, Any],
     files: Files,
+    others: Sequence[tuple[Path, bytes]] = (),
 ) -> None:
     """Write the results of one image: all of them, or none.
 
@@ -136,6 +141,7 @@ def write_results(
         found: its segmentation.
         method: what describes the method, for the JSON.
         files: what to write where.
+        others: further files with their content, such as those of other tools' formats.
 
     Raises:
         OSError: they cannot be written.
@@ -144,7 +150,8 @@ def write_results(
         _beside(next(iter(files.items())), name): picture
         for name, picture in found.extra.get("pictures", {}).items()
     }
-    with atomic_paths([*files.values(), *pictures]) as temporaries:
+    targets = [*files.values(), *pictures, *(path for path, _ in others)]
+    with atomic_paths(targets) as temporaries:
         for kind, file in zip(files, temporaries, strict=False):
             if kind == "overlay":
                 write_picture(found.overlay(image), file)
@@ -153,8 +160,11 @@ def write_results(
                 file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
             else:
                 found.write(file)
-        for picture, file in zip(pictures.values(), temporaries[len(files) :], strict=True):
-            write_picture(picture, file)
+        rest = iter(temporaries[len(files) :])
+        for picture in pictures.values():
+            write_picture(picture, next(rest))
+        for (_, data), file in zip(others, rest, strict=True):
+            file.write_bytes(data)
 
 
 def write_picture(picture: ImageArray, file: Path) -> None:

@@ -11,13 +11,15 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from openvocab.errors import InputError, one_line
 from openvocab.files import atomic_path, write_text
 from openvocab.inference.layout import JOURNAL, NAMES, SUMMARY_CSV, SUMMARY_JSON
+
+_SUMMARIZED = ("file", "seconds", "shares", "scores", "failure")  # what of a row the summary has
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Row:
         scores: the mean certainty of each of these names; empty where the run has no scores.
         failure: why it could not be used.
         state: size in bytes and time of the last change (in ns) of the file.
+        size: (height, width), where the run writes formats of other tools.
+        segments: the index, the run-length mask and the score of each name that was found, from
+            which the files of the whole run are written at its end; None where it has no such.
+        formats: of other tools that were written.
+        written: files of the image in formats of other tools, relative to the folder.
     """
 
     file: str
@@ -39,6 +46,10 @@ class Row:
     scores: dict[str, float] = field(default_factory=dict)
     failure: str | None = None
     state: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
+    segments: list[dict[str, Any]] | None = None
+    formats: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
 
 
 def file_state(path: Path) -> tuple[int, int] | None:
@@ -95,7 +106,7 @@ class Journal:
         with self.path.open("ab") as file:
             for row in self._waiting:
                 self._places[row.file] = file.tell()
-                file.write(json.dumps(asdict(row)).encode() + b"\n")
+                file.write(json.dumps(vars(row)).encode() + b"\n")
         self._waiting.clear()
 
     def row(self, file: str) -> Row | None:
@@ -205,7 +216,7 @@ def _write_json(file: Any, journal: Journal, files: list[str], seconds: float) -
         for name, share in row.shares.items():
             images[name] += 1
             shares[name] += share
-        kept = {key: value for key, value in asdict(row).items() if key != "state"}
+        kept = {key: getattr(row, key) for key in _SUMMARIZED}
         file.write(("," if count else "") + "\n" + json.dumps(kept, ensure_ascii=False))
     names = {
         name: {"images": images[name], "mean_share": shares[name] / done}
