@@ -44,8 +44,8 @@ class OriginalConfig:
 
     Attributes:
         values: fields of `CaRConfig`.
-        image_path: of the demonstration.
-        image_caption: its names.
+        image_path: path of the image of the demonstration.
+        image_caption: names of the demonstration.
         test: the section on evaluation.
     """
 

@@ -39,20 +39,22 @@ class CaRConfig:
         clip: the CLIP that proposes masks, "NAME:TAG" of open_clip or a file.
         classifier_clip: the CLIP that scores prompted images.
         mode: "semantic": names compete with each other; "refer": each is looked for by itself.
-        confidence_threshold: names that score above it are kept.
-        clipes_threshold: of the salient boxes, relative to a map's maximum.
+        confidence_threshold: acceptance threshold: names that score above it are kept.
+        clipes_threshold: threshold of the salient boxes, relative to a map's maximum.
         mask_threshold: pixels above it are inside when CLIP is prompted.
         bg_factor: exponent of the background's probability in the CRF.
         stuff_bg_factor: the same in the pass for stuff.
-        visual_prompt_type: see `PROMPT_TYPES`.
-        stuff_visual_prompt_type: of the pass for stuff; empty: one pass for all names.
+        visual_prompt_type: visual prompts that mark a mask, some of `PROMPT_TYPES`.
+        stuff_visual_prompt_type: visual prompts of the pass for stuff; if empty, one pass takes all
+            names.
         semantic_templates: templates of the classifier, or the name of a set of them; None:
             `cam_text_template` alone, and one softmax instead of two.
         text_template: templates of the names that are looked for; None: the names as they are.
-        cam_text_template: what names become from the second step on.
-        bg_cls: names that compete with those looked for, and are dropped.
-        iom_thres: of SAM's masks, share of a mask that must be covered.
-        min_pred_threshold: of SAM's masks, share of CaR's mask that they must cover.
+        cam_text_template: template that makes sentences of names from the second step on.
+        bg_cls: background names, which compete with the names and are dropped in the end.
+        iom_thres: least share of the smaller one that CaR's mask and a mask of SAM have in common
+            where the latter is taken.
+        min_pred_threshold: least share of CaR's mask that a smaller mask of SAM must cover.
         max_steps: the recurrence ends after so many steps; None: when no name leaves.
         faithful: repeat the original's mistakes where they change results; see the README.
         max_side: longer images are shrunk for memory's sake; None for no limit.
@@ -131,8 +133,8 @@ class Published:
     """What the paper's authors report for a configuration; never a number of ours.
 
     Attributes:
-        scores: by split or metric, in percent.
-        source: where it stands, and how sure the transcription is.
+        scores: scores by split or metric, in percent.
+        source: place in the paper, and how reliable the transcription is.
     """
 
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -148,7 +150,7 @@ class NamedConfig:
         car: the settings.
         dataset: name in `openvocab.datasets`, or of a referring set; None for demonstrations.
         vocabulary: key of the names, None where the data bring their own sentences.
-        ignore_background: which of the two mIoU the original reports; both are always computed.
+        ignore_background: choice of the mIoU that the original reports; both are always computed.
         published: the authors' numbers.
         image_caption: names of a demonstration.
     """

@@ -28,12 +28,14 @@ class CRFConfig:
     """The terms of the energy.
 
     Attributes:
-        iterations: of mean field.
-        smooth_deviation: in pixels, of the term that only looks at positions.
-        smooth_weight: its weight.
-        bilateral_deviation: in pixels, of the term that looks at positions and colors.
-        color_deviation: of that term, in grey levels.
-        bilateral_weight: its weight.
+        iterations: number of mean-field iterations.
+        smooth_deviation: standard deviation in pixels of the smoothness term, which depends only on
+            positions.
+        smooth_weight: weight of the smoothness term.
+        bilateral_deviation: standard deviation in pixels of the bilateral term, which depends on
+            positions and colors.
+        color_deviation: standard deviation of the bilateral term in grey levels.
+        bilateral_weight: weight of the bilateral term.
         smallest_probability: probabilities are clipped here before their logarithm is taken.
     """
 
@@ -52,7 +54,7 @@ class DenseCRF:
     Args:
         image: (H, W, 3) uint8, what `crf_image` makes of a photo.
         config: the terms of the energy.
-        device: where to compute.
+        device: device to compute on.
     """
 
     def __init__(
@@ -152,9 +154,9 @@ def crf_input(
 
     Args:
         proposals: K soft masks (H, W) in 0..1.
-        bg_factor: see `add_background`.
+        bg_factor: factor of the background, see `add_background`.
         together: whether the names compete with each other, or each only with the background.
-        device: of the result.
+        device: device of the result.
     """
     if together:
         return add_background(proposals, bg_factor, device)

@@ -30,10 +30,10 @@ def label_true_masks(
     drawn as in the pass to which it belongs. The class "background" is not asked about.
 
     Args:
-        segmenter: as it is.
+        segmenter: the model, which is not changed.
         image: (H, W, 3) uint8 RGB.
         truth: class ids (H, W), -1 where void.
-        vocabulary: of the class ids.
+        vocabulary: vocabulary to which the class ids belong.
 
     Returns:
         (H, W): every true mask as what it was taken for.
@@ -61,7 +61,7 @@ class FirstSteps:
     """Notes what the first step of each recurrence leaves, to know what one step would have found.
 
     Args:
-        segmenter: is noted from now on.
+        segmenter: the model whose recurrences are recorded from now on.
     """
 
     def __init__(self, segmenter: CaRSegmenter) -> None:

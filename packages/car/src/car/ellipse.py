@@ -28,7 +28,7 @@ def draw_ellipse(
         canvas: the image.
         center: x, y.
         half: half of its width and height.
-        color: of the line.
+        color: color of the line.
     """
     height, width = canvas.shape[:2]
     corners = _corners(center, half)

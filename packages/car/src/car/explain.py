@@ -27,7 +27,7 @@ def explain(segmenter: CaRSegmenter, image: ImageArray, vocabulary: Vocabulary) 
     Args:
         segmenter: looks at the image once more; nothing about it is changed.
         image: (H, W, 3) uint8 RGB.
-        vocabulary: what is looked for.
+        vocabulary: names to look for.
     """
     taken: dict[Recurrence, list[Step]] = defaultdict(list)
     watched = segmenter.with_config(segmenter.config)

@@ -22,7 +22,7 @@ def paint(
     """Paint masks over labels (H, W) in place; where they overlap the highest score wins.
 
     Args:
-        labels: what was painted before is covered.
+        labels: labels to paint on; earlier labels are covered.
         masks: (N, H, W).
         scores: (N,); masks with a score of 0 are left out.
         ids: (N,) the label of each.
@@ -40,8 +40,8 @@ def raise_scores(
     """Raise the scores of labels (K, H, W), in place, to the marginals (N, H, W) of their words.
 
     Args:
-        scores: of all labels.
-        marginals: of the words that were looked for.
+        scores: scores of all labels.
+        marginals: marginals of the words that were looked for.
         ids: (N,) the label of each word; those of none are left out.
     """
     for index, marginal in zip(ids, marginals, strict=True):

@@ -70,7 +70,7 @@ class MaskClassifier:
         left, most of the others show what they showed before.
 
         Args:
-            images: are taken as they are needed.
+            images: images, each of which is taken only when it is needed.
             known: embeddings (E,) by content, of calls before this one; those of this are added.
             batch: images that are encoded together.
         """
@@ -123,7 +123,7 @@ class TemplateScorer:
     """Scores names in several templates; see `MaskClassifier.scores`.
 
     Args:
-        classifier: of the images.
+        classifier: mask classifier that embeds the images.
         texts: unit text embeddings (T, K, E), one set for each of T templates.
     """
 
@@ -144,9 +144,9 @@ class SentenceScorer:
     """Scores K sentences, without templates and with a single softmax.
 
     Args:
-        classifier: of the images.
+        classifier: mask classifier that embeds the images.
         sentences: (K,).
-        faithful: keep single characters instead of sentences, as the original does.
+        faithful: whether single characters are kept instead of sentences, as in the original.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ class SaliencyMaps:
     Attributes:
         activation: class activation (K, h, w) in 0..1.
         foreground_only: (K,) bool, which had to be computed without the background names.
-        refined: after spreading by attention (K, h, w), unscaled.
+        refined: the maps (K, h, w) after spreading by attention, unscaled.
         proposals: K masks (H, W) in 0..1.
     """
 
@@ -162,13 +162,13 @@ class MaskProposalGenerator:
         """Compute the mask proposals of K names.
 
         Args:
-            image: from `encode`.
+            image: the encoded image, as `encode` returns it.
             names: unit text embeddings (K, E).
             background: unit text embeddings (C, E) that compete with the names.
-            threshold: of the salient boxes.
-            together: names compete with each other (semantic mode), or each only with the
+            threshold: threshold of the salient boxes.
+            together: whether names compete with each other (semantic mode), or each only with the
                 background (referring mode).
-            faithful: see `salient_boxes`.
+            faithful: whether boxes end where the original's do, see `salient_boxes`.
         """
         count = len(names)
         activation = self._activations(image, names, background, together, range(count))
@@ -190,10 +190,10 @@ class MaskProposalGenerator:
         """Differentiate the probabilities of names by the last block's normalized input.
 
         Args:
-            feature: of the image.
+            feature: feature of the image.
             names: (K, E).
             background: (C, E).
-            together: see `propose`.
+            together: whether names compete, see `propose`.
             chosen: the C' names that are wanted; None for all.
 
         Returns:

@@ -174,7 +174,7 @@ def attention_gradients(attention: Attention, activation: Tensor, outputs: Tenso
     """Differentiate K functions of self-attention by the sums of all patches' q, k and v.
 
     Args:
-        attention: of the block.
+        attention: attention layer of the block.
         activation: (1, T, D) that attends to itself.
         outputs: (n, K, heads, d) gradients of the functions by the heads' outputs at the n patches;
             nothing depends on the class token's output.

@@ -23,9 +23,9 @@ class CaRSettings:
     """What arguments and files say together.
 
     Attributes:
-        car: how to segment.
+        car: settings of the segmentation.
         named: the published configuration, if one was chosen.
-        original: what a file of the original says, if one was given.
+        original: settings from a file of the original, if one was given.
     """
 
     car: CaRConfig

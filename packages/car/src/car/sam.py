@@ -32,7 +32,7 @@ def match_masks(
     Args:
         mask: (H, W), of CaR.
         candidates: (M, H, W), of SAM.
-        iom_thres: how much of the smaller of the two must be shared.
+        iom_thres: share of the smaller of the two masks that both must have in common.
         min_pred_threshold: candidates that cover less of `mask` count only by how they cover it.
 
     Returns:
@@ -56,7 +56,7 @@ def load_sam(checkpoint: str | Path, device: str = "cpu") -> MaskGenerator:
 
     Args:
         checkpoint: an official one; its name or "vit_b", "vit_l", "vit_h" in it tells the size.
-        device: where to run.
+        device: device to run on.
 
     Returns:
         A function from an image (H, W, 3) RGB to masks (M, H, W).

@@ -62,7 +62,7 @@ def load_car(
         config: the settings, or the name of a configuration; None: those that `weights` names,
             else the defaults.
         device: "auto" for cuda, then mps, then cpu, whichever is there; or "cpu", "cuda:1", ...
-        precision: of the image towers: "fp32", "bf16" or "fp16".
+        precision: number format of the image towers: "fp32", "bf16" or "fp16".
         compile: compile the image towers with torch.compile; needs a C++ compiler on a CPU.
 
     Raises:
@@ -109,7 +109,8 @@ class CaRSegmenter(BaseSegmenter):
     """Segments images with any names, without any training.
 
     Attributes:
-        mask_generator: makes the masks, such as those of SAM, that replace those which they fit.
+        mask_generator: source of other masks, such as SAM; they replace the masks of CaR that they
+            fit.
         on_start: called with each recurrence before its first step.
         on_step: called with the recurrence and the step after each step.
     """
@@ -131,12 +132,12 @@ class CaRSegmenter(BaseSegmenter):
 
         Args:
             clip: proposes masks.
-            classifier_clip: scores prompted images; None takes the same.
+            classifier_clip: CLIP that scores prompted images; None takes the other one.
             config: the settings.
-            precision: of the image towers, which are converted in place; names, gradients and the
-                CRF stay in fp32.
-            compile: see `load_car`.
-            cache_dir: of text embeddings, see `TextEncoder`.
+            precision: number format of the image towers, which are converted in place; names,
+                gradients and the CRF stay in fp32.
+            compile: whether to compile the image towers, see `load_car`.
+            cache_dir: folder for text embeddings, see `TextEncoder`.
         """
         self.config, self.precision = config or CaRConfig(), precision
         clips = [clip] if classifier_clip in (None, clip) else [clip, classifier_clip]

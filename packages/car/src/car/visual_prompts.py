@@ -31,7 +31,8 @@ class VisualPrompter:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        types: which prompts; each works on the result of those before it in `config.PROMPT_TYPES`.
+        types: visual prompts to draw; each is drawn on the result of those before it in
+            `config.PROMPT_TYPES`.
 
     Raises:
         InputError: an unknown type, or none.
@@ -97,7 +98,7 @@ class PromptedImages:
     """K prompted images (H, W, 3), each of which is painted whenever it is looked at.
 
     Args:
-        prompter: of the image.
+        prompter: painter of the image's prompts.
         masks: K soft masks (H, W) in 0..1.
         threshold: pixels above it are inside.
     """

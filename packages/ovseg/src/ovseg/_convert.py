@@ -146,9 +146,10 @@ def read_mask_clip(
     """Read a CLIP with mask prompts from whatever holds one.
 
     Args:
-        source: see `MaskCLIP.load`.
-        activation: of weights that do not say it.
-        heads: of the image and text tower, of weights that do not say it.
+        source: weights in any form that `MaskCLIP.load` takes.
+        activation: activation function for weights that do not name theirs.
+        heads: numbers of heads of the image and the text tower, for weights that do not name
+            theirs.
 
     Returns:
         The architecture, its tensors with `visual.mask_embedding`, and whether the source had

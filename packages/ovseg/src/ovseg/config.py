@@ -103,8 +103,8 @@ class RegionConfig:
 
     Attributes:
         mask_threshold: a pixel belongs to a proposal where its probability is above this, 0..1.
-        mask_fill: what replaces the background: CLIP's mean colour or black.
-        expand_ratio: by how much the tight box grows about its centre; at least 1.
+        mask_fill: replacement of the background: CLIP's mean color or black.
+        expand_ratio: factor by which the tight box grows about its center; at least 1.
         matting: blend with the probabilities themselves instead of the thresholded mask.
         mask_prompts: replace background patches by the learned prompts.
         max_regions: None, or the number of best-scored proposals that CLIP sees (trades accuracy).
@@ -141,7 +141,7 @@ class InferenceConfig:
     Attributes:
         mode: "eval" sums soft masks weighted by class probabilities; "demo" keeps the best proposal
             of each class and leaves all other pixels blank.
-        region: see `RegionConfig`.
+        region: rules by which proposals become inputs of CLIP.
         clip_ensemble: let CLIP name the regions at all.
         ensemble_weight: exponent w of CLIP in p^(1-w) c^w; 0 and below: CLIP alone.
         template_set: name of a set of prompt templates; None: the vocabulary's own.

@@ -34,7 +34,7 @@ def contrastive_loss(
         texts: unit length (N, E), row i belongs to crop i.
         scale: factor of the cosines.
         groups: numbers of the titles (N,); equal numbers are duplicates. None: there are none.
-        duplicates: see `FinetuneConfig`.
+        duplicates: treatment of crops that share a noun, see `FinetuneConfig`.
         processes: the processes.
 
     Source: SPEC ovseg 11.3.

@@ -37,9 +37,9 @@ class OVSegCriterion:
         """Match every layer on its own, and compare.
 
         Args:
-            proposals: of all L decoder layers, the result last.
-            targets: of each of B images, masks of one size.
-            totals: see `openvocab.training.losses.totals_of`.
+            proposals: proposals of all L decoder layers, the final ones last.
+            targets: targets of each of the B images, with masks of one size.
+            totals: divisors of the losses, see `openvocab.training.losses.totals_of`.
 
         Returns:
             `loss_ce`, `loss_mask`, `loss_dice` of the last layer, and with a suffix `_0`, `_1`, ...
@@ -66,7 +66,7 @@ class OVSegCriterion:
         Args:
             class_logits: (B, Q, K + 1).
             mask_logits: (B, Q, h, w).
-            targets: of each image.
+            targets: targets of each image.
         """
         with torch.autocast(mask_logits.device.type, enabled=False):
             costs = [

@@ -46,7 +46,7 @@ def match_nouns(
         features: unit-length embeddings of V proposals (V, E).
         nouns: unit-length embeddings of N nouns (N, E).
         areas: shares of the image that the proposals cover (V,), 0..1.
-        per_noun: how many proposals a noun gets.
+        per_noun: number of proposals for each noun.
         min_area: smaller proposals are left out.
 
     Returns:
@@ -67,10 +67,10 @@ class ProposalMatcher:
 
     Args:
         segmenter: a stage-1 model.
-        clip: names the proposals; not yet adapted, so without mask prompts.
+        clip: CLIP that names the proposals; it is not yet adapted, so it has no mask prompts.
         per_noun: proposals for each noun.
         min_area: smallest share of the image that a proposal covers.
-        expand_ratio: how much longer the sides of a crop are than those of its mask's box.
+        expand_ratio: factor by which the sides of a crop are longer than those of its mask's box.
     """
 
     def __init__(

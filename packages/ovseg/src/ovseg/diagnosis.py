@@ -30,10 +30,10 @@ def label_with_true_names(
     "No object" stays what MaskFormer says, since it is part of proposing; CLIP is not asked.
 
     Args:
-        segmenter: as it is.
+        segmenter: the model, which is not changed.
         image: (H, W, 3) uint8 RGB.
         truth: class ids (H, W), -1 where void.
-        vocabulary: of the class ids.
+        vocabulary: vocabulary to which the class ids belong.
 
     Returns:
         (H, W), put together as OVSeg does it.
@@ -56,10 +56,10 @@ def label_true_masks(
     """Name true masks with the mask-adapted CLIP alone.
 
     Args:
-        segmenter: as it is.
+        segmenter: the model, which is not changed.
         image: (H, W, 3) uint8 RGB.
         truth: class ids (H, W), -1 where void.
-        vocabulary: of the class ids.
+        vocabulary: vocabulary to which the class ids belong.
 
     Returns:
         (H, W): every true mask as what it was taken for.

@@ -45,7 +45,7 @@ def ensemble(branches: Branches, weight: float) -> Votes:
     published numbers have this.
 
     Args:
-        branches: of one image.
+        branches: predictions of both branches for one image.
         weight: exponent of CLIP; 0 and below: CLIP alone, on the valid proposals.
 
     Source: SPEC ovseg 7, 16.2.3 and 16.2.4.

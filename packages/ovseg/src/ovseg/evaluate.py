@@ -166,7 +166,7 @@ def seen_ids(names: str, vocabulary: Vocabulary) -> list[int]:
 
     Args:
         names: a file with one name per line, or the key of a vocabulary.
-        vocabulary: of the data set.
+        vocabulary: vocabulary of the data set.
 
     Raises:
         InputError: if there is no such list, or none of its names is a class.

@@ -31,7 +31,7 @@ class NamedRegions:
     Attributes:
         seen: the resized image (h, w, 3).
         found: both branches.
-        votes: how much each proposal that takes part speaks for each word.
+        votes: weights with which each proposal counts for each word.
         mask_prob: (Q, h, w).
         order: the proposals that take part, the most important ones first.
     """
@@ -51,7 +51,7 @@ def explain(
     Args:
         segmenter: looks at the image once more; nothing about it is changed.
         image: (H, W, 3) uint8 RGB.
-        vocabulary: what is looked for.
+        vocabulary: names to look for.
     """
     vocabulary = segmenter.vocabulary(vocabulary)
     inside = look_inside(segmenter, image, vocabulary)

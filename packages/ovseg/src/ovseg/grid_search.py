@@ -48,8 +48,8 @@ class StoredImage:
         masks: mask probabilities at the N sampled pixels (Q, N), float16.
         truth: ground truth there (N,).
         class_prob: MaskFormer's class probabilities (Q, W).
-        clip_prob: for each threshold, CLIP's (V, W).
-        valid: for each threshold, which proposals those are (T, Q).
+        clip_prob: CLIP's class probabilities (V, W), for each threshold.
+        valid: the proposals with foreground (T, Q), for each of T thresholds.
     """
 
     masks: Tensor
@@ -140,7 +140,7 @@ def score_setting(
         vocabulary: the names.
         data: tells the void values.
         threshold: index of the threshold.
-        weight: of CLIP.
+        weight: ensemble weight, the exponent of CLIP's probabilities.
     """
     counts = ConfusionMatrix(len(vocabulary), data.ignore_index)
     for path in images:
@@ -157,7 +157,7 @@ def search(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     """Score every setting, print the best, and write the grid.
 
     Args:
-        args: of `ovseg.search_ensemble`.
+        args: parsed arguments of `ovseg.search_ensemble`.
         options: detectron2's keys, from `read_opts`.
 
     Raises:

@@ -101,8 +101,8 @@ class MaskCLIP(nn.Module):
 
     Args:
         config: the CLIP.
-        depth: in front of how many blocks background patches are replaced.
-        region: how a mask becomes an input of CLIP; may be replaced at any time.
+        depth: number of blocks in front of which background patches are replaced.
+        region: rules by which a mask becomes an input of CLIP; it may be replaced at any time.
 
     Source: SPEC ovseg 4 to 6.
     """
@@ -135,10 +135,10 @@ class MaskCLIP(nn.Module):
         Args:
             source: an OVSeg checkpoint, a fine-tuned CLIP checkpoint, a plain CLIP such as
                 "ViT-L-14:openai" (its regions are then encoded without prompts), or a state dict.
-            activation: see `openvocab.clip.weights.load_clip`; QuickGELU where the weights have
-                mask prompts and do not say.
-            heads: see `openvocab.clip.weights.load_clip`.
-            region: how a mask becomes an input of CLIP.
+            activation: activation function, see `openvocab.clip.weights.load_clip`; QuickGELU where
+                the weights have mask prompts and do not name theirs.
+            heads: numbers of heads, see `openvocab.clip.weights.load_clip`.
+            region: rules by which a mask becomes an input of CLIP.
 
         Raises:
             InputError: if the weights are none of these.
@@ -187,8 +187,8 @@ class MaskCLIP(nn.Module):
         """Say what each region shows.
 
         Args:
-            image: see `embed`.
-            masks: see `embed`.
+            image: the image, see `embed`.
+            masks: the masks of the regions, see `embed`.
             names: K class names.
             templates: prompt templates.
 

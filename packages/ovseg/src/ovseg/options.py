@@ -51,7 +51,7 @@ def read_opts(opts: Sequence[str], more: Mapping[str, Any] | None = None) -> dic
     """Return the original's `KEY VALUE ...` as nested mappings.
 
     Args:
-        opts: what was typed.
+        opts: the typed words.
         more: keys, with their types, that a command reads besides those of the model.
 
     Raises:
@@ -85,7 +85,7 @@ def load_from_arguments(
         args: parsed with `add_model_arguments` and `add_computation_arguments`.
         options: detectron2's keys, from `read_opts`.
         defaults: settings that flags win over.
-        proposals: makes masks instead of MaskFormer.
+        proposals: function that makes masks in place of MaskFormer.
     """
     from ovseg.weights import load_ovseg  # late: it imports torch
 

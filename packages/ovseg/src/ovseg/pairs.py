@@ -66,7 +66,7 @@ def paint_crop(image: ImageArray, mask: NDArray[np.bool_], expand_ratio: float =
     Args:
         image: RGB.
         mask: foreground (H, W).
-        expand_ratio: how much longer the sides of the box become, as far as the image goes.
+        expand_ratio: factor by which the sides of the box grow, as far as the image allows.
 
     Raises:
         ValueError: the mask is empty.
@@ -122,7 +122,7 @@ def check_crops(pairs: Sequence[Pair], source: Path, *, masked: bool) -> None:
     """Look at the first bytes of all crops, before hours of work.
 
     Args:
-        pairs: what was read.
+        pairs: the pairs of the list, as they were read.
         source: the list, for errors.
         masked: the masks are found again by the colour of the background, which JPEG changes.
 
@@ -155,7 +155,7 @@ class PairData(Dataset[PairItem]):
         pairs: the list.
         size: side S of CLIP's input.
         scale: share of the crop's area that a random crop keeps; None: no variation.
-        seed: of everything random.
+        seed: seed of all random numbers.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ def expand_boxes(boxes: Tensor, ratio: float, size: tuple[int, int]) -> Tensor:
 
     Args:
         boxes: (V, 4) int64 `x1, y1, x2, y2`.
-        ratio: how much longer the sides become.
+        ratio: factor by which the sides grow.
         size: height and width of the image.
     """
     low, high = boxes[:, :2].double(), boxes[:, 2:].double()

@@ -50,9 +50,9 @@ class ImageBranches:
     Attributes:
         branches: both opinions on the proposals.
         no_object: MaskFormer's probability of "no object" (Q,).
-        mask_logits: on a grid that is resized to `padded` (Q, hs, ws).
+        mask_logits: mask logits (Q, hs, ws), on a grid that is resized to `padded`.
         padded: size of the network's input (H, W).
-        size: of the resized image (h, w).
+        size: size (h, w) of the resized image.
     """
 
     branches: Branches
@@ -100,15 +100,17 @@ class OVSegSegmenter(BaseSegmenter):
         """Wrap a model.
 
         Args:
-            model: is moved to the device, and all but the text tower to the precision, in place.
-            inference: how it is run.
-            device: where to run.
-            precision: of the two branches; names are always encoded in fp32.
+            model: the model; it is moved to the device, and all but its text tower to the
+                precision, in place.
+            inference: rules of inference.
+            device: device to run on.
+            precision: number format of the two branches; names are always encoded in fp32.
             compile: compile the networks with torch.compile, in place.
-            weights_sha256: of the checkpoint, for the protocol card.
+            weights_sha256: hash of the checkpoint, for the protocol card.
             variant: name of the configuration, for the protocol card.
-            proposals: makes masks instead of MaskFormer; CLIP alone names them then.
-            cache_dir: of text embeddings, see `TextEncoder`.
+            proposals: function that makes masks in place of MaskFormer, so that CLIP alone names
+                them.
+            cache_dir: folder for text embeddings, see `TextEncoder`.
         """
         self.model = model.eval().requires_grad_(False).to(device)
         self.inference, self.precision = inference or InferenceConfig(), precision
@@ -140,7 +142,7 @@ class OVSegSegmenter(BaseSegmenter):
 
         Args:
             image: (h, w, 3) uint8 RGB.
-            vocabulary: its W words are scored.
+            vocabulary: vocabulary whose W words are scored.
             output_size: (H, W) of the scores.
 
         Returns:

@@ -260,7 +260,7 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
         height: height of the token map before padding.
         width: width of the token map before padding.
         window: side of a window.
-        shift: by how many tokens the map is rolled.
+        shift: number of tokens by which the map is rolled.
 
     Returns:
         (windows, N, N) of 0 and -100, windows in row order over the padded map.

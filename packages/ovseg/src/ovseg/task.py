@@ -173,7 +173,8 @@ def build_model(
     """Build the model to start from.
 
     Args:
-        config: names a checkpoint of OVSeg, or a CLIP and perhaps a pretrained backbone.
+        config: the training configuration, which names a checkpoint of OVSeg, or a CLIP and perhaps
+            a pretrained backbone.
         original: an original configuration, whose `MODEL` tells the architecture; or nothing.
         resumed: all weights come from a checkpoint of this run, so none are needed here.
     """

@@ -23,9 +23,9 @@ class OVSegCriterionConfig:
     """Weights of the losses, which are also those of the matching costs.
 
     Attributes:
-        class_weight: of the cross-entropy over classes.
-        mask_weight: of the focal loss of masks.
-        dice_weight: of the dice loss of masks.
+        class_weight: weight of the cross-entropy over classes.
+        mask_weight: weight of the focal loss of masks.
+        dice_weight: weight of the dice loss of masks.
     """
 
     class_weight: float = 1.0
@@ -39,8 +39,8 @@ class OVSegOptimizerConfig:
 
     Attributes:
         base_lr: learning rate behind the warm-up.
-        weight_decay: of everything but norms, embeddings and position tables.
-        backbone_multiplier: of the learning rate of the backbone.
+        weight_decay: weight decay of all parameters but norms, embeddings and position tables.
+        backbone_multiplier: factor of the learning rate of the backbone.
     """
 
     base_lr: float = 6e-5
@@ -75,13 +75,14 @@ class FinetuneOptimizerConfig:
 
     Attributes:
         base_lr: learning rate behind the warm-up.
-        weight_decay: of matrices; vectors, norms, biases and the temperature have none.
-        prompt_weight_decay: of mask prompts.
-        prompt_lr_multiplier: of the learning rate of mask prompts (the original's schedule
+        weight_decay: weight decay of matrices; vectors, norms, biases and the temperature have
+            none.
+        prompt_weight_decay: weight decay of mask prompts.
+        prompt_lr_multiplier: factor of the learning rate of mask prompts (the original's schedule
             overwrites it).
-        beta1: of AdamW.
-        beta2: of AdamW.
-        eps: of AdamW.
+        beta1: AdamW's decay rate of the mean gradient.
+        beta2: AdamW's decay rate of the mean squared gradient.
+        eps: AdamW's constant against division by zero.
     """
 
     base_lr: float = 5e-6
@@ -98,20 +99,21 @@ class FinetuneConfig:
     """An adaptation of CLIP.
 
     Attributes:
-        clip: what to start from: "name:tag", or a file; for mask prompts a fine-tuned CLIP.
-        activation: of a file that does not tell; None: QuickGELU, as all of OpenAI's.
+        clip: CLIP to start from: "name:tag", or a file; for mask prompts a fine-tuned CLIP.
+        activation: activation function for a file that does not name one; None: QuickGELU, as in
+            all CLIPs by OpenAI.
         pairs: TSV with the columns filepath and title, from `ovseg.collect_pairs`.
         validation: TSV of pairs to classify among all their titles; None for none.
         mask_prompt_depth: 0 fine-tunes the image tower; above, that many layers of prompts are
             learned and all else is locked.
-        duplicates: what a crop and the same noun of another crop are to each other: a "negative"
-            pair as in the original, or one to "ignore". (To call them positive changes nothing:
-            equal nouns have equal embeddings, so the sum over a group of them is the same.)
+        duplicates: treatment of a crop and the same noun of another crop: a "negative" pair as in
+            the original, or one to "ignore". (To call them positive changes nothing: equal nouns
+            have equal embeddings, so the sum over a group of them is the same.)
         scale: share of a crop's area that random crops keep.
         epochs: passes over the pairs.
-        warmup_steps: of the learning rate.
+        warmup_steps: number of steps in which the learning rate rises.
         optimizer: AdamW.
-        run: how it is carried out.
+        run: settings of the run.
     """
 
     clip: str = "ViT-L-14:openai"

@@ -69,11 +69,11 @@ def load_ovseg(
         config: name of a published variant, a YAML file of the original or of ours; None: what the
             checkpoint stores, else the published variant that its CLIP belongs to.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
-        precision: of the two branches: "fp32", "bf16" or "fp16".
+        precision: number format of the two branches: "fp32", "bf16" or "fp16".
         compile: compile the networks with torch.compile; needs a C++ compiler on a CPU.
         options: detectron2's keys, nested, over the configuration.
         settings: fields of `InferenceConfig` by name, such as "region.mask_threshold", over both.
-        proposals: makes masks instead of MaskFormer.
+        proposals: function that makes masks in place of MaskFormer.
 
     Raises:
         InputError: no weights are given, a file is missing, unreadable or does not fit, or there is
@@ -159,10 +159,10 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
     Args:
         config: the architecture; the number of training classes is the state dict's.
         tensors: the state dict. It may be a plain dict: nothing depends on version metadata.
-        source: where it comes from, for errors.
+        source: description of where the weights come from, for errors.
 
     Raises:
-        InputError: names the missing, unexpected and mis-shaped tensors.
+        InputError: tensors are missing, unexpected or of another shape; the message names them.
     """
     tensors = expand_prompts(tensors, CLIP_PREFIX + PROMPTS, config.clip)
     if _CLASS_WEIGHTS in tensors:
@@ -189,10 +189,10 @@ def save_model(
     """Write a checkpoint with the official names, which also stores the configuration.
 
     Args:
-        model: what to write.
+        model: the model to write.
         path: `.pth` or `.safetensors`.
-        inference: how it is run.
-        more: to store beside both, such as the names of the training.
+        inference: rules of inference.
+        more: further metadata to store, such as the names of the training.
     """
     save_state_dict(path, model.state_dict(), {**metadata_of(model, inference), **more})
 

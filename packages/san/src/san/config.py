@@ -24,21 +24,21 @@ class SANConfig:
         split: CLIP blocks 1..split give features to the adapter, the rest recognises.
         fusion: pairs (CLIP block, side block) whose outputs are fused; 0 is the input.
         side_width: channels of the side ViT.
-        side_depth: its blocks.
-        side_heads: its attention heads.
-        side_patch: its patch size in pixels.
+        side_depth: number of blocks of the side adapter.
+        side_heads: number of attention heads of the side adapter.
+        side_patch: patch size of the side adapter in pixels.
         side_image_size: side in pixels for which its positions are stored.
         num_queries: mask proposals.
         supervised: side blocks (from 1) whose outputs are decoded in training; the last one is
             decoded at inference.
         bias_heads: attention biases per layer: CLIP's number of heads, or 1 for all.
         bias_layers: one bias for all recognition blocks, or one for each.
-        embed_channels: of the decoder's common space.
-        mlp_channels: of the decoder's hidden layers.
-        mlp_layers: of each of the decoder's perceptrons.
+        embed_channels: number of channels of the decoder's common space.
+        mlp_channels: number of channels of the decoder's hidden layers.
+        mlp_layers: number of layers of each of the decoder's perceptrons.
         rescale_bias: learn a scale and an offset of the attention bias.
-        num_classes: of the training vocabulary.
-        no_object_weight: of unmatched queries in the classification loss.
+        num_classes: number of classes of the training vocabulary.
+        no_object_weight: weight of unmatched queries in the classification loss.
         asymmetric_input: False gives CLIP the adapter's resolution.
         size_divisibility: images are padded to a multiple of it.
     """
@@ -93,7 +93,7 @@ class SANInference:
     """How a Side Adapter Network is run; the defaults are the published ones.
 
     Attributes:
-        templates: with which names become sentences.
+        templates: prompt templates with which names become sentences.
         resize_masks_first: resize mask logits to the output size before scoring, not the scores.
         short_side: pixels to which the short side of an image is resized.
         max_side: pixels that the long side may have; longer images are shrunk until it fits.
@@ -182,7 +182,7 @@ def from_detectron2(
     Args:
         config: `MODEL`, `INPUT` and so on; what it leaves out keeps the value of `base`.
         clip: the CLIP's architecture; None looks `MODEL.SAN.CLIP_MODEL_NAME` up.
-        base: what the configuration changes; None is the published ViT-B/16.
+        base: the configuration that is changed; None is the published ViT-B/16.
 
     Raises:
         InputError: an option that the published models do not use and this one does not have, or a

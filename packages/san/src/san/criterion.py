@@ -45,9 +45,9 @@ class SANCriterion:
         """Match every layer on its own, the last one first, and compare.
 
         Args:
-            predictions: of the supervised layers in order, the result last.
-            targets: of each of B images, masks of one size.
-            totals: see `openvocab.training.losses.totals_of`.
+            predictions: predictions of the supervised layers in their order, the final one last.
+            targets: targets of each of the B images, with masks of one size.
+            totals: divisors of the losses, see `openvocab.training.losses.totals_of`.
             draw: source of random points.
 
         Returns:

@@ -32,10 +32,10 @@ def label_with_true_names(
     "No object" stays what SAN says, since it is part of proposing.
 
     Args:
-        segmenter: as it is.
+        segmenter: the model, which is not changed.
         image: (H, W, 3) uint8 RGB.
         truth: class ids (H, W), -1 where void.
-        vocabulary: of the class ids.
+        vocabulary: vocabulary to which the class ids belong.
 
     Returns:
         (H, W), put together as SAN does it.
@@ -59,10 +59,10 @@ def label_true_masks(
     multiplied by that share. SAN was trained with biases of its own making, which may say more.
 
     Args:
-        segmenter: as it is.
+        segmenter: the model, which is not changed.
         image: (H, W, 3) uint8 RGB.
         truth: class ids (H, W), -1 where void.
-        vocabulary: of the class ids.
+        vocabulary: vocabulary to which the class ids belong.
 
     Returns:
         (H, W): every true mask as what it was taken for.

@@ -31,8 +31,8 @@ class BiasedMasks:
     Attributes:
         prediction: masks and classes, (1, Q, ...).
         masks: mask probabilities (Q, hs, ws) of the image, without the padding.
-        biases: what is added to CLIP's attention (layers, heads, Q, h, w) in its deep blocks; one
-            layer stands for all of them.
+        biases: the biases (layers, heads, Q, h, w) that are added to CLIP's attention in its deep
+            blocks; one layer stands for all of them.
         class_prob: (Q, W + 1), the last column is "no object".
     """
 
@@ -53,7 +53,7 @@ def explain(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) 
     Args:
         segmenter: looks at the image once more; nothing about it is changed.
         image: (H, W, 3) uint8 RGB.
-        vocabulary: what is looked for.
+        vocabulary: names to look for.
     """
     inside = look_inside(segmenter, image, vocabulary)
     photo = fit_to(image, _SIDE)

@@ -31,9 +31,9 @@ def export_san(network: SAN, inference: SANInference, folder: Path) -> None:
     """Write image graph, text graph, tokenizer and description to a folder: all, or none.
 
     Args:
-        network: in fp32.
-        inference: how it is run.
-        folder: is made if it is not there.
+        network: the network to export, in fp32.
+        inference: rules of inference, which become part of the graphs.
+        folder: output folder, which is made if it does not exist.
 
     Raises:
         InputError: a package is missing, or the network scores before it resizes.

@@ -30,7 +30,7 @@ def recognize(
     blocks as in plain CLIP, and the (Q + 1 + h * w)^2 mask of the original is never built.
 
     Args:
-        visual: gives the output normalisation and projection.
+        visual: CLIP's image tower, for its output normalisation and projection.
         blocks: the N - S deep blocks.
         tokens: (B, 1 + h * w, D) behind block S, class token first.
         grid: (h, w).

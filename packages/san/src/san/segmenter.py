@@ -55,9 +55,9 @@ def load_san(
             of ours, or `huggingface:<file>`; None is "san_vit_b_16".
         config: the architecture of a checkpoint that is neither published nor tells it.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
-        precision: of the two image towers: "fp32", "bf16" or "fp16".
+        precision: number format of the two image towers: "fp32", "bf16" or "fp16".
         compile: compile the network with torch.compile; needs a C++ compiler on a CPU.
-        inference: how it is run; None: what the checkpoint stores, or as published.
+        inference: rules of inference; None: those in the checkpoint, or the published ones.
         options: keys of the original release, nested, over both, such as
             `{"INPUT": {"MIN_SIZE_TEST": 512}}`.
 
@@ -101,13 +101,14 @@ class SANSegmenter(BaseSegmenter):
         """Wrap a network.
 
         Args:
-            network: is moved to the device and its image towers to the precision, in place.
-            inference: how it is run; None: as published.
-            device: where to run.
-            precision: of the two image towers; names are always encoded in fp32.
-            compile: see `load_san`.
-            weights_sha256: of the checkpoint, for the protocol card.
-            cache_dir: of text embeddings, see `TextEncoder`.
+            network: the network; it is moved to the device and its image towers to the precision,
+                in place.
+            inference: rules of inference; None: the published ones.
+            device: device to run on.
+            precision: number format of the two image towers; names are always encoded in fp32.
+            compile: whether to compile the image towers, see `load_san`.
+            weights_sha256: hash of the checkpoint, for the protocol card.
+            cache_dir: folder for text embeddings, see `TextEncoder`.
         """
         self.network = network.eval().requires_grad_(False).to(device)
         self.config, self.precision = network.config, precision

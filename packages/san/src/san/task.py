@@ -158,7 +158,7 @@ def build_network(
     """Build the network to start from, and tell how it is run.
 
     Args:
-        config: names a checkpoint, or a CLIP.
+        config: the training configuration, which names a checkpoint or a CLIP.
         original: an original configuration, whose `MODEL` tells the architecture; or nothing.
         resumed: all weights come from a checkpoint of this run, so none are needed here.
     """

@@ -15,10 +15,10 @@ class SANCriterionConfig:
     """Weights of the losses, which are also those of the matching costs, and the points.
 
     Attributes:
-        class_weight: of the cross-entropy over classes.
-        mask_weight: of the binary cross-entropy of masks.
-        dice_weight: of the dice loss of masks.
-        points: at which masks are compared, P.
+        class_weight: weight of the cross-entropy over classes.
+        mask_weight: weight of the binary cross-entropy of masks.
+        dice_weight: weight of the dice loss of masks.
+        points: number of points P at which masks are compared.
         oversample: candidates for uncertain points, as a multiple of P.
         importance: share of P that is chosen by uncertainty.
     """
@@ -37,9 +37,10 @@ class SANOptimizerConfig:
 
     Attributes:
         base_lr: learning rate at the start.
-        weight_decay: of everything but positions, queries and normalisation layers.
-        side_multiplier: of the learning rate of the side adapter.
-        clip_multiplier: of the learning rate of CLIP's position embedding.
+        weight_decay: weight decay of all parameters but position embeddings, queries and
+            normalisation layers.
+        side_multiplier: factor of the learning rate of the side adapter.
+        clip_multiplier: factor of the learning rate of CLIP's position embedding.
     """
 
     base_lr: float = 1e-4

@@ -67,7 +67,7 @@ def load_network(
     Args:
         path: `.pth`, `.pt` or `.safetensors`.
         config: the architecture; None reads it from the file, or tells it from the shapes.
-        inference: how it is run; None reads it from the file, or is the published one.
+        inference: rules of inference; None reads them from the file, or takes the published ones.
         options: keys of the original release, nested, that change the architecture or the sizes.
 
     Returns:
@@ -114,10 +114,10 @@ def save_network(
     """Write a checkpoint with the original's names, which the original and we can load.
 
     Args:
-        network: what to write.
+        network: the network to write.
         path: `.pth`, `.pt` or `.safetensors`.
-        inference: how it is run; None: as published.
-        more: to store beside both, such as the names of the training.
+        inference: rules of inference; None: the published ones.
+        more: further metadata to store, such as the names of the training.
     """
     state = _convert.to_official(network.state_dict(), network.config)
     save_state_dict(path, state, {**metadata_of(network, inference), **more})
