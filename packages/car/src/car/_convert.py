@@ -40,7 +40,7 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class OriginalConfig:
-    """What a YAML file of the original says.
+    """The contents of a YAML file of the original.
 
     Attributes:
         values: fields of `CaRConfig`.
@@ -58,7 +58,7 @@ class OriginalConfig:
     def named(self) -> str | None:
         """The named configuration of its data set.
 
-        The file for RefCOCOg names RefCOCO+ by mistake; its `splitby` tells.
+        The original's file for RefCOCOg names RefCOCO+ by mistake; its `splitby` tells them apart.
         """
         if self.test.get("splitby") in ("umd", "google"):
             return "refcocog"
@@ -102,7 +102,7 @@ def read_original(path: str | Path) -> OriginalConfig:
 
 
 def clip_source(name: str) -> str:
-    """Return what `load_clip` takes for a name of OpenAI's package, such as "ViT-L/14@336px"."""
+    """Return the source for `load_clip` of a name in OpenAI's package, such as "ViT-L/14@336px"."""
     found = re.fullmatch(r"ViT-([A-Z])/(\d+)(?:@(\d+)px)?", name)
     if not found:
         return name
@@ -111,7 +111,7 @@ def clip_source(name: str) -> str:
 
 
 def _for_sam(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of SAM that decide the matching; as they come later, they win."""
+    """Return the settings of SAM that decide the matching; they override earlier ones."""
     return {key: section[key] for key in ("min_pred_threshold", "iom_thres") if key in section}
 
 

@@ -1,4 +1,4 @@
-"""How CaR is set up, and the settings of each published row.
+"""The settings of CaR, and those of each published row.
 
 Source: SPEC car 1 and `configs.json` of the original release.
 """
@@ -33,7 +33,7 @@ DEFAULT_MAX_SIDE = 1024
 
 @dataclass(frozen=True)
 class CaRConfig:
-    """Every setting that decides a mask; names are those of the original's `car:` section.
+    """All settings that affect a mask, under the names in the `car:` section of the original.
 
     Attributes:
         clip: the CLIP that proposes masks, "NAME:TAG" of open_clip or a file.
@@ -83,7 +83,7 @@ class CaRConfig:
     classifier_batch: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse what can only be a mistake."""
+        """Refuse values that can only be mistakes."""
         if self.mode not in get_args(Mode):
             raise InputError(f"mode is {self.mode!r}; use 'semantic' or 'refer'")
         checked_types(self.visual_prompt_type)
@@ -107,7 +107,7 @@ class CaRConfig:
 
     @property
     def classifier_templates(self) -> tuple[str, ...] | None:
-        """The classifier's templates; a set that is given by its name is looked up."""
+        """Return the templates of the mask classifier; the name of a set stands for its templates."""
         given = self.semantic_templates
         if given is not None and len(given) == 1 and "{}" not in given[0]:
             return load_templates(given[0])
@@ -115,7 +115,7 @@ class CaRConfig:
 
     @property
     def two_passes(self) -> bool:
-        """Whether things and stuff are looked for one after the other."""
+        """Return whether things and stuff are segmented one after the other."""
         return bool(self.stuff_visual_prompt_type)
 
     def stuff_pass(self, things: tuple[str, ...]) -> CaRConfig:
@@ -130,7 +130,7 @@ class CaRConfig:
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper's authors report for a configuration; never a number of ours.
+    """Scores that the authors of the paper report for a configuration; none of them is ours.
 
     Attributes:
         scores: scores by split or metric, in percent.
@@ -143,7 +143,7 @@ class Published:
 
 @dataclass(frozen=True)
 class NamedConfig:
-    """A configuration with what it was published for.
+    """A configuration, and the data set for which it was published.
 
     Attributes:
         name: such as "voc21".

@@ -1,4 +1,4 @@
-"""Fully connected CRF by mean field, to make masks follow the image's edges.
+"""A fully connected CRF with mean-field inference, which aligns masks with edges of the image.
 
 Source: Krähenbühl and Koltun 2011, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
 Potentials", section 3; SPEC car 7.
@@ -25,7 +25,7 @@ _FIELDS = 8  # CRFs of single names that are inferred together
 
 @dataclass(frozen=True)
 class CRFConfig:
-    """The terms of the energy.
+    """The parameters of the energy.
 
     Attributes:
         iterations: number of mean-field iterations.
@@ -75,7 +75,7 @@ class DenseCRF:
         ]
 
     def marginals(self, probability: Tensor) -> Tensor:
-        """Infer how probable each label is at each pixel.
+        """Return the probability of each label at each pixel.
 
         Several independent CRFs over the same image are inferred together.
 
@@ -150,7 +150,7 @@ def crf_input(
     together: bool,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return what the CRF is given: one field (K + 1, H, W), or one for each name (K, 2, H, W).
+    """Return the input of the CRF: one field (K + 1, H, W), or one for each name (K, 2, H, W).
 
     Args:
         proposals: K soft masks (H, W) in 0..1.
@@ -193,7 +193,7 @@ def _positions(size: tuple[int, int], device: torch.device | str) -> Tensor:
 
 
 def _kernel(features: Tensor) -> tuple[PermutohedralLattice, Tensor]:
-    """Return the lattice of (N, F) features, and what normalizes its filter symmetrically."""
+    """Return the lattice of (N, F) features, and the factors that normalize its filter."""
     lattice = PermutohedralLattice(features)
     ones = torch.ones(len(features), 1, device=features.device)
     return lattice, (lattice.filter(ones) + 1e-20).rsqrt()
@@ -203,5 +203,5 @@ def _kernel(features: Tensor) -> tuple[PermutohedralLattice, Tensor]:
 def _smooth_kernel(
     size: tuple[int, int], deviation: float, device: torch.device | str
 ) -> tuple[PermutohedralLattice, Tensor]:
-    """Return the kernel that only looks at positions, the same for all images of a size."""
+    """Return the kernel of the smoothness term, which is the same for all images of a size."""
     return _kernel(_positions(size, device) / deviation)

@@ -1,6 +1,6 @@
-"""CaR with a part of the truth given, to see which half of it loses what.
+"""Oracles for CaR: a part of the ground truth is given, to see where the errors come from.
 
-Its own masks with true names need no function: they are the regions of its label map, which
+CaR's own masks with true names need no function here: they are the regions of its label map, which
 `openvocab.evaluation.oracle.renamed` renames.
 """
 
@@ -24,10 +24,10 @@ from openvocab.vocabulary import Vocabulary
 def label_true_masks(
     segmenter: CaRSegmenter, image: ImageArray, truth: IntArray, vocabulary: Vocabulary
 ) -> Labels:
-    """Name true masks with CaR's classifier, which sees them as visual prompts.
+    """Classify true masks with CaR's mask classifier, which sees them as visual prompts.
 
-    All names compete, also where CaR looks for things and stuff one after the other; a mask is
-    drawn as in the pass to which it belongs. The class "background" is not asked about.
+    All names compete, even where CaR segments things and stuff one after the other. A mask gets the
+    visual prompt of the pass to which its class belongs. The class "background" is left out.
 
     Args:
         segmenter: the model, which is not changed.
@@ -58,7 +58,7 @@ def label_true_masks(
 
 
 class FirstSteps:
-    """Notes what the first step of each recurrence leaves, to know what one step would have found.
+    """The names that the first step of each recurrence keeps, recorded for a CaR with one step.
 
     Args:
         segmenter: the model whose recurrences are recorded from now on.
@@ -70,7 +70,7 @@ class FirstSteps:
         segmenter.on_step = self._note
 
     def one_step(self) -> CaRSegmenter:
-        """Return a CaR without recurrence, which looks at images again only if it has to."""
+        """Return a CaR with a single step, which uses what is recorded of an image if it can."""
         segmenter = self._segmenter
         other = segmenter.with_config(replace(segmenter.config, max_steps=1))
         other.on_step, other.on_start = None, self._recall
@@ -87,6 +87,6 @@ class FirstSteps:
 
 
 def _key(recurrence: Recurrence) -> tuple[Any, ...]:
-    """Return all that decides what the first step leaves."""
+    """Return all inputs that the result of the first step depends on."""
     pixels, apart = recurrence.image.pixels, replace(recurrence.config, max_steps=1)
     return sha256(pixels.tobytes()).digest(), pixels.shape, recurrence.names, str(apart)

@@ -1,7 +1,8 @@
 """An ellipse one pixel wide, with the pixels that OpenCV up to 4.10 draws.
 
-Later releases draw other pixels, which CLIP sees; so that scores do not depend on which one is
-installed, the outline is drawn here: a polygon whose corners have 16 fractional bits.
+Later releases draw other pixels, which changes CLIP's scores. So that the scores do not depend on
+the installed release, the outline is drawn here, as a polygon whose corners have 16 fractional
+bits.
 """
 
 from __future__ import annotations

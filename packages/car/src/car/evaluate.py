@@ -125,10 +125,10 @@ def _evaluate_semantic(args: argparse.Namespace, settings: CaRSettings) -> None:
 
 
 def summarize(result: Result, named: NamedConfig | None) -> dict[str, Any]:
-    """Return both mean IoUs of the original, and the published number apart from them.
+    """Return both mean IoUs of the original, and separately the published one.
 
-    `mIoU_ignore_background` drops the background's row and column, so that a pixel of a class that
-    was taken for background is no miss.
+    `mIoU_ignore_background` removes the row and the column of the background, so that a pixel of a
+    class that was labelled as background does not count as an error.
 
     Source: SPEC car 10.
     """

@@ -1,4 +1,4 @@
-"""CaR step by step, as pictures of the running recurrence."""
+"""Pictures of CaR's steps, made while the recurrence runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def explain(segmenter: CaRSegmenter, image: ImageArray, vocabulary: Vocabulary) 
 
 
 def _explain_step(recurrence: Recurrence, step: Step, title: str) -> Iterator[Explained]:
-    """Yield the scores of one step, and how each name came to its score."""
+    """Yield the scores of one step, and for each name how its score came about."""
     left = len(step.names) - len(step.kept)
     group = f"{title}: {len(step.kept)} of {len(step.names)} names are kept"
     if not left:
@@ -78,7 +78,7 @@ def _explain_step(recurrence: Recurrence, step: Step, title: str) -> Iterator[Ex
 
 
 def _scores(recurrence: Recurrence, step: Step, group: str) -> Explained:
-    """Draw the scores of a step beside the threshold, the highest first."""
+    """Draw the scores of a step beside the acceptance threshold, the highest first."""
     order = np.argsort(-step.scores, kind="stable").tolist()
     shown = [
         *[place for place in order if place in step.kept][: _MOST_BARS // 2],
@@ -109,7 +109,7 @@ def _scores(recurrence: Recurrence, step: Step, group: str) -> Explained:
 
 
 def _explain_name(recurrence: Recurrence, step: Step, place: int, group: str) -> Explained:
-    """Draw saliency, mask proposal and prompted image of one name."""
+    """Draw the saliency map, the mask proposal and the prompted image of one name."""
     photo = fit_to(recurrence.image.pixels, _SIDE)
     panels = [
         heat(photo, step.maps.activation[place].cpu().numpy()),
@@ -146,7 +146,7 @@ def _explain_crf(recurrence: Recurrence, group: str) -> Iterator[Explained]:
 
 
 def labels_before_crf(recurrence: Recurrence) -> NDArray[np.int32]:
-    """Return which name wins at each pixel before the CRF: (H, W), -1 for none of them."""
+    """Return the best name of each pixel before the CRF: (H, W), -1 without a name."""
     kept = recurrence.kept
     labels = np.full(recurrence.image.pixels.shape[:2], -1, dtype=np.int32)
     if kept is None or not kept.proposals.any():

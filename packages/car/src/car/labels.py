@@ -1,4 +1,4 @@
-"""From masks of names to labels of pixels, or to the mask of one described object.
+"""The way from masks of names to labels of pixels, or to the mask of one described object.
 
 Source: SPEC car 8 and 9.
 """
@@ -19,7 +19,7 @@ def paint(
     scores: NDArray[np.float32],
     ids: Sequence[int] | NDArray[np.int32],
 ) -> None:
-    """Paint masks over labels (H, W) in place; where they overlap the highest score wins.
+    """Paint masks over labels (H, W) in place; where they overlap, the highest score wins.
 
     Args:
         labels: labels to paint on; earlier labels are covered.
@@ -37,7 +37,7 @@ def raise_scores(
     marginals: NDArray[np.float32],
     ids: Sequence[int] | NDArray[np.int32],
 ) -> None:
-    """Raise the scores of labels (K, H, W), in place, to the marginals (N, H, W) of their words.
+    """Raise scores of labels (K, H, W), in place, to the marginals (N, H, W) of their words.
 
     Args:
         scores: scores of all labels.
@@ -50,7 +50,7 @@ def raise_scores(
 
 
 def merge_descriptions(masks: NDArray[np.bool_], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Merge what several descriptions of one object found.
+    """Merge the masks of several descriptions of one object.
 
     Args:
         masks: (N, H, W).

@@ -1,4 +1,4 @@
-"""The mask classifier: does a prompted image show its name? CLIP's class token answers.
+"""The mask classifier, which scores with CLIP's class token whether prompted images show names.
 
 Source: CaR paper section 3.3; SPEC car 2.5, 4, 5 and 6.
 """
@@ -25,17 +25,17 @@ from openvocab.image import ImageArray, resample_image
 
 
 class NameScorer(Protocol):
-    """Scores prompted images against the K names that are left."""
+    """A scorer of prompted images against the K names that are left."""
 
     def scores(self, features: Tensor) -> NDArray[np.float32]:
         """Score N images, unit embeddings (N, E), against the names: (N, K), rows sum to 1."""
 
     def keep(self, places: Sequence[int]) -> NameScorer:
-        """Return what scores against the names at some places alone."""
+        """Return a scorer against the names at some places alone."""
 
 
 class MaskClassifier:
-    """Encodes images from the class token behind the last block but one, as the original does.
+    """CLIP as an encoder of images that reads the class token after the last block but one.
 
     Args:
         clip: any CLIP; the image tower may be in lower precision.
@@ -49,7 +49,7 @@ class MaskClassifier:
         self.trunk = clip.visual.blocks[:-1]
 
     def scorer(self, names: Sequence[str], config: CaRConfig) -> NameScorer:
-        """Return what scores images against K names, in the configured templates."""
+        """Return a scorer of images against K names, in the configured templates."""
         templates = config.classifier_templates
         if templates is not None:
             return TemplateScorer(self, self.text.names_per_template(names, templates))
@@ -64,10 +64,10 @@ class MaskClassifier:
         *,
         batch: int = 16,
     ) -> Tensor:
-        """Embed N images (H, W, 3), equal ones once: (N, E) float32, unit length.
+        """Embed N images (H, W, 3), equal ones only once: (N, E) float32, unit length.
 
-        Many are equal: all names that are seen nowhere show the photo, and where few names have
-        left, most of the others show what they showed before.
+        Many images are equal: all names without a visible mask have the unmarked image, and after a
+        step that drops few names, most of the others have the same prompted image as before.
 
         Args:
             images: images, each of which is taken only when it is needed.
@@ -92,7 +92,7 @@ class MaskClassifier:
         return torch.stack([known[content] for content in contents])
 
     def scores(self, features: Tensor, texts: Tensor) -> Tensor:
-        """Score images against names.
+        """Return the scores of images against names.
 
         Args:
             features: unit image embeddings (N, E).
@@ -168,7 +168,7 @@ class SentenceScorer:
         return SentenceScorer(self.classifier, kept, faithful=False)
 
     def _keep_characters(self, places: Sequence[int]) -> TemplateScorer:
-        """Take the characters at the places of each sentence, as if it were a template.
+        """Keep the characters at some places of each sentence, as if it were a list of templates.
 
         Source: SPEC car 6, "bug without templates".
         """
@@ -184,9 +184,9 @@ class SentenceScorer:
 
 
 def preprocess(image: ImageArray, side: int) -> Tensor:
-    """Resize the shorter side to `side`, cut out the middle, normalize: (3, side, side).
+    """Resize the shorter side to `side`, crop the center and normalize: (3, side, side).
 
-    The ends of the longer side are lost, as in OpenAI's preprocessing.
+    The ends of the longer side are cut off, as in OpenAI's preprocessing.
     """
     height, width = image.shape[:2]
     if width <= height:
@@ -201,7 +201,7 @@ def preprocess(image: ImageArray, side: int) -> Tensor:
 
 
 def _batches(images: Iterable[ImageArray], size: int, side: int) -> Iterator[Tensor]:
-    """Preprocess images as they come, and yield them in batches (B, 3, side, side)."""
+    """Preprocess images one by one, and yield them in batches (B, 3, side, side)."""
     batch: list[Tensor] = []
     for image in images:
         batch.append(preprocess(image, side))

@@ -1,4 +1,4 @@
-"""The mask proposal generator: where in an image does CLIP see a name?
+"""The mask proposal generator, which finds where in an image CLIP sees a name.
 
 Class activation maps from the last block, spread along CLIP's own attention.
 
@@ -35,7 +35,7 @@ BUDGET = 1 << 26
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What all steps on one image share; T = 1 + n tokens on a grid (h, w), n = h * w.
+    """The features of an image for all steps; T = 1 + n tokens on a grid (h, w), n = h * w.
 
     Attributes:
         size: (H, W) of the image.
@@ -52,9 +52,10 @@ class ImageFeatures:
 
 
 class MaskProposals(Sequence[NDArray[np.float32]]):
-    """K soft masks (H, W), each of which is enlarged whenever it is looked at.
+    """K soft masks (H, W), each of which is enlarged only when it is needed.
 
-    All of them at full size would be the most that CaR holds, and nothing needs them at once.
+    At full size they would take more memory than anything else in CaR, and no step needs all of
+    them at once.
 
     Args:
         coarse: (K, h, w) float32 in 0..1.
@@ -83,13 +84,13 @@ class MaskProposals(Sequence[NDArray[np.float32]]):
         return MaskProposals(self.coarse[list(places)], self.size)
 
     def any(self) -> bool:
-        """Whether a pixel of any mask is above 0."""
+        """Return whether any pixel of any mask is above 0."""
         return any(mask.any() for mask in self)
 
 
 @dataclass(frozen=True)
 class SaliencyMaps:
-    """What K names look like in an image, on its way to mask proposals.
+    """The intermediate maps of K names, on the way to mask proposals.
 
     Attributes:
         activation: class activation (K, h, w) in 0..1.
@@ -105,9 +106,9 @@ class SaliencyMaps:
 
 
 class MaskProposalGenerator:
-    """A CLIP whose last block is differentiated, to see where it sees each name.
+    """A CLIP whose last block is differentiated to find where it sees each name.
 
-    That block and what follows it always run in fp32, where gradients do not underflow.
+    The last block and all that follows it always run in fp32, where gradients do not underflow.
 
     Args:
         clip: any CLIP; the image tower may be in lower precision.
@@ -128,7 +129,7 @@ class MaskProposalGenerator:
 
     @torch.no_grad()
     def encode(self, image: ImageArray) -> ImageFeatures:
-        """Run the trunk once on an image (H, W, 3) RGB."""
+        """Run all blocks but the last one once on an image (H, W, 3) RGB."""
         pixels = prepare(image).to(self.visual.conv1.weight)
         patches, grid = self.visual.patchify(pixels)
         tokens = self.visual.add_positions(patches, grid, rounded_positions(self.visual, grid))
@@ -146,7 +147,7 @@ class MaskProposalGenerator:
         return ImageFeatures(image.shape[:2], grid, feature, affinity)
 
     def mean_feature(self, tokens: Tensor) -> MeanFeature:
-        """Run the last block and what follows on (1, T, D) tokens."""
+        """Run the last block and all that follows it on (1, T, D) tokens."""
         return MeanFeature(self.last, self.ln_post, tokens, self.last.ln_1(tokens))
 
     def propose(
@@ -187,7 +188,7 @@ class MaskProposalGenerator:
         together: bool = True,
         chosen: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Differentiate the probabilities of names by the last block's normalized input.
+        """Differentiate the probabilities of names by the normalized input of the last block.
 
         Args:
             feature: feature of the image.
@@ -232,7 +233,7 @@ class MaskProposalGenerator:
         together: bool,
         chosen: range | list[int],
     ) -> Tensor:
-        """Class activation maps (C', h, w) of the chosen names, in 0..1."""
+        """Return class activation maps (C', h, w) of the chosen names, in 0..1."""
         _, weights = self.gradients(
             image.feature, names, background, together=together, chosen=chosen
         )
@@ -287,7 +288,7 @@ def rounded_positions(visual: VisionTransformer, grid: tuple[int, int]) -> Tenso
 
 
 def _mean_attention(block: Block, normed: Tensor) -> Tensor:
-    """Attention between patches, averaged over heads: (n, n) float32, some rows at a time."""
+    """Return the attention between patches, averaged over heads: (n, n) float32."""
     q, k, _ = block.attn.qkv(normed)  # (1, heads, T, d)
     total = torch.empty(q.shape[2] - 1, q.shape[2] - 1, device=q.device)
     step = max(1, BUDGET // (q.shape[1] * q.shape[2]))
@@ -305,6 +306,6 @@ def _with_mean_attention(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit_range(maps: Tensor) -> Tensor:
-    """Move and scale each of (K, n) maps so that its minimum is 0 and its maximum 1."""
+    """Scale each of (K, n) maps so that its minimum is 0 and its maximum is 1."""
     maps = maps - maps.amin(dim=1, keepdim=True)
     return maps / (EPSILON + maps.amax(dim=1, keepdim=True))

@@ -1,4 +1,4 @@
-"""CaR as the commands, the page and the benchmark see it; importing this imports no torch."""
+"""The description of CaR for the commands, the page and the benchmark; needs no torch to import."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _load(weights: str | Path | None = None, **options: Any) -> Any:
 
 
 def _for_data(segmenter: CaRSegmenter, data: SampleSet) -> CaRSegmenter:
-    """Take the settings that were published for the data, unless others were chosen."""
+    """Use the settings that were published for the data, unless others were chosen."""
     from dataclasses import replace
 
     from car.config import CaRConfig, available_configs, named_config

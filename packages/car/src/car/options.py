@@ -1,4 +1,4 @@
-"""Options that CaR's commands share."""
+"""The options that the commands of CaR share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LISTS = ("visual_prompt_type", "stuff_visual_prompt_type", "bg_cls")
 
 @dataclass(frozen=True)
 class CaRSettings:
-    """What arguments and files say together.
+    """The settings that arguments and files give together.
 
     Attributes:
         car: settings of the segmentation.
@@ -34,7 +34,7 @@ class CaRSettings:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that decide how CaR is set up."""
+    """Add the options for the settings of CaR."""
     group = parser.add_argument_group("weights and configuration")
     group.add_argument(
         "--weights",
@@ -60,7 +60,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(args: argparse.Namespace) -> CaRSettings:
-    """Combine flags over a file or a published configuration over the defaults.
+    """Return the settings; flags override a file or configuration, which overrides defaults.
 
     Args:
         args: parsed with `add_model_arguments`.
@@ -89,7 +89,7 @@ def read_settings(args: argparse.Namespace) -> CaRSettings:
 
 
 def load_segmenter(args: argparse.Namespace, config: CaRConfig) -> CaRSegmenter:
-    """Load the CLIPs; the arguments say where and how to compute."""
+    """Load the CLIPs with the device and the precision of the arguments."""
     from car.segmenter import load_car  # imports torch, which --help can do without
 
     return load_car(config=config, **computation_options(args))

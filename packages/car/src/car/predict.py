@@ -1,4 +1,4 @@
-"""`python -m car.predict`: find things in photos by their names, without any training.
+"""`python -m car.predict`: segment photos by any names, without any training.
 
     python -m car.predict --weights world --class-names dog grass sky --input photo.jpg
 

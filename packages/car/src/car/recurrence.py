@@ -168,7 +168,7 @@ class CaR:
 
     @torch.no_grad()
     def judge(self, pictures: Iterable[ImageArray], names: Sequence[str]) -> NDArray[np.float32]:
-        """Score N prompted images (H, W, 3) against K names as a step does: (N, K)."""
+        """Score N prompted images (H, W, 3) against K names as in a step: (N, K)."""
         scorer = self.mask_classifier.scorer(names, self.config)
         return scorer.scores(self.mask_classifier.encode(pictures))
 
@@ -307,7 +307,7 @@ class Recurrence:
         return found
 
     def crf_input(self) -> Tensor:
-        """What the CRF is given, see `crf.crf_input`."""
+        """Return the input of the CRF, see `crf.crf_input`."""
         proposals, device = self._last().proposals, self.image.crf.device
         return crf_input(proposals, self.config.bg_factor, together=self._together, device=device)
 
@@ -323,7 +323,7 @@ class Recurrence:
         )
 
     def _drop_names(self, step: Step) -> None:
-        """Keep what a step leaves, and notice when no name has left."""
+        """Keep the names that a step leaves, and stop the recurrence if none was dropped."""
         kept, proposals = list(step.kept), step.maps.proposals
         if self.kept is not None and not proposals.any():
             proposals = self.kept.proposals  # those of the step before are better than none
@@ -345,17 +345,17 @@ class Recurrence:
 
     @property
     def _together(self) -> bool:
-        """Whether names compete with each other, or are looked for one by one."""
+        """Return whether names compete with each other, instead of being segmented one by one."""
         return self.config.mode == "semantic"
 
     def _visible(self, masks: Sequence[NDArray[np.bool_]]) -> list[int]:
-        """Return the places of the masks that the original does not lose."""
+        """Return the places of the masks that the original keeps."""
         visible = [place for place, mask in enumerate(masks) if mask.any()]
         return list(range(max(visible, default=-1) + 1)) if self._together else visible
 
 
 def _sum_up(found: NameMasks, marginal: NDArray[np.float32]) -> None:
-    """Count the marginal (H, W) of a name in the summary, in place."""
+    """Add the marginal (H, W) of a name to the summary, in place."""
     assert found.summary is not None
     best, total = found.summary
     np.maximum(best, marginal, out=best)

@@ -1,4 +1,4 @@
-"""CaR as a segmenter: images and names in, label maps out.
+"""CaR as a segmenter, which turns images and names into label maps.
 
 Source: SPEC car 8.
 """
@@ -52,7 +52,7 @@ def load_car(
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> CaRSegmenter:
-    """Load the CLIPs, ready to segment.
+    """Load the CLIPs and return a segmenter.
 
     Args:
         weights: the name of a configuration, such as "world" or "voc21", which brings its settings
@@ -81,7 +81,7 @@ def load_car(
 
 
 def _calibration_of(weights: str | Path | None, config: CaRConfig | str | None) -> Path | None:
-    """Return where a calibration would lie: with a configuration, or beside the first CLIP."""
+    """Return the path of a calibration: beside a configuration, or beside the first CLIP."""
     folder = Path(str(resources.files("car").joinpath("configs")))
     for word in (weights, config):
         if isinstance(word, str) and word in available_configs():
@@ -95,7 +95,7 @@ def _calibration_of(weights: str | Path | None, config: CaRConfig | str | None) 
 
 
 def _choose_config(weights: str | Path | None, config: CaRConfig | str | None) -> CaRConfig:
-    """Return the settings, with the CLIPs that `load_car` shall load."""
+    """Return the settings, with the CLIPs that `load_car` is to load."""
     if weights is None:
         return named_config(config).car if isinstance(config, str) else config or CaRConfig()
     named = str(weights)
@@ -156,24 +156,24 @@ class CaRSegmenter(BaseSegmenter):
 
     @property
     def text(self) -> TextEncoder:
-        """What embeds the names that the classifier compares with the prompted pictures."""
+        """The encoder of the names that the mask classifier compares with the prompted images."""
         return self.car.mask_classifier.text
 
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
     ) -> list[Segmentation]:
-        """Find names in images; see `BaseSegmenter.segment_arrays`.
+        """Segment images by names; see `BaseSegmenter.segment_arrays`.
 
-        What none of the names wins is the class "background", or -1 where there is none.
-        Background words of the vocabulary replace the configured ones. Scores are the (K, H, W)
-        probabilities of the CRF.
+        Pixels that none of the names wins belong to the class "background", or are -1 where there
+        is none. Background words of the vocabulary replace the configured ones. Scores are the (K,
+        H, W) probabilities of the CRF.
         """
         return [self._segment(image, vocabulary, return_scores) for image in images]
 
     def _segment(
         self, image: ImageArray, vocabulary: Vocabulary, return_scores: bool
     ) -> Segmentation:
-        """Look for the names in one pass, or for stuff in one and things in another."""
+        """Segment the names in one pass, or stuff in one pass and things in another."""
         small = shrink(image, self.config.max_side)
         prepared, size = self.car.prepare(small), small.shape[:2]
         words, ids = words_to_find(vocabulary)
@@ -198,7 +198,7 @@ class CaRSegmenter(BaseSegmenter):
         return result if evidence is None else rated(self, result, lambda: evidence)
 
     def _blank_evidence(self, size: tuple[int, int], image: ImageArray) -> Evidence | None:
-        """Return evidence for nothing, or None where nobody needs any."""
+        """Return evidence for an image without any found name, or None where nobody needs it."""
         if self.calibration is None and self.on_evidence is None:
             return None
         output = (image.shape[0], image.shape[1])
@@ -212,14 +212,14 @@ class CaRSegmenter(BaseSegmenter):
         return recurrence
 
     def with_config(self, config: CaRConfig) -> CaRSegmenter:
-        """Return a segmenter of the same CLIPs that is set up in another way."""
+        """Return a segmenter of the same CLIPs with other settings."""
         other = copy(self)
         other.config, other.car = config, self.car.with_config(config)
         use_calibration(other, self.calibration)
         return other
 
     def find_object(self, image: ImageSource, sentences: Sequence[str]) -> NDArray[np.bool_]:
-        """Find the one object that all sentences describe: (H, W) bool.
+        """Segment the one object that all sentences describe: (H, W) bool.
 
         Raises:
             InputError: the image cannot be read, or there is no sentence.
@@ -234,7 +234,7 @@ class CaRSegmenter(BaseSegmenter):
         return _enlarge(merged.astype(np.int32), pixels) > 0
 
     def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
+        """Return the lines of the protocol card that describe this segmenter."""
         config = self.config
         limit = "native size" if config.max_side is None else f"long side <= {config.max_side}"
         return {
@@ -276,7 +276,7 @@ class CaRSegmenter(BaseSegmenter):
     def _plan(
         self, vocabulary: Vocabulary, words: list[str], ids: NDArray[np.int32]
     ) -> list[tuple[CaRConfig, list[int]]]:
-        """Return the settings and places of the words of each pass; what is last is on top."""
+        """Return the settings and words of each pass; later passes paint over earlier ones."""
         config = _with_background_words(self.config, vocabulary)
         everything = list(range(len(words)))
         if vocabulary.things is None or not config.two_passes:
@@ -291,7 +291,7 @@ class CaRSegmenter(BaseSegmenter):
 
 
 def shrink(image: ImageArray, max_side: int | None) -> ImageArray:
-    """Shrink an image (H, W, 3) so that its long side is at most `max_side`, and say so.
+    """Shrink an image (H, W, 3) so that its long side is at most `max_side`, with a warning.
 
     Thin images stay at least 32 pixels wide as long as that takes no more memory than a square.
     """
@@ -316,7 +316,7 @@ def shrink(image: ImageArray, max_side: int | None) -> ImageArray:
 def words_to_find(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]:
     """Return the words to look for, each once, and their labels.
 
-    "background" is not looked for: it is what nothing else wins.
+    "background" is not among them, since it is what is left where nothing else wins.
     """
     if vocabulary.background.kind in ("threshold", "learned"):
         raise InputError(
@@ -337,7 +337,7 @@ def words_to_find(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int32]]
 
 
 def _is_name(ids: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.bool_]:
-    """Tell which labels (N,) are names, and neither nothing nor the background."""
+    """Return which labels (N,) are names, and neither -1 nor the background."""
     return np.asarray((ids >= 0) & (ids != vocabulary.background_label))
 
 
@@ -349,12 +349,12 @@ def _with_background_words(config: CaRConfig, vocabulary: Vocabulary) -> CaRConf
 
 
 def _places(small: int, large: int) -> NDArray[np.intp]:
-    """Return which of `small` pixels lies under the middle of each of `large` pixels."""
+    """Return which of `small` pixels lies under the center of each of `large` pixels."""
     return ((np.arange(large) + 0.5) * small / large).astype(np.intp)
 
 
 def _enlarge(labels: NDArray[np.int32], image: ImageArray) -> NDArray[np.int32]:
-    """Bring labels to the size of an image."""
+    """Enlarge labels to the size of an image."""
     if labels.shape == image.shape[:2]:
         return labels
     rows = _places(labels.shape[0], image.shape[0])

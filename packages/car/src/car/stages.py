@@ -1,4 +1,4 @@
-"""CaR's own account of its structure, for those who measure or draw it."""
+"""The stages and the parameters of CaR, for measuring and drawing them."""
 
 from __future__ import annotations
 

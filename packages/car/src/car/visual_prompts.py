@@ -1,4 +1,4 @@
-"""Showing CLIP where to look, by painting on the image.
+"""Visual prompts, which mark a mask in the image for CLIP.
 
 Source: CaR paper section 3.3 ("visual prompts"); SPEC car 4.
 """
@@ -25,9 +25,9 @@ SMALLEST_SUM = 1.0
 
 
 class VisualPrompter:
-    """Paints prompts for any number of masks on one image.
+    """A painter of visual prompts for any number of masks on one image.
 
-    What a prompt leaves of the surroundings does not depend on the mask, so it is made once.
+    The part of the prompt outside of a mask does not depend on the mask, so it is made only once.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -44,7 +44,7 @@ class VisualPrompter:
 
     @cached_property
     def surroundings(self) -> ImageArray:
-        """The image as it looks outside of a mask (H, W, 3)."""
+        """Return the image as it looks outside of a mask (H, W, 3)."""
         outside = self.image
         if "blur" in self.types:
             outside = np.asarray(cv2.GaussianBlur(outside, BLUR_KERNEL, 0), dtype=np.uint8)
@@ -55,7 +55,7 @@ class VisualPrompter:
         return np.zeros_like(outside) if "black" in self.types else outside
 
     def __call__(self, mask: NDArray[np.float32], threshold: float) -> ImageArray:
-        """Prompt with one soft mask.
+        """Paint the prompt of one soft mask.
 
         Args:
             mask: (H, W) in 0..1.
@@ -69,14 +69,14 @@ class VisualPrompter:
         return self.paint(mask > threshold)
 
     def paint(self, inside: NDArray[np.bool_]) -> ImageArray:
-        """Prompt with a binary mask (H, W): (H, W, 3) uint8."""
+        """Paint the prompt of a binary mask (H, W): (H, W, 3) uint8."""
         prompted = self.surroundings.copy()
         cv2.copyTo(self.image, inside.astype(np.uint8), prompted)
         self._outline(prompted, inside)
         return prompted
 
     def _outline(self, canvas: ImageArray, inside: NDArray[np.bool_]) -> None:
-        """Draw lines around a mask, in place; around an empty one there is nothing to draw."""
+        """Draw lines around a mask, in place; an empty mask gets none."""
         rows, columns = np.nonzero(inside)
         if not len(rows):
             return
@@ -95,7 +95,7 @@ class VisualPrompter:
 
 
 class PromptedImages:
-    """K prompted images (H, W, 3), each of which is painted whenever it is looked at.
+    """K prompted images (H, W, 3), each of which is painted only when it is needed.
 
     Args:
         prompter: painter of the image's prompts.

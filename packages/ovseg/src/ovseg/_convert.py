@@ -1,4 +1,4 @@
-"""Foreign files: detectron2 configurations, official checkpoints, CLIPs and pretrained backbones.
+"""Readers of foreign files: detectron2 configurations, official checkpoints, CLIPs and backbones.
 
 Module names give the official state-dict keys, so no tensor is renamed; what is left is reading.
 """
@@ -76,7 +76,7 @@ def config_from_detectron2(
 def override(
     architecture: OVSegConfig, inference: InferenceConfig, data: Mapping[str, Any]
 ) -> tuple[OVSegConfig, InferenceConfig]:
-    """Change what detectron2's keys in `data` name, and nothing else."""
+    """Change only the settings that detectron2's keys in `data` name."""
     data = check_types(data, OPTIONS, "the configuration")
     refuse_options(data)
     return _changed(architecture, data.get("MODEL", {})), _run_otherwise(inference, data)
@@ -119,7 +119,7 @@ def refuse_options(data: Mapping[str, Any]) -> None:
 
 
 def clip_config_of(state_dict: Mapping[str, Tensor]) -> CLIPConfig | None:
-    """Read CLIP's architecture off an OVSeg checkpoint; None if there is no CLIP in it."""
+    """Return the architecture of the CLIP in an OVSeg checkpoint, or None if it holds no CLIP."""
     tensors = _clip_tensors(state_dict)
     if f"{CLIP_PREFIX}visual.conv1.weight" not in state_dict:
         return None
@@ -127,10 +127,10 @@ def clip_config_of(state_dict: Mapping[str, Tensor]) -> CLIPConfig | None:
 
 
 def _heads_of_ovseg(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Return the heads of the CLIP in a checkpoint of OVSeg's program.
+    """Return the numbers of heads of the CLIP in a checkpoint of the original program.
 
-    That program builds every CLIP as OpenAI's code does, with one head per 64 channels, so this is
-    no guess as it would be for other CLIPs.
+    The original builds every CLIP as OpenAI's code does, with one head for each 64 channels, so
+    this is exact, whereas it would be a guess for other CLIPs.
 
     Source: SPEC ovseg 4.
     """
@@ -143,7 +143,7 @@ def read_mask_clip(
     activation: Activation | None,
     heads: tuple[int, int] | None = None,
 ) -> tuple[CLIPConfig, dict[str, Tensor], bool]:
-    """Read a CLIP with mask prompts from whatever holds one.
+    """Read a CLIP with mask prompts from any of the forms that `MaskCLIP.load` takes.
 
     Args:
         source: weights in any form that `MaskCLIP.load` takes.
@@ -196,7 +196,7 @@ def expand_prompts(
 
 
 def load_backbone(backbone: nn.Module, path: str | Path) -> list[str]:
-    """Load an ImageNet-pretrained backbone, with the authors' names or detectron2's.
+    """Load an ImageNet-pretrained backbone, with the authors' names or those of detectron2.
 
     Args:
         backbone: `SwinTransformer` or `ResNet`.

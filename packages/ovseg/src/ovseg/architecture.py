@@ -1,4 +1,4 @@
-"""OVSeg's published architecture with random weights, for those who measure how it is built."""
+"""OVSeg's published architecture with random weights, for measurements of structure and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an OVSeg model is made of (`OVSegConfig`) and how it is run (`InferenceConfig`).
+"""The architecture of OVSeg (`OVSegConfig`) and its rules of inference (`InferenceConfig`).
 
 The published variants are the YAML files in `configs/`, one for each row of the paper's table.
 
@@ -72,7 +72,7 @@ _CLIPS = {"ViT-B/16": VIT_B_16, "ViT-L/14": VIT_L_14}
 
 @dataclass(frozen=True)
 class OVSegConfig:
-    """The architecture, enough to build a model that a checkpoint's tensors fit into.
+    """The architecture, which determines all tensors of a checkpoint.
 
     Source: SPEC ovseg 2, "Shared".
     """
@@ -99,7 +99,7 @@ class OVSegConfig:
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """How a proposal becomes an input of CLIP.
+    """The rules by which a proposal becomes an input of CLIP.
 
     Attributes:
         mask_threshold: a pixel belongs to a proposal where its probability is above this, 0..1.
@@ -136,7 +136,7 @@ class RegionConfig:
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """How a model is run.
+    """The rules of inference.
 
     Attributes:
         mode: "eval" sums soft masks weighted by class probabilities; "demo" keeps the best proposal
@@ -230,7 +230,7 @@ def from_dict(
 
 
 def to_dict(config: OVSegConfig, inference: InferenceConfig | None = None) -> dict[str, Any]:
-    """Return plain data that `from_dict` reads back."""
+    """Return a configuration as plain data, which `from_dict` reads."""
     model = asdict(config)
     model["backbone"]["name"] = "swin" if isinstance(config.backbone, SwinConfig) else "resnet"
     data: dict[str, Any] = {"model": _plain(model)}

@@ -1,4 +1,4 @@
-"""The symmetric contrastive loss over all crops and nouns of all processes, whole or in parts.
+"""The symmetric contrastive loss over all crops and nouns of all processes.
 
 Source: OVSeg paper section 3.2; SPEC ovseg 11.3.
 """
@@ -25,7 +25,7 @@ def contrastive_loss(
     duplicates: Duplicates = "negative",
     processes: Processes | None = None,
 ) -> Tensor:
-    """Symmetric cross-entropy between this process's crops and nouns and those of all.
+    """Return the symmetric cross-entropy between this process's crops and nouns and those of all.
 
     The mean over processes is the loss of the global batch, and so is its gradient.
 
@@ -70,7 +70,7 @@ def _gather_numbers(numbers: Tensor, processes: Processes) -> Tensor:
 
 
 class Cached(NamedTuple):
-    """The loss of a whole batch, and its gradient by what one micro-batch contributes.
+    """The loss of a whole batch, and its gradient by the embeddings of one micro-batch.
 
     Attributes:
         loss: a number.
@@ -85,7 +85,7 @@ class Cached(NamedTuple):
     parts: int
 
     def replay(self, features: Tensor, logit_scale: Tensor) -> Tensor:
-        """Return the loss, with the cached gradient by embeddings that are computed again.
+        """Return the loss with the cached gradient, for embeddings that are computed a second time.
 
         The engine divides by the number of parts; all give the same temperature its gradient, and
         each its own embeddings theirs.

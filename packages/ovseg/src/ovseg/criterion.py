@@ -34,7 +34,7 @@ class OVSegCriterion:
         self.no_object_weight = no_object_weight
 
     def __call__(self, proposals: Proposals, targets: Sequence[Targets], totals: Totals) -> Losses:
-        """Match every layer on its own, and compare.
+        """Match and compare every layer separately.
 
         Args:
             proposals: proposals of all L decoder layers, the final ones last.

@@ -1,4 +1,4 @@
-"""Masked crops with nouns: proposals that CLIP finds most like a noun, or true masks.
+"""Masked crops with nouns, from proposals that CLIP matches with nouns or from true masks.
 
 Source: OVSeg paper section 3.2 ("collecting diverse mask-category pairs from captions"); the
 original release has no code for it.
@@ -40,7 +40,7 @@ _ANYTHING = Vocabulary(("object",))
 def match_nouns(
     features: Tensor, nouns: Tensor, areas: Tensor, *, per_noun: int, min_area: float
 ) -> list[tuple[int, int]]:
-    """Give every noun its best proposals.
+    """Assign to every noun the proposals that match it best.
 
     Args:
         features: unit-length embeddings of V proposals (V, E).
@@ -118,7 +118,7 @@ def labelled_crops(
     max_size: int,
     expand_ratio: float = 1.0,
 ) -> list[Crop]:
-    """Return a crop for each class that a label map shows, at the size the model would see."""
+    """Return a crop for each class in a label map, at the size of the model's input."""
     resized = resize_shortest_edge(image, short, max_size)
     height, width = resized.shape[:2]
     rows = (np.arange(height) + 0.5) * label.shape[0] / height
@@ -134,7 +134,7 @@ def labelled_crops(
 def collect_crops(
     writer: PairWriter, work: Iterable[tuple[str, Iterable[Crop] | None]], total: int
 ) -> None:
-    """Write the pairs of all images; None stands for one that is done."""
+    """Write the pairs of all images; None stands for an image whose pairs are already written."""
     for name, crops in tqdm(work, total=total, unit="image", disable=None):
         if crops is not None:
             writer.add(name, crops)
@@ -172,7 +172,7 @@ def _file_name(sample: Sample) -> str:
 
 
 def collect_from_labels(args: argparse.Namespace) -> None:
-    """Collect pairs as arguments of `ovseg.collect_pairs` with label maps say."""
+    """Collect pairs from label maps, as the arguments of `ovseg.collect_pairs` say."""
     data = open_training_set(
         DataConfig(args.dataset, args.data_root, label_offset=args.label_offset)
         if args.labels is None
@@ -187,7 +187,7 @@ def collect_from_labels(args: argparse.Namespace) -> None:
 
 
 def collect_from_words(args: argparse.Namespace) -> None:
-    """Collect pairs as arguments of `ovseg.collect_pairs` with captions or nouns say."""
+    """Collect pairs from captions or nouns, as the arguments of `ovseg.collect_pairs` say."""
     if args.images is None or (args.captions is None) == (args.nouns is None):
         raise InputError(
             "give --images with either --captions or --nouns; or --dataset, or --images with "

@@ -1,4 +1,4 @@
-"""OVSeg with a part of the truth given, to see which half of it loses what."""
+"""Oracles for OVSeg: a part of the ground truth is given, to see which part makes the errors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from ovseg.segmenter import OVSegSegmenter
 def label_with_true_names(
     segmenter: OVSegSegmenter, image: ImageArray, truth: IntArray, vocabulary: Vocabulary
 ) -> Labels:
-    """Segment with MaskFormer's masks, each called by the true class that it covers most of.
+    """Segment with MaskFormer's masks, each with the name of the true class that it covers most.
 
-    "No object" stays what MaskFormer says, since it is part of proposing; CLIP is not asked.
+    The probability of "no object" stays MaskFormer's own, since it belongs to the proposal of
+    masks. CLIP is not used.
 
     Args:
         segmenter: the model, which is not changed.
@@ -53,7 +54,7 @@ def label_with_true_names(
 def label_true_masks(
     segmenter: OVSegSegmenter, image: ImageArray, truth: IntArray, vocabulary: Vocabulary
 ) -> Labels:
-    """Name true masks with the mask-adapted CLIP alone.
+    """Classify true masks with the mask-adapted CLIP alone.
 
     Args:
         segmenter: the model, which is not changed.

@@ -1,8 +1,8 @@
-"""How the two branches agree on a class, and which pixels a proposal then speaks for.
+"""The ensemble of both branches, and the choice of the pixels that a proposal covers.
 
-MaskFormer gives each proposal class probabilities p; CLIP gives c to those with any foreground.
-The published evaluation takes p^(1-w) c^w for every proposal and sums soft masks; the demo keeps
-the best proposal of each class and only pixels that it covers.
+MaskFormer gives each proposal class probabilities p, and CLIP gives class probabilities c to each
+proposal with any foreground. The published evaluation uses p^(1-w) c^w for every proposal and sums
+soft masks. The demo keeps only the best proposal of each class and only pixels that it covers.
 
 Source: OVSeg paper section 3.4; SPEC ovseg 7, 8, 16 and 17.9.
 """
@@ -19,7 +19,7 @@ OTHERS = "others"  # what the demo adds to a single class name
 
 
 class Branches(NamedTuple):
-    """What both branches say about the proposals of one image."""
+    """The predictions of both branches for the proposals of one image."""
 
     class_prob: Tensor
     """MaskFormer's class probabilities without "no object", so rows sum to at most 1 (Q, K)."""
@@ -30,7 +30,7 @@ class Branches(NamedTuple):
 
 
 class Votes(NamedTuple):
-    """What is summed over proposals: `score[k] = sum over r of weights[r, k] * masks[rows[r]]`."""
+    """The terms of the sum over proposals, `score[k] = sum_r weights[r, k] * masks[rows[r]]`."""
 
     weights: Tensor
     """(R, K)."""
@@ -60,21 +60,22 @@ def ensemble(branches: Branches, weight: float) -> Votes:
 
 
 def maskformer_only(branches: Branches) -> Votes:
-    """Leave CLIP out: MaskFormer's probabilities of all proposals."""
+    """Return MaskFormer's probabilities of all proposals, without CLIP."""
     rows = torch.arange(len(branches.valid), device=branches.valid.device)
     return Votes(branches.class_prob, rows)
 
 
 def only_valid(votes: Votes, valid: Tensor) -> Votes:
-    """Keep the votes of proposals that have foreground."""
+    """Keep only the votes of proposals that have foreground."""
     kept = valid[votes.rows]
     return Votes(votes.weights[kept], votes.rows[kept])
 
 
 def best_proposals(votes: Votes, names: Sequence[str]) -> Votes:
-    """Keep, for each class, the proposal that speaks for it most, with all that it says.
+    """Keep, for each class, the proposal with the highest weight, with its weights for all classes.
 
-    Of exactly two names of which the last is "others", only the first may choose.
+    If there are exactly two names and the last one is "others", a proposal is kept only for the
+    first.
 
     Source: SPEC ovseg 8 and 17.9.
     """
@@ -88,5 +89,5 @@ def best_proposals(votes: Votes, names: Sequence[str]) -> Votes:
 
 
 def demo_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that the demo classifies: a single one gets "others" beside it."""
+    """Return the names that the demo classifies: "others" is added to a single name."""
     return (*names, OTHERS) if len(names) == 1 else tuple(names)

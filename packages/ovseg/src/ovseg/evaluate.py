@@ -135,7 +135,7 @@ def _evaluate(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
 def _seen(
     args: argparse.Namespace, options: Mapping[str, Any], vocabulary: Vocabulary
 ) -> list[int] | None:
-    """Return the classes that training saw: as asked, else as the checkpoint says, if it does."""
+    """Return the classes that training saw, from the arguments or from the checkpoint."""
     if args.seen is not None:
         return seen_ids(args.seen, vocabulary)
     from openvocab.weights.training_names import seen_by_training, training_names  # late: torch

@@ -1,4 +1,4 @@
-"""OVSeg step by step: its proposals, what CLIP sees of them, and both opinions, as pictures."""
+"""Pictures of OVSeg's steps: its proposals, CLIP's view of them, and the scores of each branch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MASKFORMER, _CLIP, _BOTH = (37, 99, 235), (180, 83, 9), (21, 128, 61)
 
 @dataclass(frozen=True)
 class NamedRegions:
-    """What OVSeg found in one image of the size that it sees.
+    """The intermediate results of OVSeg for one image, at the size at which OVSeg sees it.
 
     Attributes:
         seen: the resized image (h, w, 3).
@@ -46,7 +46,7 @@ class NamedRegions:
 def explain(
     segmenter: OVSegSegmenter, image: ImageArray, vocabulary: Vocabulary
 ) -> list[Explained]:
-    """Show the proposals, the crops, both opinions and their ensemble, and the result.
+    """Show the proposals, the crops, the scores of both branches, their ensemble and the result.
 
     Args:
         segmenter: looks at the image once more; nothing about it is changed.
@@ -90,7 +90,7 @@ def look_inside(
 
 @torch.inference_mode()
 def crops_of(segmenter: OVSegSegmenter, inside: NamedRegions, proposals: Sequence[int]) -> Regions:
-    """Return what CLIP sees of non-empty proposals (V, 3, S, S), normalized, and their masks."""
+    """Return the crops (V, 3, S, S) of non-empty proposals as CLIP sees them, and their masks."""
     adapter = segmenter.model.clip_adapter
     adapter.region = segmenter.inference.region
     pixels = torch.from_numpy(np.ascontiguousarray(inside.seen)).permute(2, 0, 1)
@@ -102,7 +102,7 @@ def crops_of(segmenter: OVSegSegmenter, inside: NamedRegions, proposals: Sequenc
 def _proposals(
     inside: NamedRegions, photo: ImageArray, words: Sequence[str]
 ) -> Iterator[Explained]:
-    """Yield the regions in small."""
+    """Yield small pictures of the proposed regions."""
     valid = inside.found.branches.valid
     group = (
         f"Mask proposals: {len(valid)}, of which CLIP sees {int(valid.sum())} and "
@@ -125,7 +125,7 @@ def _proposals(
 def _opinions(
     segmenter: OVSegSegmenter, inside: NamedRegions, photo: ImageArray, words: Sequence[str]
 ) -> Iterator[Explained]:
-    """Yield region, crop and opinions of the most important proposals that CLIP has seen."""
+    """Yield region, crop and scores of the most important proposals that CLIP has classified."""
     valid = inside.found.branches.valid.tolist()
     ranked = [(rank, p) for rank, p in enumerate(inside.order, start=1) if valid[p]][:_MOST_DRAWN]
     if not ranked or not segmenter.inference.clip_ensemble:
@@ -164,7 +164,7 @@ def crop_pictures(segmenter: OVSegSegmenter, crops: Regions) -> list[ImageArray]
 
 
 def _charts(inside: NamedRegions, proposal: int, words: Sequence[str]) -> ImageArray:
-    """Draw what MaskFormer, CLIP and both say of a proposal that CLIP has seen."""
+    """Draw the scores of MaskFormer, CLIP and both for a proposal that CLIP has classified."""
     branches = inside.found.branches
     place = int(branches.valid[:proposal].sum())  # among those that CLIP has seen
     opinions = (
@@ -184,7 +184,7 @@ def _chart(
 
 
 def _weight(inside: NamedRegions, proposal: int) -> Tensor:
-    """Return how much a proposal speaks for each word (W,)."""
+    """Return the weight of a proposal for each word (W,)."""
     row = (inside.votes.rows == proposal).nonzero()[0, 0]
     return inside.votes.weights[row]
 

@@ -1,4 +1,4 @@
-"""CLIP on masked crops: what is trained, from which weights, and what it is scored by.
+"""The training task that adapts CLIP to masked crops: its parameters, initial weights and scores.
 
 Source: OVSeg paper sections 3.2 and 3.3; SPEC ovseg 11.
 """
@@ -45,7 +45,7 @@ class PairBatch(TypedDict):
 
 
 class Known(NamedTuple):
-    """What the step of a micro-batch must know beside its crops.
+    """The inputs of a micro-batch's step beside its crops.
 
     Attributes:
         texts: unit-length embeddings of its titles (B, E).
@@ -57,7 +57,7 @@ class Known(NamedTuple):
 
 
 class FinetuneStep(nn.Module):
-    """From crops and nouns to the loss: what the processes run in parallel."""
+    """The step from crops and nouns to the loss, which the processes run in parallel."""
 
     def __init__(self, clip: CLIP, config: FinetuneConfig, processes: Processes) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def encode_crops(visual: VisionTransformer, batch: PairBatch, *, prompted: bool)
 
 
 def mark_trainable(clip: CLIP) -> dict[str, nn.Parameter]:
-    """Lock what is not trained; return mask prompts, or the image tower, and the temperature."""
+    """Freeze the rest; return the mask prompts, or the image tower, and the temperature."""
     clip.requires_grad_(False)
     prompted = isinstance(clip, MaskPromptedCLIP)
     trained = {
@@ -225,7 +225,7 @@ class FinetuneTask(Task[PairBatch]):
         return [Known(*pair) for pair in zip(texts, cached, strict=True)]
 
     def part(self, common: list[Known], index: int) -> Known:
-        """Return what micro-batch `index` must know."""
+        """Return the further inputs of micro-batch `index`."""
         return common[index]
 
     def after_step(self) -> None:
@@ -237,11 +237,11 @@ class FinetuneTask(Task[PairBatch]):
         return self.clip.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what `state_dict` returned."""
+        """Load the values that `state_dict` returned."""
         load_strict(self.clip, tensors, source="the checkpoint")
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return what the shapes do not tell of the CLIP."""
+        """Return what the shapes of the tensors do not determine of the CLIP's architecture."""
         return choices_of(self.clip.config)
 
     def export(self, folder: Path) -> None:
@@ -291,7 +291,7 @@ class FinetuneTask(Task[PairBatch]):
 
 
 def clip_to_finetune(config: FinetuneConfig) -> CLIP:
-    """Load the CLIP to start from, with new mask prompts if they are to be learned and not there.
+    """Load the CLIP to start from, and add mask prompts if they are to be learned and are missing.
 
     Raises:
         InputError: it has another number of prompts, or prompts that full fine-tuning would drop.

@@ -1,4 +1,4 @@
-"""The search of `ovseg.search_ensemble`: look at every image once, then score every setting.
+"""The search of `ovseg.search_ensemble`: the networks run once, then every setting is scored.
 
 Scores are taken at every fourth pixel in each direction, where they equal those of the full
 evaluation up to the rounding of the stored masks (16 bit).
@@ -42,7 +42,7 @@ from ovseg.segmenter import OVSegSegmenter
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What both branches say about one image, at the sampled pixels.
+    """The predictions of both branches for one image, at the sampled pixels.
 
     Attributes:
         masks: mask probabilities at the N sampled pixels (Q, N), float16.
@@ -188,7 +188,7 @@ def _store(
     samples: Sequence[Sample],
     args: argparse.Namespace,
 ) -> list[Path]:
-    """Fill the cache with what is missing; another model or other settings get another folder."""
+    """Store the missing images; another model or other settings use another folder."""
     known = {
         **segmenter.describe(),
         "names": data.vocabulary.sha256(),

@@ -1,4 +1,4 @@
-"""Mask-adapted CLIP: what is this region of the image called?
+"""Mask-adapted CLIP, which classifies regions of an image.
 
 Three lines are enough, without any of the rest of OVSeg:
 
@@ -97,7 +97,7 @@ def patch_masks(masks: Tensor, patch: int) -> Tensor:
 
 
 class MaskCLIP(nn.Module):
-    """Names regions of an image with a mask-prompted CLIP; knows no other part of OVSeg.
+    """A mask-prompted CLIP that classifies regions of an image, without the rest of OVSeg.
 
     Args:
         config: the CLIP.
@@ -184,7 +184,7 @@ class MaskCLIP(nn.Module):
         names: Sequence[str],
         templates: Templates = "vild",
     ) -> Tensor:
-        """Say what each region shows.
+        """Return the class probabilities of each region.
 
         Args:
             image: the image, see `embed`.
@@ -274,7 +274,7 @@ class MaskCLIP(nn.Module):
 
     @property
     def regions_per_batch(self) -> int:
-        """How many regions fit into `region.memory_mb` on their way through a block."""
+        """Return how many regions fit into `region.memory_mb` on their way through a block."""
         vision = self.clip_model.config.vision
         values = (1 + vision.grid_size**2) * (6 * vision.width + 2 * vision.mlp_width)
         per_region = values * self.clip_model.visual.proj.element_size()

@@ -1,4 +1,4 @@
-"""OVSeg as the commands, the page and the benchmark see it; importing this imports no torch."""
+"""The description of OVSeg for commands, page and benchmark; needs no torch to import."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _load(weights: str | Path | None = None, **options: Any) -> Any:
 
 
 def _for_data(segmenter: OVSegSegmenter, data: SampleSet) -> OVSegSegmenter:
-    """Take the ensemble weight that was published for the data."""
+    """Use the ensemble weight that was published for the data."""
     from ovseg.evaluate import with_published_weight
 
     return segmenter.with_inference(with_published_weight(segmenter.inference, data.vocabulary))

@@ -155,7 +155,7 @@ class OVSeg(nn.Module):
         return Branches(class_prob, clip_logits.softmax(-1), valid)
 
     def _best_scored(self, class_prob: Tensor) -> Tensor | None:
-        """Return which proposals CLIP may look at (Q,), where `max_regions` limits them."""
+        """Return the proposals (Q,) that CLIP classifies, where `max_regions` limits them."""
         limit = self.clip_adapter.region.max_regions
         if limit is None or limit >= len(class_prob):
             return None

@@ -1,4 +1,4 @@
-"""What original configurations may say of an OVSeg; importing this imports no torch."""
+"""The keys that the original's configurations may have; importing this needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options by which every OVSeg command finds its model."""
+"""The options of every OVSeg command that choose the model."""
 
 from __future__ import annotations
 

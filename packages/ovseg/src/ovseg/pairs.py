@@ -1,4 +1,4 @@
-"""Pairs of a masked crop and a noun: what mask-adapted CLIP is trained on.
+"""Pairs of a masked crop and a noun, with which CLIP is adapted to masks.
 
 A crop has its background painted in one colour, by which its mask is found again; so the files are
 PNG, whose colours survive. A list of pairs is a TSV with the columns `filepath` and `title`.
@@ -46,7 +46,7 @@ _TILE, _COLUMNS = 160, 8
 
 
 class Pair(NamedTuple):
-    """A crop and what it shows."""
+    """A crop and its noun."""
 
     path: Path
     title: str
@@ -81,7 +81,7 @@ def paint_crop(image: ImageArray, mask: NDArray[np.bool_], expand_ratio: float =
 
 
 def recover_mask(crop: ImageArray) -> NDArray[np.bool_]:
-    """Return the foreground (H, W) of a painted crop: what does not have exactly its colour."""
+    """Return the foreground (H, W) of a painted crop: all pixels but those of exactly its color."""
     return np.asarray((crop != np.array(PAINT, np.uint8)).any(-1))
 
 
@@ -119,7 +119,7 @@ def read_pairs(file: Path) -> list[Pair]:
 
 
 def check_crops(pairs: Sequence[Pair], source: Path, *, masked: bool) -> None:
-    """Look at the first bytes of all crops, before hours of work.
+    """Check the first bytes of all crops before a training that takes hours.
 
     Args:
         pairs: the pairs of the list, as they were read.
@@ -206,7 +206,7 @@ def normalize(pixels: ImageArray) -> Tensor:
 
 
 class PairWriter:
-    """Writes crops and their list; what was written before a kill is not done again.
+    """A writer of crops and their list, which continues after an interruption.
 
     Args:
         folder: gets `crops/`, the log, and the list.
@@ -239,7 +239,7 @@ class PairWriter:
         return [(file, title) for entry in self._entries for file, title in entry["pairs"]]
 
     def add(self, image: str, crops: Iterable[tuple[ImageArray, str]]) -> None:
-        """Write the pairs of one image; when this returns they are on the disk."""
+        """Write the pairs of one image; when this returns, they are on the disk."""
         written = []
         for index, (pixels, title) in enumerate(crops):
             file = f"crops/{image}_{index}.png"
@@ -268,7 +268,7 @@ class PairWriter:
 def contact_sheet(
     folder: Path, pairs: Sequence[tuple[str, str]], tiles: int = 48, seed: int = 0
 ) -> Image.Image:
-    """Draw a random choice of crops with their titles under them."""
+    """Draw a random choice of crops, with their titles below them."""
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:tiles]
     rows = -(-len(chosen) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * (_TILE + 24)), "white")

@@ -1,4 +1,4 @@
-r"""`python -m ovseg.predict`: find things in photos by their names.
+r"""`python -m ovseg.predict`: segment photos by any names.
 
     python -m ovseg.predict --weights ovseg.pth --class-names Oculus Ukulele --input photo.jpg
 

@@ -1,4 +1,4 @@
-"""Masks from elsewhere than MaskFormer, to find out which half of the method loses what.
+"""Masks from elsewhere than MaskFormer, to find out which part of OVSeg makes the errors.
 
 Source: OVSeg paper figure 2, where ground-truth masks show that CLIP is the bottleneck.
 """

@@ -1,4 +1,4 @@
-"""From mask probabilities to the crops that CLIP sees.
+"""The way from mask probabilities to the crops that CLIP sees.
 
 A proposal is thresholded, boxed, cut out of the image with its background painted over, and
 stretched to CLIP's square input; the same is done to its mask. Every proposal has another box, and
@@ -81,8 +81,8 @@ def extract_regions(
 ) -> Regions:
     """Cut regions out of an image and resize them all at once.
 
-    Equals, per region, blending the background in, cropping and `F.interpolate` to `size`: bicubic
-    without antialiasing for the image, legacy nearest for the mask.
+    For each region, this equals blending the background in, cropping, and `F.interpolate` to
+    `size`: bicubic without antialiasing for the image, legacy nearest for the mask.
 
     Args:
         image: normalised for CLIP (3, h, w).
@@ -104,7 +104,7 @@ def extract_regions(
 
 
 def _ends(hit: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first true position of each row and one past the last."""
+    """Return the first true position of each row, and one past the last true position."""
     index = hit.byte()
     first = index.argmax(1)
     last = hit.shape[1] - index.flip(1).argmax(1)

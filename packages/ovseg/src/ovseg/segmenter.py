@@ -1,4 +1,4 @@
-"""OVSeg as a segmenter: images and names in, label maps out."""
+"""OVSeg as a segmenter, which turns images and names into label maps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _CERTAIN = 200.0  # a logit whose sigmoid is exactly 0 or 1 in float32
 
 @dataclass(frozen=True)
 class ImageBranches:
-    """What the network found in one resized image, before a weight or a label is chosen.
+    """The intermediate results for one resized image, before the ensemble and the choice of labels.
 
     Attributes:
         branches: both opinions on the proposals.
@@ -77,7 +77,7 @@ class Painting:
     size: tuple[int, int]
 
     def geometry(self, output: tuple[int, int]) -> MaskGeometry:
-        """Tell how the masks become masks of an output size."""
+        """Return how the masks are turned into masks of an output size."""
         return MaskGeometry(self.padded, self.size, output, resize_logits=False)
 
 
@@ -125,7 +125,7 @@ class OVSegSegmenter(BaseSegmenter):
 
     @property
     def text(self) -> TextEncoder:
-        """What embeds the names."""
+        """The encoder of the names."""
         return self.model.clip_adapter.text_encoder
 
     def segment_arrays(
@@ -138,7 +138,7 @@ class OVSegSegmenter(BaseSegmenter):
     def scores_at(
         self, image: ImageArray, vocabulary: Vocabulary, output_size: tuple[int, int]
     ) -> Tensor:
-        """Score an image as it is, without resizing; for augmentation.
+        """Score an image in its own size, without resizing it first, for test-time augmentation.
 
         Args:
             image: (h, w, 3) uint8 RGB.
@@ -153,7 +153,7 @@ class OVSegSegmenter(BaseSegmenter):
         return semantic_scores(painting.weights, painting.mask_logits, geometry)
 
     def resize(self, image: ImageArray) -> ImageArray:
-        """Resize an image (H, W, 3) the way the configuration says."""
+        """Resize an image (H, W, 3) by the configured rule."""
         return resize_shortest_edge(image, self.inference.min_size, self.inference.max_size)
 
     @torch.inference_mode()
@@ -187,7 +187,7 @@ class OVSegSegmenter(BaseSegmenter):
         masks: NDArray[Any] | Tensor,
         classifier: Tensor,
     ) -> ImageBranches:
-        """Let CLIP name masks that came from elsewhere."""
+        """Classify masks from another source with CLIP."""
         mask_prob = _fit(torch.as_tensor(masks).to(tensor.device), size)
         features, valid = self.model.clip_adapter.encode_proposals(tensor, mask_prob)
         clip_prob = (LOGIT_SCALE * features @ classifier[:-1].T).softmax(-1)
@@ -198,7 +198,7 @@ class OVSegSegmenter(BaseSegmenter):
 
     @torch.inference_mode()
     def paint(self, found: ImageBranches, vocabulary: Vocabulary) -> Painting:
-        """Decide what each proposal counts for which word, and where."""
+        """Return the weight of each proposal for each word, and the masks to sum."""
         votes = self.votes(found, vocabulary)
         if not len(votes.rows):
             return _nothing(found, len(vocabulary.words))
@@ -211,7 +211,7 @@ class OVSegSegmenter(BaseSegmenter):
         return Painting(votes.weights, no_object, logits, found.size, found.size)
 
     def votes(self, found: ImageBranches, vocabulary: Vocabulary) -> Votes:
-        """Decide what each proposal counts for which word."""
+        """Return the weight of each proposal for each word."""
         if self.proposals is not None:
             return ensemble(found.branches, 0.0)
         return vote(found.branches, self.inference, vocabulary.words)
@@ -222,7 +222,7 @@ class OVSegSegmenter(BaseSegmenter):
         return chosen.mask_prob() > self.inference.region.mask_threshold
 
     def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
+        """Return the lines of the protocol card that describe this segmenter."""
         inference, region = self.inference, self.inference.region
         lines: dict[str, Any] = {
             "method": "OVSeg",
@@ -267,14 +267,14 @@ class OVSegSegmenter(BaseSegmenter):
         return self.model.clip_adapter.classifier(vocabulary.words, templates)
 
     def with_inference(self, inference: InferenceConfig) -> OVSegSegmenter:
-        """Return a segmenter of the same model, run in another way."""
+        """Return a segmenter of the same model with other rules of inference."""
         other = copy(self)
         other.inference = inference
         use_calibration(other, self.calibration)
         return other
 
     def with_proposals(self, proposals: ProposalSource) -> OVSegSegmenter:
-        """Return a segmenter of the same model whose masks come from elsewhere."""
+        """Return a segmenter of the same model with another source of masks."""
         other = copy(self)
         other.proposals = proposals
         use_calibration(other, self.calibration)
@@ -284,7 +284,7 @@ class OVSegSegmenter(BaseSegmenter):
     def label(
         self, painting: Painting, size: tuple[int, int], vocabulary: Vocabulary
     ) -> NDArray[np.int32]:
-        """Return the labels (H, W) that a painting gives an image of a size."""
+        """Return the labels (H, W) of a painting for an image of a size."""
         labels = vocabulary_labels(
             painting.weights,
             painting.no_object,
@@ -317,7 +317,7 @@ def _evidence(painting: Painting, size: tuple[int, int], vocabulary: Vocabulary)
 
 
 def _nothing(found: ImageBranches, words: int) -> Painting:
-    """Return one proposal that covers nothing and says nothing: all scores are 0."""
+    """Return one proposal without pixels and with zero probabilities, so that all scores are 0."""
     logits = found.mask_logits.new_full((1, *found.size), -_CERTAIN)
     silence = logits.new_zeros(1, words)
     return Painting(silence, silence[:, 0], logits, found.size, found.size)
@@ -326,7 +326,8 @@ def _nothing(found: ImageBranches, words: int) -> Painting:
 def _blank(painting: Painting, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return the pixels (H, W) whose first score is exactly zero.
 
-    A chosen proposal says something about every class, so the first one is enough.
+    A chosen proposal has a probability above 0 for every class, so testing the first class is
+    enough.
 
     Source: SPEC ovseg 8.
     """
@@ -336,13 +337,13 @@ def _blank(painting: Painting, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _without_clip(class_logits: Tensor) -> Branches:
-    """Return what MaskFormer says alone."""
+    """Return MaskFormer's predictions alone."""
     prob = class_logits.softmax(-1)[:, :-1]
     return Branches(prob, prob[:0], torch.zeros(len(prob), dtype=torch.bool, device=prob.device))
 
 
 def _fit(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring masks (Q, H, W) to another size: binary ones by nearest, soft ones bilinearly."""
+    """Resize masks (Q, H, W): binary ones by nearest neighbor, soft ones bilinearly."""
     if tuple(masks.shape[1:]) == size:
         return masks.float()
     if masks.dtype == torch.bool:

@@ -1,4 +1,4 @@
-"""What is trained of OVSeg's proposals, from which weights, and how the losses come about.
+"""The training task of OVSeg's proposals: its parameters, its initial weights and its losses.
 
 Source: OVSeg paper section 3.1; SPEC ovseg 10.
 """
@@ -49,7 +49,7 @@ _CLIPS = {"ViT-L/14": "ViT-L-14:openai", "ViT-B/16": "ViT-B-16:openai"}
 
 
 def mark_trainable(model: OVSeg) -> dict[str, nn.Parameter]:
-    """Freeze CLIP, and return what is trained; a backbone's frozen stages stay frozen."""
+    """Freeze CLIP, and return the trained parameters; frozen stages of the backbone stay frozen."""
     trained = {}
     for name, parameter in model.named_parameters():
         if not name.startswith(_TRAINED):
@@ -60,7 +60,7 @@ def mark_trainable(model: OVSeg) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(model: OVSeg, config: OVSegOptimizerConfig) -> torch.optim.AdamW:
-    """Group what is trained by learning rate and weight decay."""
+    """Group the trained parameters by learning rate and weight decay."""
 
     def rate(name: str) -> float:
         backbone = "backbone" in name
@@ -71,7 +71,7 @@ def make_optimizer(model: OVSeg, config: OVSegOptimizerConfig) -> torch.optim.Ad
 
 
 def stack_targets(targets: Sequence[Targets], size: Sequence[int]) -> list[Targets]:
-    """Pad masks (T, h, w) with nothing, right and below, to one size (H, W)."""
+    """Pad masks (T, h, w) with zeros, on the right and below, to one size (H, W)."""
     padded = []
     for labels, masks in targets:
         below, right = size[0] - masks.shape[1], size[1] - masks.shape[2]
@@ -80,7 +80,7 @@ def stack_targets(targets: Sequence[Targets], size: Sequence[int]) -> list[Targe
 
 
 class OVSegStep(SegmentationStep):
-    """From a micro-batch to the losses of all decoder layers."""
+    """The step from a micro-batch to the losses of all decoder layers."""
 
     def __init__(self, model: OVSeg, criterion: OVSegCriterion) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class OVSegTask(SegmentationTask):
         load_strict(self.model, tensors, source="the checkpoint")
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return the architecture, how it is run, and the names of the training."""
+        """Return the architecture, the rules of inference and the names of the training."""
         return {**metadata_of(self.model, self.inference), **self.trained_on()}
 
     def export(self, folder: Path) -> None:
@@ -202,7 +202,7 @@ def build_model(
 
 
 def _checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint of OVSeg; nothing if the file holds a backbone."""
+    """Return the tensors of an OVSeg checkpoint, or nothing if the file holds a backbone."""
     tensors = read_shared(path)
     return tensors if any(name.startswith("sem_seg_head.") for name in tensors) else {}
 

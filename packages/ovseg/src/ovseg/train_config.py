@@ -1,4 +1,4 @@
-"""The settings of OVSeg's two trainings: of the proposals, and of CLIP on masked crops.
+"""The settings of OVSeg's two trainings, of the proposals and of CLIP on masked crops.
 
 Source: OVSeg paper sections 3.1 to 3.3; SPEC ovseg 10 and 11.
 """

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 
 class MaskPredictions(NamedTuple):
-    """What the decoder says about each query after each of its L layers, last layer last."""
+    """The predictions for each query after each of the decoder's L layers, the last layer last."""
 
     hidden: Tensor
     """Queries (L, B, Q, hidden)."""

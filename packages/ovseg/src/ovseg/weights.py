@@ -1,4 +1,4 @@
-"""Finds out what a checkpoint needs, builds that model, and writes it back."""
+"""Reading and writing OVSeg checkpoints, and building the models that fit them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def load_ovseg(
     settings: Mapping[str, Any] | None = None,
     proposals: ProposalSource | None = None,
 ) -> OVSegSegmenter:
-    """Load OVSeg, ready to segment.
+    """Load OVSeg with its weights and return a segmenter.
 
     Args:
         weights: a checkpoint of the original (`.pth`) or of ours (`.safetensors`, `.pth`), or
@@ -126,7 +126,7 @@ def read_config(
     weights: str | Path,
     options: Mapping[str, Any],
 ) -> tuple[OVSegConfig, InferenceConfig]:
-    """Find the architecture of a checkpoint and how it is run; see `load_ovseg`."""
+    """Return the architecture of a checkpoint and its rules of inference; see `load_ovseg`."""
     if config is None:
         stored = read_metadata(weights).get(_METADATA)
         if stored is not None:
@@ -198,17 +198,17 @@ def save_model(
 
 
 def metadata_of(model: OVSeg, inference: InferenceConfig | None) -> dict[str, Any]:
-    """Return what a checkpoint stores beside its tensors, so that it loads by itself."""
+    """Return the metadata with which a checkpoint can be loaded without further information."""
     return {_METADATA: to_dict(model.config, inference)}
 
 
 def save_world_model(model: OVSeg, path: str | Path, inference: InferenceConfig) -> None:
-    """Write a model around the world's CLIP as this package carries it: small."""
+    """Write a model without the world's CLIP, which the package carries anyway."""
     save_shared(path, model.state_dict(), metadata_of(model, inference), prefix=CLIP_PREFIX)
 
 
 def _published_name(tensors: Mapping[str, Tensor], weights: str | Path) -> str:
-    """Tell the published variants apart by the width of their CLIP."""
+    """Return the published variant that has the width of this CLIP."""
     patches = tensors.get(f"{CLIP_PREFIX}visual.conv1.weight")
     name = None if patches is None else _BY_WIDTH.get(len(patches))
     if name is None:

@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"(.*resblocks\.)(\d+)(\..*)")
 
 
 def official_name(name: str, split: int) -> str:
-    """Translate one of our names, `clip.visual.conv1.weight`, into the original's."""
+    """Translate one of our tensor names, as in `clip.visual.conv1.weight`, to the original's."""
     if name.startswith("side_adapter."):
         return name.replace("side_adapter.", "side_adapter_network.", 1)
     if name == "bg_embed":
@@ -39,7 +39,7 @@ def official_name(name: str, split: int) -> str:
 
 
 def to_official(state_dict: Mapping[str, Tensor], config: SANConfig) -> dict[str, Tensor]:
-    """Name our tensors as the original does, and add its constant buffers."""
+    """Return tensors under the original's names, together with its constant buffers."""
     renamed = {official_name(name, config.split): t for name, t in state_dict.items()}
     return renamed | _constants(config)
 
@@ -47,7 +47,7 @@ def to_official(state_dict: Mapping[str, Tensor], config: SANConfig) -> dict[str
 def from_official(
     checkpoint: Mapping[str, Tensor], names: list[str], config: SANConfig
 ) -> dict[str, Tensor]:
-    """Name the original's tensors as ours.
+    """Return the original's tensors under our names.
 
     Args:
         checkpoint: the original's names.
@@ -66,12 +66,12 @@ def from_official(
 
 
 def is_official(checkpoint: Mapping[str, Tensor]) -> bool:
-    """Tell the original's names from ours."""
+    """Return whether the names of tensors are those of the original."""
     return any(name.startswith("clip_visual_extractor.") for name in checkpoint)
 
 
 def _constants(config: SANConfig) -> dict[str, Tensor]:
-    """Return the buffers that the original stores though they follow from its configuration."""
+    """Return the constant buffers of the original, which follow from its configuration."""
     weight = torch.ones(config.num_classes + 1)
     weight[-1] = config.no_object_weight
     context = config.clip.text.context_length

@@ -1,4 +1,4 @@
-"""SAN's published architecture with random weights, for those who measure how it is built."""
+"""SAN's published architecture with random weights, for the measurements of structure and cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from san.stages import anatomy
 
 
 def architecture() -> Architecture:
-    """Return SAN beside CLIP ViT-B/16."""
+    """Return SAN with CLIP ViT-B/16."""
     network = SAN(san_vit_b_16())
     segmenter = SANSegmenter(network, cache_dir=False)
     trained = set(network.trainable_parameters())

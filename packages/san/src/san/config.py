@@ -1,4 +1,4 @@
-"""What a SAN is made of (`SANConfig`) and how it is run (`SANInference`)."""
+"""The architecture of a SAN (`SANConfig`) and its rules of inference (`SANInference`)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SANConfig:
     size_divisibility: int = 32
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit each other."""
+        """Refuse settings that do not fit each other."""
         blocks, heads = self.clip.vision.layers, self.clip.vision.heads
         if not 0 < self.split < blocks:
             raise InputError(
@@ -90,7 +90,7 @@ class SANConfig:
 
 @dataclass(frozen=True)
 class SANInference:
-    """How a Side Adapter Network is run; the defaults are the published ones.
+    """The rules of inference of a Side Adapter Network; the defaults are the published ones.
 
     Attributes:
         templates: prompt templates with which names become sentences.
@@ -177,7 +177,7 @@ def from_detectron2(
     clip: CLIPConfig | None = None,
     base: tuple[SANConfig, SANInference] | None = None,
 ) -> tuple[SANConfig, SANInference]:
-    """Translate a configuration of the original release, as nested mappings.
+    """Translate a configuration of the original release, given as nested mappings.
 
     Args:
         config: `MODEL`, `INPUT` and so on; what it leaves out keeps the value of `base`.
@@ -237,7 +237,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _starting(section: Mapping[str, Any], *prefixes: str) -> Any:
-    """Return the value whose key starts so: forks of the original differ in the rest."""
+    """Return the value whose key begins with a prefix; forks of the original differ in the rest."""
     return next((value for key, value in section.items() if key.startswith(prefixes)), None)
 
 

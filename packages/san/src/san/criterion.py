@@ -1,4 +1,4 @@
-"""SAN's training loss: matched at random points, compared at uncertain ones.
+"""SAN's training loss: matching at random points, and losses at the most uncertain points.
 
 Source: SAN paper section 3.3; SPEC san 8.
 """
@@ -42,7 +42,7 @@ class SANCriterion:
         totals: Totals,
         draw: Draw,
     ) -> Losses:
-        """Match every layer on its own, the last one first, and compare.
+        """Match and compare every layer separately, the last one first.
 
         Args:
             predictions: predictions of the supervised layers in their order, the final one last.

@@ -1,4 +1,4 @@
-"""SAN with a part of the truth given, to see which half of it loses what."""
+"""Oracles for SAN: a part of the ground truth is given, to see where the errors come from."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _NOWHERE = -100.0  # what keeps a token from looking at a patch, as in the origi
 def label_with_true_names(
     segmenter: SANSegmenter, image: ImageArray, truth: IntArray, vocabulary: Vocabulary
 ) -> Labels:
-    """Segment with SAN's own masks, each called by the true class that it covers most of.
+    """Segment with SAN's own masks, each with the name of the true class that it covers most.
 
-    "No object" stays what SAN says, since it is part of proposing.
+    The probability of "no object" stays SAN's own, since it belongs to the proposal of masks.
 
     Args:
         segmenter: the model, which is not changed.
@@ -53,10 +53,11 @@ def label_with_true_names(
 def label_true_masks(
     segmenter: SANSegmenter, image: ImageArray, truth: IntArray, vocabulary: Vocabulary
 ) -> Labels:
-    """Name true masks with SAN's CLIP, whose attention is biased by the masks themselves.
+    """Classify true masks with SAN's CLIP, whose attention is biased by the masks themselves.
 
-    The bias of a patch is the logarithm of the share of it that the mask covers, so attention is
-    multiplied by that share. SAN was trained with biases of its own making, which may say more.
+    The bias of a patch is the logarithm of the share of the patch that the mask covers, so
+    attention is multiplied by this share. SAN was trained with biases that it predicts itself,
+    which may hold more information.
 
     Args:
         segmenter: the model, which is not changed.
@@ -86,7 +87,7 @@ def label_true_masks(
 def _bias(
     masks: Tensor, size: tuple[int, int], padded: torch.Size, grid: tuple[int, int]
 ) -> Tensor:
-    """Turn masks (Q, H, W) into biases on CLIP's grid (Q, h, w); the largest of each mask is 0."""
+    """Turn masks (Q, H, W) into biases on CLIP's grid (Q, h, w), each with the maximum 0."""
     resized = F.interpolate(masks[None], size=size, mode="area")[0]
     outside = (0, padded[1] - size[1], 0, padded[0] - size[0])
     covered = F.adaptive_avg_pool2d(F.pad(resized, outside), grid)  # (Q, h, w), 0..1

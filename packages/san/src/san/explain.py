@@ -1,4 +1,4 @@
-"""SAN step by step: its mask proposals, and where they tell CLIP to look, as pictures."""
+"""Pictures of SAN's steps: its mask proposals, and where they tell CLIP to look."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIDE, _SMALL, _PANEL = 320, 230, 140  # pixels of pictures' long sides, and of 
 
 @dataclass(frozen=True)
 class BiasedMasks:
-    """What the network says about one image.
+    """The prediction of the network for one image.
 
     Attributes:
         prediction: masks and classes, (1, Q, ...).
@@ -82,7 +82,7 @@ def explain(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) 
 
 @torch.inference_mode()
 def look_inside(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) -> BiasedMasks:
-    """Run the network once, and keep the attention bias that it gives to CLIP."""
+    """Run the network once, and return also the attention bias that it gives to CLIP."""
     network = segmenter.network
     resized = segmenter.resize(image)
     batch = network.preprocess([torch.from_numpy(resized).permute(2, 0, 1)])
@@ -216,7 +216,7 @@ def _rivals(inside: BiasedMasks, query: int, words: Sequence[str]) -> str:
 
 
 def _unit_range(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale a map to 0..1; a patch in fifty is beyond either end, lest it hide all others."""
+    """Scale a map to 0..1 and clip the 2 % at either end, so that outliers do not hide the rest."""
     low, high = np.quantile(values, (0.02, 0.98))
     scaled: NDArray[np.float32] = (values - low) / max(high - low, 1e-12)
     return scaled.clip(0, 1)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def export_san(network: SAN, inference: SANInference, folder: Path) -> None:
-    """Write image graph, text graph, tokenizer and description to a folder: all, or none.
+    """Write the image graph, the text graph, the tokenizer and the description to a folder.
 
     Args:
         network: the network to export, in fp32.
@@ -58,7 +58,7 @@ def export_san(network: SAN, inference: SANInference, folder: Path) -> None:
 
 
 def describe(network: SAN, inference: SANInference) -> dict[str, Any]:
-    """Return everything that the graphs do not hold and `openvocab.onnx_predict` needs."""
+    """Return all that `openvocab.onnx_predict` needs and the graphs do not contain."""
     from openvocab.clip.template_sets import load_templates
     from openvocab.drawing.overlay import palette
 

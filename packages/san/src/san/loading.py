@@ -1,4 +1,4 @@
-"""The options by which every command of SAN finds its model."""
+"""The options of every SAN command that choose the weights and the architecture."""
 
 from __future__ import annotations
 

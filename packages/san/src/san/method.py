@@ -1,4 +1,4 @@
-"""SAN as the commands, the page and the benchmark see it; importing this imports no torch."""
+"""The description of SAN for the commands, the page and the benchmark; needs no torch to import."""
 
 from __future__ import annotations
 

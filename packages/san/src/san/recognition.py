@@ -1,4 +1,4 @@
-"""The recognition half: CLIP's last blocks, with one extra class token for each mask.
+"""The recognition half of SAN: CLIP's last blocks, with one more class token for each mask.
 
 Source: SAN paper section 3.2 ("mask recognition with attention bias"); SPEC san 5.
 """

@@ -1,4 +1,4 @@
-"""SAN as a segmenter: images and names in, label maps out."""
+"""SAN as a segmenter, which turns images and names into label maps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load_san(
     inference: SANInference | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> SANSegmenter:
-    """Load SAN, ready to segment.
+    """Load SAN with its weights and return a segmenter.
 
     Args:
         weights: "san_vit_b_16" or "san_vit_large_14" (fetched on first use), "world" for the small
@@ -124,7 +124,7 @@ class SANSegmenter(BaseSegmenter):
     def scores_at(
         self, image: ImageArray, vocabulary: Vocabulary, output_size: tuple[int, int]
     ) -> Tensor:
-        """Score the vocabulary's words on an image as it is, without resizing it first.
+        """Score the vocabulary's words on an image in its own size, without resizing it first.
 
         Args:
             image: (h, w, 3) uint8 RGB, of the size that the network shall see.
@@ -141,7 +141,7 @@ class SANSegmenter(BaseSegmenter):
         return _scores(prediction, 0, geometry)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
+        """Return the lines of the protocol card that describe this segmenter."""
         config, inference = self.config, self.inference
         return {
             "method": "SAN",
@@ -174,13 +174,13 @@ class SANSegmenter(BaseSegmenter):
     def predict(
         self, image: ImageArray, vocabulary: Vocabulary
     ) -> tuple[SANPrediction, MaskGeometry]:
-        """Return masks and classes of one image (H, W, 3), and how its pixels get them."""
+        """Return the masks and classes of one image (H, W, 3), and the geometry of its pixels."""
         resized = self.resize(image)
         prediction, padded = self._predict([resized], vocabulary)
         return prediction, self._geometry(padded, resized, image)
 
     def resize(self, image: ImageArray) -> ImageArray:
-        """Resize an image (H, W, 3) the way `SANInference` says."""
+        """Resize an image (H, W, 3) by the rule of `SANInference`."""
         return resize_shortest_edge(image, self.inference.short_side, self.inference.max_side)
 
     def _geometry(
@@ -189,7 +189,7 @@ class SANSegmenter(BaseSegmenter):
         return MaskGeometry(padded, _size(resized), _size(image), self.inference.resize_masks_first)
 
     def _batches(self, images: list[ImageArray]) -> Iterator[list[int]]:
-        """Group images whose padded sizes are equal, so that no result depends on its company."""
+        """Group images with equal padded sizes, so that no result depends on the other images."""
         unit = self.config.size_divisibility
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(images):

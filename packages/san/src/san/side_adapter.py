@@ -1,4 +1,4 @@
-"""The side adapter: a light ViT that sees the image and CLIP's features, and decodes masks.
+"""The side adapter: a small ViT on the image and CLIP's features, and a decoder of masks.
 
 Source: SAN paper section 3.2; SPEC san 4.
 """
@@ -76,7 +76,7 @@ class PatchEmbed(nn.Module):
 
 
 class SideViT(nn.Module):
-    """The blocks, the patches and their positions; queries are added by `SideAdapter`."""
+    """The side ViT: blocks, patches and their positions; `SideAdapter` adds the queries."""
 
     def __init__(self, width: int, depth: int, heads: int, patch: int, image_size: int) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class MaskDecoder(nn.Module):
 
 
 class SideAdapter(nn.Module):
-    """Queries and patches through the side ViT, fused with CLIP's shallow features on the way."""
+    """The side ViT with queries and patches, into which CLIP's shallow features are fused."""
 
     def __init__(self, config: SANConfig) -> None:
         super().__init__()

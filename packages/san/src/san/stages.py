@@ -1,4 +1,4 @@
-"""SAN's own account of its structure, for those who measure or draw it."""
+"""The stages and the parameters of SAN, for measuring and drawing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained of SAN, from which weights, and how its losses come about.
+"""The training task of SAN: its parameters, its initial weights and its losses.
 
 Source: SAN paper section 4.1; SPEC san 8.
 """
@@ -68,7 +68,7 @@ def make_optimizer(network: SAN, config: SANOptimizerConfig) -> torch.optim.Adam
 
 
 class SANStep(SegmentationStep):
-    """From a micro-batch to the losses of all supervised layers."""
+    """The step from a micro-batch to the losses of all supervised layers."""
 
     def __init__(self, network: SAN, criterion: SANCriterion) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class SANTask(SegmentationTask):
         load_network_state(self.network, tensors, source="the checkpoint")
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return the architecture, how it is run, and the names of the training."""
+        """Return the architecture, the rules of inference and the names of the training."""
         return {**metadata_of(self.network, self.inference), **self.trained_on()}
 
     def export(self, folder: Path) -> None:
@@ -155,7 +155,7 @@ class SANTask(SegmentationTask):
 def build_network(
     config: SANTrainConfig, original: Mapping[str, Any], *, resumed: bool
 ) -> tuple[SAN, SANInference]:
-    """Build the network to start from, and tell how it is run.
+    """Build the network to start from, and return its rules of inference as well.
 
     Args:
         config: the training configuration, which names a checkpoint or a CLIP.

@@ -12,7 +12,7 @@ from openvocab.training.settings import RunConfig, SegmentationTrainConfig
 
 @dataclass(frozen=True)
 class SANCriterionConfig:
-    """Weights of the losses, which are also those of the matching costs, and the points.
+    """Weights of the losses, which are also those of the matching costs, and numbers of points.
 
     Attributes:
         class_weight: weight of the cross-entropy over classes.

@@ -1,4 +1,4 @@
-"""Finds a SAN checkpoint, tells which variant it is, and writes one back."""
+"""Finding, reading and writing SAN checkpoints."""
 
 from __future__ import annotations
 
@@ -124,20 +124,21 @@ def save_network(
 
 
 def metadata_of(network: SAN, inference: SANInference | None = None) -> dict[str, Any]:
-    """Return what a checkpoint stores beside its tensors, so that it loads by itself."""
+    """Return the metadata with which a checkpoint can be loaded without further information."""
     run = SANInference() if inference is None else inference
     return {_CONFIG: asdict(network.config), _INFERENCE: asdict(run)}
 
 
 def save_world_network(network: SAN, inference: SANInference, path: str | Path) -> None:
-    """Write a network around the world's CLIP as this package carries it: small, with our names."""
+    """Write a network without the world's CLIP, which the package carries anyway."""
     save_shared(path, network.state_dict(), metadata_of(network, inference), prefix="clip.")
 
 
 def stored_config(path: Path) -> tuple[SANConfig, SANInference] | None:
-    """Return the architecture that a checkpoint of ours stores, and how it is run.
+    """Return the architecture and the rules of inference that a checkpoint of ours stores.
 
-    Earlier checkpoints store both in one place. The original's store neither, which gives None.
+    Earlier checkpoints store both in one place. The original's checkpoints store neither, which
+    gives None.
     """
     metadata = read_metadata(path)
     if _CONFIG not in metadata:
@@ -162,7 +163,7 @@ def stored_config(path: Path) -> tuple[SANConfig, SANInference] | None:
 
 
 def _published_config(tensors: Mapping[str, Tensor], path: Path) -> SANConfig:
-    """Tell the published variants apart by the width of their CLIP."""
+    """Return the published variant that has the width of this CLIP."""
     patches = tensors.get("clip_visual_extractor.conv1.weight")
     for variant in VARIANTS.values():
         config = variant()
