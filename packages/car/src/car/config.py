@@ -107,7 +107,7 @@ class CaRConfig:
 
     @property
     def classifier_templates(self) -> tuple[str, ...] | None:
-        """Return the templates of the mask classifier; the name of a set stands for its templates."""
+        """Return the templates of the mask classifier, looked up where a set is given by name."""
         given = self.semantic_templates
         if given is not None and len(given) == 1 and "{}" not in given[0]:
             return load_templates(given[0])
