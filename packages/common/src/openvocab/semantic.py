@@ -94,6 +94,8 @@ def semantic_labels(
     """
     check_finite_scores(class_prob, mask_logits)
     class_prob, mask_logits = class_prob.float().contiguous(), mask_logits.float()
+    if mask_logits.device.type != "cpu":
+        return _labels_by_strips(class_prob, mask_logits, geometry, threshold)
     rows = _axis(mask_logits.shape[1], 0, geometry, tile)
     columns = _axis(mask_logits.shape[2], 1, geometry, tile)
     labels = torch.empty(geometry.output, dtype=torch.int64, device=mask_logits.device)
@@ -113,6 +115,30 @@ def semantic_labels(
             target = labels[member.row.output, member.column.output]
             target.copy_(tile_labels.view_as(target))
     return labels
+
+
+def _labels_by_strips(
+    class_prob: Tensor, mask_logits: Tensor, geometry: MaskGeometry, threshold: float | None
+) -> Tensor:
+    """Find the best names by comparing all at every pixel: (H0, W0).
+
+    For devices that multiply fast, and on which asking which names can win costs a wait for each
+    tile; here the CPU waits for nothing.
+    """
+    column = _axis(mask_logits.shape[2], 1, geometry, geometry.output[1])[0]
+    wide = [part.to(mask_logits) for part in (column.first, column.second)]
+    width = max(len(part) for part in wide)
+    step = max(1, _STRIP // (max(class_prob.shape) * width))
+    strips = []
+    for row in _axis(mask_logits.shape[1], 0, geometry, step):
+        high = [part.to(mask_logits) for part in (row.first, row.second)]
+        masks = high[0] @ mask_logits[:, row.grid, column.grid] @ wide[0].T
+        masks = masks.sigmoid_()  # (Q, ny, nx)
+        if not geometry.resize_logits:
+            masks = high[1] @ masks @ wide[1].T
+        scores, names = (class_prob.T @ masks.flatten(1)).max(dim=0)  # the first of equal ones
+        strips.append(names if threshold is None else names.where(scores >= threshold, -1))
+    return torch.cat(strips).view(geometry.output)
 
 
 def check_finite_scores(*scores: Tensor) -> None:

@@ -134,7 +134,7 @@ class SANSegmenter(BaseSegmenter):
         Returns:
             (W, *output_size) float32, not negative.
         """
-        prediction, padded = self._predict([image], vocabulary)
+        prediction, padded = self._predict([image], self._classifier(vocabulary))
         geometry = MaskGeometry(
             padded, _size(image), output_size, self.inference.resize_masks_first
         )
@@ -163,9 +163,10 @@ class SANSegmenter(BaseSegmenter):
     ) -> list[Segmentation]:
         """Resize, predict in batches of one padded size, label at the original size."""
         resized = [self.resize(image) for image in images]
+        classifier = self._classifier(vocabulary)
         results: dict[int, Segmentation] = {}
         for batch in self._batches(resized):
-            prediction, padded = self._predict([resized[index] for index in batch], vocabulary)
+            prediction, padded = self._predict([resized[index] for index in batch], classifier)
             for row, index in enumerate(batch):
                 geometry = self._geometry(padded, resized[index], images[index])
                 results[index] = self._label(prediction, row, geometry, vocabulary, return_scores)
@@ -176,7 +177,7 @@ class SANSegmenter(BaseSegmenter):
     ) -> tuple[SANPrediction, MaskGeometry]:
         """Return the masks and classes of one image (H, W, 3), and the geometry of its pixels."""
         resized = self.resize(image)
-        prediction, padded = self._predict([resized], vocabulary)
+        prediction, padded = self._predict([resized], self._classifier(vocabulary))
         return prediction, self._geometry(padded, resized, image)
 
     def resize(self, image: ImageArray) -> ImageArray:
@@ -198,13 +199,18 @@ class SANSegmenter(BaseSegmenter):
             yield from (members[i : i + _BATCH] for i in range(0, len(members), _BATCH))
 
     @torch.inference_mode()
+    def _classifier(self, vocabulary: Vocabulary) -> Tensor:
+        """Return the class embeddings (W + 1, E) of a vocabulary's words and "no object"."""
+        text = self.text.encode_names(vocabulary.words, vocabulary.templates)
+        return self.network.classifier(text)
+
+    @torch.inference_mode()
     def _predict(
-        self, images: list[ImageArray], vocabulary: Vocabulary
+        self, images: list[ImageArray], classifier: Tensor
     ) -> tuple[SANPrediction, tuple[int, int]]:
         """Run the network on resized images; also return the padded size (H, W)."""
-        text = self.text.encode_names(vocabulary.words, vocabulary.templates)
         batch = self.network.preprocess([torch.from_numpy(im).permute(2, 0, 1) for im in images])
-        prediction = self._forward(batch, self.network.classifier(text))[-1]
+        prediction = self._forward(batch, classifier)[-1]
         return prediction, (batch.shape[2], batch.shape[3])
 
     @torch.inference_mode()
