@@ -98,13 +98,36 @@ class Panel(TypedDict):
     right: NotRequired[float]
 
 
-class Disagreement(TypedDict):
-    """An image on which the methods disagree, with the colors of its legend."""
+class Example(TypedDict):
+    """A representative image, with the colors of its legend.
+
+    `agreement` is the group of the image, see `reporting.gallery`, and `disagreement` the share of
+    its pixels to which not all methods give the same name.
+    """
 
     id: str
+    agreement: str
     disagreement: float
     panels: list[Panel]
     legend: list[list[str]]
+
+
+class MapOfImage(TypedDict):
+    """A small label map as PNG in base64, its classes, and the share that is named right."""
+
+    png: str
+    classes: list[int]
+    right: NotRequired[float]
+
+
+class Thumbnail(TypedDict):
+    """An image of a run, small, as JPEG in base64, and its label maps by method and "truth"."""
+
+    id: str
+    agreement: str
+    disagreement: float
+    jpeg: str
+    maps: dict[str, MapOfImage]
 
 
 class Comparison(TypedDict):
@@ -124,7 +147,7 @@ class Comparison(TypedDict):
     seen: Seen | None
     diagnoses: dict[str, dict[str, DiagnosisEntry]]
     crops: dict[str, CropAccuracy]
-    gallery: list[Disagreement]
+    gallery: list[Example]
 
 
 class Announced(TypedDict):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-FORMAT = "openvocab-comparison-5"  # of what `quality/comparison.py` writes and the report reads
+FORMAT = "openvocab-comparison-6"  # of what `quality/comparison.py` writes and the report reads
 COSTS_FILE = "costs.json"
 DIAGNOSES_FILE = "diagnoses.json"
 CROPS_FILE = "crops.json"

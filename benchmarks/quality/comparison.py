@@ -24,7 +24,7 @@ from benchmarks.forms import (
 from benchmarks.layout import COSTS_FILE, CROPS_FILE, DIAGNOSES_FILE, FORMAT, read_json, result_file
 from benchmarks.quality.controls import control_of
 from benchmarks.quality.plan import Plan, is_world
-from benchmarks.reporting.gallery import gallery
+from benchmarks.reporting.gallery import examples, thumbnails
 from openvocab.compare import Evaluation, compare_evaluations, compare_every_two
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
@@ -56,6 +56,9 @@ def collect(plan: Plan, name: str) -> None:
         one.result.save(result_file(plan.output, name, key))
     if seen is not None:
         seen["methods"] = _by_convention(found, seen["ids"])
+    records = {key: one.records for key, one in found.items()}
+    images = thumbnails(data, records, plan.limit)
+    write_text(result_file(plan.output, name, "images"), json.dumps(images) + "\n")
     value: Comparison = {
         "format": FORMAT,
         "data_set": data.name,
@@ -77,7 +80,7 @@ def collect(plan: Plan, name: str) -> None:
             for key, one in found.items()
             if is_world(data) and (crops := read_json(one.folder / CROPS_FILE)) is not None
         },
-        "gallery": gallery(data, {key: one.records for key, one in found.items()}, plan.limit),
+        "gallery": examples(data, records, images),
     }
     path = result_file(plan.output, name, "comparison")
     write_text(path, json.dumps(value, indent=1) + "\n")

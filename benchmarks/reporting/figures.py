@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import resvg_py
 
-from benchmarks.forms import Comparison, Costs, Curves, Disagreement, Point, Structure
+from benchmarks.forms import Comparison, Costs, Curves, Example, Point, Structure
 from benchmarks.reporting import charts, diagram
 from openvocab.drawing.fonts import FOLDER
 from openvocab.evaluation.results import Result
@@ -40,7 +40,7 @@ def write_figures(figures: Mapping[str, str], folder: Path) -> None:
             path.write_bytes(png)
 
 
-def write_gallery(gallery: Sequence[Disagreement], folder: Path, slug: str) -> None:
+def write_gallery(gallery: Sequence[Example], folder: Path, slug: str) -> None:
     """Write the panels of a gallery as JPEG."""
     for number, entry in enumerate(gallery, start=1):
         for panel in entry["panels"]:

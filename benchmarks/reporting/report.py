@@ -19,6 +19,7 @@ from benchmarks.forms import (
     Latency,
     Structure,
     ThresholdRow,
+    Thumbnail,
 )
 from benchmarks.layout import FORMAT, read_json
 from benchmarks.quality.acceptance import threshold_rows
@@ -31,6 +32,8 @@ from benchmarks.reporting.figures import (
     write_figures,
     write_gallery,
 )
+from benchmarks.reporting.gallery import RIGHT
+from benchmarks.reporting.images import SCRIPT, embedded_json, groups, parts, script_hash
 from benchmarks.reporting.structure_table import millions, side_by_side
 from benchmarks.reporting.verdicts import ranking, sentences
 from openvocab.cli import CommandParser, run
@@ -56,6 +59,12 @@ def build_report(folder: Path) -> Path:
     write_figures(page["figures"], folder / "figures")
     for data in page["sets"]:
         write_gallery(data["gallery"], folder / "figures", data["slug"])
+        for number, part in enumerate(data["parts"][1:], start=2):
+            shown = {**page, "set": data, "part": part}
+            write_text(
+                folder / f"{data['slug']}-images-{number}.html",
+                _render("images_page.html.jinja", shown),
+            )
     for suffix in ("html", "md"):
         write_text(folder / f"report.{suffix}", _render(f"report.{suffix}.jinja", page))
     return folder / "report.html"
@@ -77,10 +86,14 @@ def read_page(folder: Path) -> dict[str, Any]:
         shown |= comparison.get("titles", {})
     for data, comparison in zip(sets, comparisons, strict=True):
         data["ranking"] = ranking(data["rows"])
+        data["parts"] = parts(data["images"], data["names"], shown)
         data["sentences"] = sentences(comparison.get("between", []), shown)
     return {
         "structures": structures,
         "titles": shown,
+        "script": SCRIPT,
+        "script_hash": script_hash(),
+        "right_from": RIGHT,
         "heading": f"{_listed(list(shown.values()))}, measured",
         "side_by_side": side_by_side(structures),
         "figures": _figures(structures, curves, sets),
@@ -137,6 +150,7 @@ def _render(template: str, page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": cell, "millions": millions, "bound": bound, "verdict": verdict}
+    environment.filters["embedded_json"] = embedded_json
     shown = dict(page) if "html" in template else {**page, "titles": _in_markdown(page["titles"])}
     return environment.get_template(template).render(**shown)
 
@@ -217,10 +231,16 @@ def read_set(results: Path, comparison: Comparison) -> dict[str, Any]:
     found = {m: Result.load(results / name) for m, name in comparison["results"].items()}
     first = next(iter(found.values()))
     images, is_world = first.card.n_images, comparison["data_set"] == WORLD
+    slug = next(iter(comparison["results"].values())).partition("--")[0]
+    shown: list[Thumbnail] = read_json(results / f"{slug}--images.json") or []
     return {
         "name": comparison["title"],
         "is_world": is_world,
-        "slug": next(iter(comparison["results"].values())).partition("--")[0],
+        "slug": slug,
+        "names": first.names,
+        "methods": list(found),
+        "images": shown,
+        "groups": groups(shown),
         "n_images": images,
         "classes": len(first.names),
         "present": first.scores().n_present,

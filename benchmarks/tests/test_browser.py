@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmarks import run_all
 from benchmarks.layout import read_json
@@ -15,6 +16,7 @@ from benchmarks.reporting import three_methods
 from benchmarks.reporting.report import build_report
 from benchmarks.structure.latency import NAME_COUNTS, SIDES
 from browser import FAINT, TOO_WIDE, Browser, start_browser
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ _CROWDED = """[...document.querySelectorAll("svg")].flatMap(svg => {
 def test_the_report_is_whole_and_readable(browser, report, width, scheme) -> None:
     browser.show(report, width, scheme)
     assert browser.complaints() == []
-    assert browser.look(_LOADED) and browser.look("document.images.length") == 4 * 5
+    assert browser.look(_LOADED) and browser.look("document.images.length") == 2 * 4 * 5
     assert browser.look(TOO_WIDE) == 0
     assert browser.look(FAINT) == []
     assert browser.look(_CROWDED) == []
@@ -104,6 +106,88 @@ def test_a_policy_in_the_report_forbids_all_requests(browser, report, tmp_path) 
     page.write_text(report.read_text().replace("</body>", f"{image}</body>"))
     browser.show(page)
     assert any("Content Security Policy" in said for said in browser.complaints())
+
+
+COUNT = 200
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """The report of a run of 200 images and three programs, whose maps are hard to compress."""
+    folder, random = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
+    parts = ("images", "labels", "good", "half", "bad")
+    for part in parts:
+        (folder / part).mkdir()
+    for index in range(COUNT):
+        truth, noise = (
+            random.integers(0, 30, shape).repeat(96 // shape[1], 0).repeat(96 // shape[1], 1)
+            for shape in ((6, 8), (36, 48))
+        )
+        maps = [random.integers(0, 256, (*truth.shape, 3)).astype(np.uint8), truth]
+        maps += [np.where(random.random(truth.shape) < share, noise, truth) for share in (0.1,)]
+        maps += [truth if index % 2 else noise, noise]
+        for part, values in zip(parts, maps, strict=True):
+            Image.fromarray(values.astype(np.uint8)).save(
+                folder / part / f"{index:03}.png", compress_level=1
+            )
+    (folder / "names.txt").write_text("\n".join(f"class {i}" for i in range(30)) + "\n")
+    words = ["--datasets", str(folder), "--output", str(folder / "out"), "--no-structure"]
+    words += ["--predictions", *(f"{name}={folder / name}" for name in parts[2:])]
+    assert run_all.main(words) == 0
+    return folder / "out" / "report.html"
+
+
+def test_all_images_of_a_run_are_in_a_page_of_few_megabytes(browser, large) -> None:
+    assert large.stat().st_size < 5_000_000
+    browser.show(large)
+    assert browser.complaints() == [] and browser.look(_LOADED)
+    shown, seen = ".all figcaption > bdi", set()
+    while True:
+        seen |= set(
+            browser.look(f"[...document.querySelectorAll('{shown}')].map(e => e.innerText)")
+        )
+        if browser.look("document.querySelector('.after').disabled"):
+            break
+        browser.click(".after")
+    assert seen == {f"{index:03}" for index in range(COUNT)}
+
+
+def _status(browser: Browser) -> str:
+    return browser.look("document.querySelector('.all [role=status]').textContent")
+
+
+def test_images_can_be_filtered_by_class_method_and_result(browser, large) -> None:
+    browser.show(large)
+    browser.enter("[name=agreement]", "one wrong")
+    assert _status(browser) == "100 of 200 images"
+    browser.enter("[name=method]", "foreign-half")
+    assert _status(browser) == "200 of 200 images"
+    browser.enter("[name=agreement]", "wrong")
+    assert _status(browser) == "100 of 200 images"
+    tiles = "[...document.querySelector('.all .gallery').children].map(e => e.innerText.trim())"
+    image, truth, half = browser.look(tiles)
+    assert (image, truth) == ("image", "ground truth") and half.startswith("half ")
+    browser.enter("[name=method]", "")
+    browser.enter("[name=name]", "3")
+    legends = "[...document.querySelectorAll('.all .legend')].map(e => e.innerText)"
+    assert all("class 3" in legend for legend in browser.look(legends))
+
+
+def test_a_picture_is_enlarged_by_mouse_and_keys(browser, large) -> None:
+    browser.show(large)
+    assert not browser.look("document.querySelector('dialog').open")
+    browser.look("document.querySelector('.image .tile').focus()")
+    browser.press("Enter")
+    assert browser.look("document.querySelector('dialog').open")
+    said = "document.querySelector('dialog p').textContent"
+    first = browser.look(said)
+    assert first.startswith("image of")
+    browser.press("ArrowRight")
+    assert browser.look(said).startswith("ground truth of")
+    browser.press("ArrowRight")
+    assert "of the labelled pixels are right" in browser.look(said)
+    browser.press("Escape")
+    assert not browser.look("document.querySelector('dialog').open")
 
 
 _HOSTILE = (

@@ -16,6 +16,7 @@ import pytest
 from benchmarks import run_all
 from benchmarks.quality.comparison import seen_classes
 from benchmarks.quality.plan import Missing, find_data
+from benchmarks.reporting.gallery import AGREEMENTS
 from benchmarks.reporting.report import build_report
 
 from openvocab.cli import run
@@ -67,10 +68,11 @@ def test_the_comparison_holds_what_the_report_shows(finished) -> None:
         assert any("weights differ" in line for line in pair["protocol"])
     # "sky", "grass" and "dog" are in COCO-Stuff, "quux" is not; sky's spelling there decides.
     assert 1 <= found["seen"]["classes"] <= 3
-    assert [g["disagreement"] for g in found["gallery"]] == sorted(
-        (g["disagreement"] for g in found["gallery"]), reverse=True
-    )
-    assert len(found["gallery"]) == 3
+    order = [AGREEMENTS.index(g["agreement"]) for g in found["gallery"]]
+    assert len(order) == 3 and order == sorted(order)
+    assert all(0 < g["disagreement"] <= 1 for g in found["gallery"])
+    images = json.loads(path.with_name(path.name.replace("comparison", "images")).read_text())
+    assert len(images) == 3 and all(i["maps"].keys() == {"truth", *scores} for i in images)
     for times in found["times"].values():
         assert times["seconds"] > 0 and 0 < times["libraries_gib"] < times["peak_gib"] < 16
     assert found["control"].keys() == scores.keys() and not any(found["diagnoses"].values())
@@ -83,7 +85,7 @@ def test_the_report_says_every_score_and_nothing_twice(finished) -> None:
         miou = f"{Result.load(path.parent / name).scores().miou:.2f}"
         assert miou in page and miou in text
     assert (
-        page.count("data:image/jpeg") == 3 * 5
+        page.count("data:image/jpeg;base64,/") == 3 * 5
         and "This report says nothing about quality" not in page
     )
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # self-contained

@@ -61,6 +61,7 @@ def draw_overlay(
     alpha: float = 0.55,
     legend: bool = True,
     max_side: int = _MAX_SIDE,
+    text_size: int | None = None,
 ) -> ImageArray:
     """Draw labels over their image, with names in the regions and a legend sorted by area.
 
@@ -73,6 +74,7 @@ def draw_overlay(
         alpha: how much of a region's colour covers the image, 0..1.
         legend: add the legend, to the right or below.
         max_side: the longest side of the drawn image, without the legend.
+        text_size: of the names in pixels; None: what suits the size of the drawn image.
 
     Returns:
         (H', W', 3) uint8.
@@ -87,7 +89,7 @@ def draw_overlay(
     height, width = labels.shape
     size = _display_size(height, width, max_side)
     shown = _fit_labels(labels, size)
-    text_size = _text_size(*size)
+    text_size = _text_size(*size) if text_size is None else text_size
     entries = legend_entries(shares, names, colors)
     picture = _tint(_fit_image(image, size), shown, colors, alpha)
     picture = _name_regions(picture, shown, [index for index, _ in shares], entries, text_size)
