@@ -238,8 +238,8 @@ def list_images(
     Args:
         patterns: files, folders and globs.
         recursive: also look into the folders of a folder.
-        only: of a folder, take the visible files whose name or path in it matches this glob,
-            whatever their suffix.
+        only: glob for folders: only visible files whose name or path in the folder matches it are
+            taken, whatever their suffix.
 
     Returns:
         Paths in the order of the patterns, sorted within each, every file once.

@@ -65,7 +65,7 @@ class Explained:
     """One picture of what a method did on the way to its label map.
 
     Attributes:
-        title: what the picture shows, a few words.
+        title: title of the picture, a few words.
         picture: `(H, W, 3)` uint8 RGB.
         text: one or two sentences that a reader of the paper's abstract understands.
         group: heading under which the picture belongs, such as "Step 1" or a class name.
@@ -92,9 +92,9 @@ class Method:
         summary: one sentence on how the method works.
         load: loads the method; called with the words of `Load`.
         weights: the kinds of weights that `load` takes, one line for `--help`.
-        default_weights: what `load` takes if no weights are given.
+        default_weights: weights that `load` uses if none are given.
         templates: the prompt templates for names that a user types.
-        colors: in figures on a light and on a dark background; empty for a spare pair.
+        colors: colors in figures on a light and on a dark background; empty for a spare pair.
         rank: place in lists of methods, lowest first; equal ranks are sorted by key.
         package: import name of the package, for its own commands.
         preload: modules that `load` needs. The benchmark imports them beforehand, so that their
@@ -188,8 +188,9 @@ def load(method: str, weights: str | Path | None = None, **options: Any) -> Segm
     """Load a method, ready to segment.
 
     Args:
-        method: its key, such as "san"; `available_methods` lists them.
-        weights: what its `Method.weights` describes; None takes the method's default.
+        method: key of the method, such as "san"; `available_methods` lists them.
+        weights: weights as described in the method's `Method.weights`; None takes the method's
+            default.
         options: `config`, `device`, `precision` and `compile`, which every method knows, and the
             method's own.
 

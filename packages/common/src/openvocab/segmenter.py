@@ -371,11 +371,13 @@ class BaseSegmenter(ABC):
         batch_size: Largest number of images that the method processes together. Larger batches
             would only need more memory.
         calibrated: Whether every result has a `confidence`, so that thresholds need no scores.
-        calibration: what the confidences come from; see `openvocab.inference.confidence`.
-        calibration_file: where a calibration of these weights belongs; None where there is no such
+        calibration: the calibration of the confidences; see `openvocab.inference.confidence`.
+        calibration_file: path for a calibration of these weights; None where there is no such
             place.
-        confidence_features: what the confidence depends on, of `openvocab.metrics.calibration`.
-        on_evidence: is called with what a method knows about each image, for fitting a calibration.
+        confidence_features: names of the features of the confidence, of
+            `openvocab.metrics.calibration`.
+        on_evidence: function that is called with a method's evidence for each image, for fitting a
+            calibration.
     """
 
     templates: str = "vild"

@@ -217,8 +217,10 @@ def label_word_maps(
     Args:
         maps: (W, h, w) of the vocabulary's words, larger where a word fits better.
         output: (H, W) of the image.
-        vocabulary: its policy "threshold" applies to scores; "learned" has no meaning here.
-        to_scores: makes scores of resized maps (W, r, W); it must keep their order at each pixel.
+        vocabulary: vocabulary whose policy "threshold" applies to scores; "learned" has no meaning
+            here.
+        to_scores: function that makes scores of resized maps (W, r, W); it must keep their order at
+            each pixel.
         return_scores: whether to return scores.
 
     Returns:

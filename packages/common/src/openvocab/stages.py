@@ -19,11 +19,11 @@ class Stage:
 
     Attributes:
         key: short and unique within the method.
-        title: what it does, a few words.
+        title: title of the stage, a few words.
         weights: whether it has any, and whether the method trained them.
         calls: (owner, attribute) of the callables that do it; a class, a module or an object. Time
             inside the calls of another stage counts there.
-        detail: what flows out of it, one line.
+        detail: description of its output, one line.
     """
 
     key: str
@@ -38,8 +38,8 @@ class Part:
     """Parameters that belong together.
 
     Attributes:
-        title: what they are.
-        parameters: by name.
+        title: title of the parameters.
+        parameters: parameters by name.
         trained: whether the method trains them.
     """
 
@@ -58,7 +58,7 @@ class Anatomy:
     """Everything that a method says about its own structure.
 
     Attributes:
-        stages: in the order of the data path.
+        stages: stages in the order of the data path.
         parts: every parameter once.
         clips: the CLIPs inside, by what they do.
         names_enter: keys of the stages that use the names' embeddings.
@@ -82,11 +82,11 @@ class Architecture:
     Attributes:
         title: the method with its networks.
         segmenter: the method, ready to segment.
-        anatomy: what the method says about its structure.
+        anatomy: the method's description of its structure.
         sides: side lengths in pixels of the square images for latency against image size.
-        notes: what the measurement depends on, in whole sentences.
+        notes: sentences on what the measurement depends on.
         templates: the prompt templates of each call of the stage "text".
-        at_most: how many crops the stage "clip" sees at most in real use, where that is fixed.
+        at_most: largest number of crops that the stage "clip" sees in real use, where it is fixed.
         each_name: key of the stage in which CLIP sees one picture for each name; "" if there is
             none.
         forward: the pass that training differentiates, at 640 x 640; None where nothing is trained.

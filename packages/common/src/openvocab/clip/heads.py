@@ -40,7 +40,7 @@ def known_heads(image: tuple[int, int], text: tuple[int, int], *, origin: str) -
     Args:
         image: (width, layers) of the image tower.
         text: (width, layers) of the text tower.
-        origin: where the weights come from, for the error.
+        origin: description of where the weights come from, for the error.
 
     Raises:
         InputError: no published CLIP has such a tower.

@@ -40,7 +40,7 @@ def check_lengths(names: Sequence[str], templates: Templates, context: int = 77)
     Needs no model, and no tokenizer where all names are short.
 
     Raises:
-        NamesError: it does not; with all such names.
+        NamesError: CLIP does not read a name to its end; the message lists all such names.
     """
     room = context - 2 - max(len(template.encode()) for template in resolve_templates(templates))
     long = [name for name in names if len(name.encode()) > room]  # a token is a byte or more
@@ -108,8 +108,8 @@ class TextEncoder:
 
     Args:
         clip: the model; its text tower and device are used.
-        cache_dir: where embeddings are kept between runs; None for the user's cache folder (see
-            `default_cache_dir`), False for memory only.
+        cache_dir: folder in which embeddings are kept between runs; None for the user's cache
+            folder (see `default_cache_dir`), False for memory only.
     """
 
     def __init__(self, clip: CLIP, cache_dir: str | Path | Literal[False] | None = None) -> None:
@@ -136,8 +136,8 @@ class TextEncoder:
             Embeddings (K, E), float32, on the model's device.
 
         Raises:
-            NamesError: if names are longer than CLIP reads, or this CLIP does not know their words;
-                with all of them.
+            NamesError: names are longer than CLIP reads, or this CLIP does not know their words;
+                the message lists all of them.
 
         Source: SPEC san 6.
         """

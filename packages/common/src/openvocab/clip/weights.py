@@ -73,10 +73,10 @@ def load_clip(
             Hugging Face's transformers); a state dict; or a model object of `openai/CLIP` or
             open_clip.
         activation: "quick_gelu" or "gelu", for weights that do not say it themselves.
-        heads: of the image and of the text tower, for weights of an unpublished architecture that
-            do not say it themselves.
-        device: where to put the model.
-        dtype: of its parameters.
+        heads: numbers of heads of the image and the text tower, for weights of an unpublished
+            architecture that do not name theirs.
+        device: device of the model.
+        dtype: number format of the parameters.
 
     Raises:
         InputError: unknown name, unreadable or foreign weights, weights that could only be read by
@@ -104,9 +104,10 @@ def build_clip(
 
     Args:
         state_dict: OpenAI's or open_clip's names.
-        activation: which one the weights were trained with.
-        heads: of the image and text tower; None for those of the published architecture.
-        origin: where the weights come from, for errors.
+        activation: activation function with which the weights were trained.
+        heads: numbers of heads of the image and the text tower; None for those of the published
+            architecture.
+        origin: description of where the weights come from, for errors.
     """
     tensors = _openai_names(state_dict)
     config = config_from_state_dict(tensors, activation, heads=heads, origin=origin)
@@ -123,7 +124,7 @@ def config_from_state_dict(
     """Read the architecture off the shapes of a state dict with OpenAI's names.
 
     Raises:
-        InputError: not a CLIP with a ViT, or the activation is not known.
+        InputError: the tensors are not those of a CLIP with a ViT, or the activation is unknown.
     """
     if "visual.conv1.weight" not in state_dict or "visual.proj" not in state_dict:
         raise InputError(
@@ -189,7 +190,7 @@ def _shape(
     """Return the shape of a tensor that decides the architecture.
 
     Raises:
-        InputError: it is missing, empty, or has other axes.
+        InputError: the tensor is missing, empty, or has other axes.
     """
     shape = shapes.get(name, ())
     if len(shape) != axes or 0 in shape:
@@ -207,11 +208,11 @@ def stored_choices(
     """Return what a file says about itself that shapes do not tell: activation and heads.
 
     Args:
-        path: of our own files; others say nothing.
-        activation: what was asked for.
+        path: path of a file; only our own files hold these settings.
+        activation: activation function that the caller asks for.
 
     Raises:
-        InputError: it contradicts the file.
+        InputError: the caller's settings contradict the file.
     """
     if not Path(path).is_file():
         return activation, None

@@ -76,7 +76,7 @@ def read_index(path: Path) -> list[tuple[str, str]]:
     """Read (folder, file name) of every image from the official index.
 
     Raises:
-        InputError: it is no index, or would run code, or a name leads outside the folder.
+        InputError: the file is no index, would run code, or names a path outside the folder.
     """
     index = read_plain_pickle(path)
     try:

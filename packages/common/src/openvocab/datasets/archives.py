@@ -20,9 +20,9 @@ class Source:
     """A folder with what was downloaded, searched as if its archives were unpacked in it.
 
     Args:
-        folder: what the user gave; archives in it are unpacked below `output`, only once.
-        output: where the prepared data goes.
-        wanted: names of the archives to unpack, without their endings; others are left alone.
+        folder: folder that the user gave; archives in it are unpacked below `output`, only once.
+        output: folder for the prepared data.
+        wanted: names of the archives to unpack, without their endings; others are not unpacked.
 
     Raises:
         InputError: the folder is missing, or an archive is damaged or would write elsewhere.

@@ -27,7 +27,7 @@ class Finding:
 
     Args:
         severity: an error makes results wrong, a warning makes them incomparable.
-        text: what it is, in words.
+        text: description in words.
         fix: the command that repairs it, or "".
     """
 
@@ -61,7 +61,7 @@ def repair_command(data: LabelledSet, data_root: Path, *, first: str = "") -> st
 
     Args:
         data: the set as it lies there.
-        data_root: where data sets lie.
+        data_root: folder of the data sets.
         first: a command that takes what is wrong out of the way.
     """
     shared = "{split}" not in data.layout.labels  # one folder holds the labels of all splits

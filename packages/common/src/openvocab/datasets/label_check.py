@@ -34,11 +34,11 @@ class LabelSurvey:
     Args:
         classes: K; class labels are `0..K-1`.
         void: the values that are void.
-        maps: how many label maps there are.
-        pixels: of every value that occurs, void included.
+        maps: number of label maps.
+        pixels: number of pixels of every value that occurs, void included.
         files: the number of label maps that hold the value.
-        wrong: what the first label map with a value that is no class has, in a sentence, or "".
-        mismatch: how the first label map and its image differ in size, in a sentence, or "".
+        wrong: sentence about the first label map with a value that is no class, or "".
+        mismatch: sentence about the first label map and its image that differ in size, or "".
         turned: images that EXIF turns without a trace in the size of their label map.
     """
 
@@ -110,7 +110,7 @@ def check_labels(
 
     Args:
         data: the set.
-        samples: those to look at; None for all.
+        samples: samples to check; None for all.
         classes: K; None: the number of names of the set.
         ignore: the void values; None: the set's.
         values: refuse values that are no class too; else the caller does so image by image.

@@ -50,7 +50,7 @@ def read_mat(path: Path) -> IntArray:
     """Read the `LabelMap` of a .mat file, `(H, W)`; scipy reads numbers and runs nothing.
 
     Raises:
-        InputError: it is missing, damaged, or has no such array of numbers.
+        InputError: the file is missing, damaged, or has no such array of numbers.
     """
     import scipy.io  # late: it takes as long to import as all the rest
 
@@ -75,7 +75,7 @@ def read_codes(path: Path) -> IntArray:
     """Read a list of run-length codes as a label map, `(H, W)`, 65535 where none is.
 
     Raises:
-        InputError: it is missing, damaged, empty, or its masks differ in size.
+        InputError: the file is missing, damaged or empty, or its masks differ in size.
     """
     try:
         entries = read_json_file(path, "run-length codes")
@@ -104,7 +104,7 @@ def read_coded(path: Path) -> NDArray[np.uint8]:
     """Read an RGB-coded label map, `(H, W, 3)`.
 
     Raises:
-        InputError: it cannot be read, or is not RGB.
+        InputError: the file cannot be read, or is not RGB.
     """
     pixels = read_image(path)
     with Image.open(path) as image:

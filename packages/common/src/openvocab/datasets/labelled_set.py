@@ -26,7 +26,7 @@ class LabelledSet:
     """A data set that was found: a `SampleSet` that knows where and how it lies.
 
     Args:
-        spec: what is known of it.
+        spec: description of the data set.
         split: canonical.
         layout: the layout in which it lies.
         root: the data root and what the layout has below it.

@@ -25,7 +25,7 @@ class Codes:
     """Official codes.
 
     Args:
-        sets: in whose label maps they are found by mistake.
+        sets: data sets in whose label maps the codes are found by mistake.
         what: they are, and what was done wrong.
         covers: whether all of these values, void left out, are such codes.
         least: so many values that are no class make it certain. One may also be a wrong value for

@@ -96,7 +96,7 @@ def read_renumbered(path: Path, numbers: Mapping[int, int] | None) -> IntArray:
     """Read a .mat file whose `labels.txt` may number the names otherwise, `(H, W)`.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     values = read_mat(path)
     if numbers is None:
@@ -110,7 +110,7 @@ def paint(image: Path, masks: Sequence[Mask], size: tuple[int, int] | None) -> I
     """Paint masks in file order, later ones over earlier ones, `(H, W)`.
 
     Args:
-        image: gives the size where the JSON does not.
+        image: the entry of the image, for its size where the JSON does not give one.
         masks: run-length codes, or polygons as lists of x, y.
         size: (height, width).
     """

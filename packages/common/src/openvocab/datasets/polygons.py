@@ -46,7 +46,7 @@ def fill_polygon(polygon: Sequence[float], size: tuple[int, int]) -> Mask:
     in each column a pixel begins or ends the inside where the outline crosses its middle.
 
     Raises:
-        InputError: it is no list of at least one point.
+        InputError: the polygon is no list of at least one point.
     """
     points = np.asarray(polygon, dtype=np.float64)
     if points.ndim != 1 or points.size < 2 or points.size % 2 or not np.isfinite(points).all():

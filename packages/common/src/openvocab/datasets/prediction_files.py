@@ -29,13 +29,13 @@ def read_prediction(path: Path, num_classes: int, offset: int = 0) -> NDArray[np
     Args:
         path: label map, `.npy`, or `.npz`.
         num_classes: K.
-        offset: is added to stored labels; -1 for labels that count from 1.
+        offset: number that is added to stored labels; -1 for labels that count from 1.
 
     Returns:
         `(H, W)` labels; -1 where 255 (from 256 classes on 65535) is stored, and below 0.
 
     Raises:
-        InputError: it cannot be read, or holds no labels and no scores of K classes.
+        InputError: the file cannot be read, or holds no labels and no scores of K classes.
     """
     if path.suffix.lower() not in ARRAY_SUFFIXES:
         return _shifted(read_label_map(path), num_classes, offset)
@@ -155,7 +155,7 @@ def read_panoptic(
     """Read a panoptic PNG as a label map.
 
     Args:
-        path: its pixels code the id of a segment as R + 256 G + 65536 B.
+        path: PNG whose pixels code the id of a segment as R + 256 G + 65536 B.
         segments: the `segments_info` of the image.
         classes: the label of each category id.
 
@@ -163,7 +163,7 @@ def read_panoptic(
         `(H, W)` labels, -1 where the id is 0.
 
     Raises:
-        InputError: it cannot be read, or a pixel has an id that is no segment.
+        InputError: the file cannot be read, or a pixel has an id that is no segment.
     """
     pixels = read_image(path).astype(np.int64)
     ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]

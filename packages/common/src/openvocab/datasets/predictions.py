@@ -49,11 +49,12 @@ class FolderPredictions:
     """Label maps or arrays of NumPy, named like the images or label maps of the set, in a folder.
 
     Args:
-        folder: may have folders in it.
-        samples: what predictions are looked for.
-        ends: what may follow a sample's name in front of the suffix, such as "_labelTrainIds".
-        only: take only files whose names end so.
-        offset: is added to stored labels; -1 for labels that count from 1.
+        folder: folder of the predictions, which may have folders in it.
+        samples: samples for which predictions are looked up.
+        ends: endings that may follow a sample's name in front of the suffix, such as
+            "_labelTrainIds".
+        only: ending of the file names to take; others are ignored.
+        offset: number that is added to stored labels; -1 for labels that count from 1.
 
     Raises:
         InputError: there are none, or two files differ in their suffix only.
@@ -108,7 +109,7 @@ class JsonPredictions:
 
     Args:
         path: the file.
-        samples: what predictions are looked for.
+        samples: samples for which predictions are looked up.
         contiguous: the label of each category id, where the file has the data set's own ids.
 
     Raises:
@@ -155,7 +156,7 @@ class PanopticPredictions:
 
     Args:
         path: the JSON; the PNG files are in the folder of its name, else beside it.
-        content: what it holds.
+        content: contents of the JSON.
         data: the set whose images and class names are meant.
 
     Raises:
@@ -215,9 +216,10 @@ def open_predictions(
     Args:
         path: a folder, or a JSON file of detectron2 or of COCO's panoptic format.
         data: the set.
-        ids: what the category ids in a JSON are: labels, the data set's own ids (COCO's 1..182),
+        ids: meaning of the category ids in a JSON: labels, the data set's own ids (COCO's 1..182),
             or whichever of the two the ids themselves prove.
-        offset: is added to the labels that the files of a folder hold; -1 where they count from 1.
+        offset: number that is added to the labels in the files of a folder; -1 where they count
+            from 1.
 
     Raises:
         InputError: there are none, or nothing proves what the ids are.
@@ -250,7 +252,7 @@ def _own_predictions(folder: Path, data: Any) -> FolderPredictions:
     """Open a folder that the prediction command wrote, if it was asked for the set's names.
 
     Raises:
-        InputError: it was asked for others, or wrote no label maps.
+        InputError: the run used other names, or wrote no label maps.
     """
     try:
         names = (folder / NAMES).read_text(encoding="utf-8").splitlines()

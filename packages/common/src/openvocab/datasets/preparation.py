@@ -43,8 +43,8 @@ class LabelMapTask:
 
     Args:
         target: the label map to make; when it is there, the task is done.
-        read: makes its stored values; importable, for other processes.
-        arguments: of `read`.
+        read: function that makes the stored values; it must be importable by other processes.
+        arguments: arguments of `read`.
         table: `(N,)` the value to store for each value read; `INVALID` where there is none.
         beyond: the value to store for what is not in the table; `INVALID` for an error.
         image: (source, target) of the image, to be linked or copied; None leaves images alone.
@@ -65,12 +65,12 @@ class Tree:
     """A label tree to be made.
 
     Args:
-        folder: of its label maps.
-        name: of the data set.
+        folder: folder of the tree's label maps.
+        name: name of the data set.
         split: canonical.
         vocabulary: the names of its labels.
         tasks: one for each image.
-        route: which of several known ways makes it, or "".
+        route: name of the route, where several are known, or "".
         lists: files to write beside, such as `ImageSets/.../val.txt`, with their text.
     """
 
@@ -218,7 +218,7 @@ def place(source: Path, target: Path, placing: Placing) -> None:
     """Put a file where the layout wants it: a hard link where that is possible, else a copy.
 
     Raises:
-        InputError: it is not in the source.
+        InputError: the file is not in the source.
     """
     if target.exists():
         return

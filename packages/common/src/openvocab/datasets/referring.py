@@ -30,9 +30,9 @@ class ReferringSpec:
     """A referring data set.
 
     Args:
-        folder: below `refer/data`.
+        folder: folder below `refer/data`.
         by: who split it: part of the name of the file of expressions.
-        splits: that it has.
+        splits: splits of the data set.
         file: name of the file of expressions.
         sources: keys in `data/sources.json`.
         per_sentence: every sentence is an item of its own (GRES); else every object is.
@@ -69,7 +69,7 @@ class ReferringSample:
     Args:
         id: unique in the set.
         image: the photograph.
-        sentences: that all mean the same mask.
+        sentences: sentences, which all describe the same mask.
         segments: polygons or run-length codes whose union is the mask; none for GRES's "no target".
         size: (height, width).
     """

@@ -45,7 +45,7 @@ def resolve(name: str, data_root: str | Path | None = None) -> LabelledSet:
         name: a name of the catalogue or an alias, with ":train" for the split that is not "val"
             and "@LAYOUT" to insist on a layout; `ade20k-150`, `voc-20:train`, `voc-20@mmseg`;
             or `world`, `world:tune`, `world:train:20000`, which is drawn when it is not there.
-        data_root: where data sets lie; None: `$DETECTRON2_DATASETS`, else `./datasets`.
+        data_root: folder of the data sets; None: `$DETECTRON2_DATASETS`, else `./datasets`.
 
     Raises:
         InputError: the name is not known, or none of the set's layouts is there.

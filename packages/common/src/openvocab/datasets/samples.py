@@ -72,8 +72,8 @@ class FolderDataset:
         labels: folder of label maps (PNG, TIFF), 8 or 16 bits.
         names_file: one name per line, or a JSON list; line i names the label value i.
         ignore_index: the values that are void; None: 255, or 65535 from 256 classes on.
-        label_offset: what is added to stored values that are not void; -1 for label maps that count
-            from 1. What falls below 0 is void.
+        label_offset: number that is added to stored values that are not void; -1 for label maps
+            that count from 1. Values that fall below 0 are void.
     """
 
     images: Path

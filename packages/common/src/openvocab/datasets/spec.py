@@ -37,10 +37,10 @@ class Layout:
         name: who uses it, such as "detectron2".
         images: folder of images below one of `roots`.
         labels: folder of label maps below the same.
-        roots: where repositories that agree on the rest put it, below the data root.
+        roots: folders below the data root in which repositories that agree on the rest put it.
         split_names: the layout's own name for each split that it has.
-        coding: how stored values become labels.
-        label_end: what follows the common name of a pair in the name of its label map.
+        coding: rule by which stored values become labels.
+        label_end: ending of a label map's name behind the part that it shares with its image.
         image_end: the same for the image; "" accepts every image suffix.
         listed: file with one common name on each line; without it all label maps count.
         vocabulary: key of the vocabulary whose order the labels have, where it is not the set's.
@@ -77,13 +77,14 @@ class DatasetSpec:
 
     Args:
         name: canonical, such as "ade20k-150".
-        title: for people.
+        title: title for people.
         vocabulary: key of the vocabulary of its labels, see `Vocabulary.load`.
-        layouts: in the order in which they are looked for.
+        layouts: layouts in the order in which they are looked for.
         sizes: numbers of images that count as complete for each split, in the order of preference.
         ignore: the void values of labels; class labels are `0..K-1`.
         sources: keys in `data/sources.json` of what to get for the preparation.
-        make_vocabulary: makes the vocabulary of a layout where it is none of the published ones.
+        make_vocabulary: function that makes the vocabulary of a layout which is none of the
+            published ones.
         made: the layout that our preparation writes, in the first of its roots.
         siblings: sets with the same images and shared names, to hold the order of labels against.
     """
@@ -131,7 +132,7 @@ def decode(values: NDArray[Any], coding: Coding, void: int = VOID_8_BIT) -> NDAr
 
     Args:
         values: `(H, W)` integers as stored.
-        coding: how they are stored.
+        coding: rule by which the values are stored.
         void: the value that void has where the coding makes or reads one.
 
     Returns:

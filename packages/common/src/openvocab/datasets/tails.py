@@ -33,8 +33,8 @@ def match_tails(
     nothing but the name of a file in different folders, none is taken.
 
     Args:
-        wanted: for each key the paths by which it may be known.
-        offered: for each key its path.
+        wanted: paths by which each wanted key may be known.
+        offered: path of each offered key.
 
     Returns:
         The keys of what is offered by those of what is wanted.

@@ -48,7 +48,7 @@ def transform_sheet(
     Args:
         image: (H, W, 3) uint8.
         label: (H, W) integers; values below 0 are void.
-        config: how images are varied.
+        config: settings of the random transforms.
         seeds: one for each column.
 
     Returns:

@@ -28,7 +28,7 @@ class TransformConfig:
     """How a training image is varied.
 
     Attributes:
-        min_sizes: one of these becomes the short side.
+        min_sizes: sizes, one of which becomes the short side.
         max_size: unless the long side would pass this.
         crop_size: side of the random crop, and of the result.
         color: vary brightness, contrast, saturation and hue (as SSD does).
@@ -48,12 +48,12 @@ class TrainTransform:
     """Varies an image and its label map together.
 
     Args:
-        config: how.
+        config: settings of the transforms.
         ignore_index: label of what is added.
 
     Attributes:
-        stages: what is done, in this order, by name; each maps an image, its label map and a
-            random generator to an image and a label map.
+        stages: stages by name, in their order; each maps an image, its label map and a random
+            generator to an image and a label map.
     """
 
     def __init__(self, config: TransformConfig, ignore_index: int = 255) -> None:

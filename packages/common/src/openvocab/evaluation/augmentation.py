@@ -28,7 +28,7 @@ class DenseSegmenter(Segmenter, Protocol):
 
         Args:
             image: `(h, w, 3)` uint8 RGB, taken as it is.
-            vocabulary: its W words are scored; W = K where it is just names.
+            vocabulary: vocabulary whose W words are scored; W = K where all words are names.
             output_size: (H, W) of the scores.
 
         Returns:
@@ -43,12 +43,12 @@ class TestTimeAugmentation(BaseSegmenter):
     an image is flipped after resizing.
 
     Args:
-        segmenter: scores the views.
+        segmenter: the segmenter that scores the views.
         sizes: short sides of the views.
         max_size: the longest a long side becomes.
         flip: also take the mirror image of each.
         short: short side of the image the views are made from.
-        max_short: its longest long side.
+        max_short: upper limit of the long side of each view.
 
     Source: SPEC san 7 (TTA); SPEC ovseg 9 and 17.13.
     """
@@ -161,7 +161,7 @@ def augment(
         segmenter: the method.
         args: parsed with `add_augmentation_arguments`.
         short: short side of the method's evaluation input.
-        max_short: its longest long side.
+        max_short: upper limit of the long side of each view.
     """
     if not args.tta:
         return segmenter

@@ -35,9 +35,10 @@ class Diagnosis:
     """One extra evaluation of a method.
 
     Attributes:
-        key: its name in files, such as "true-masks".
-        title: what the method is told, or does in another way, as in a table.
-        segmenter: makes what is evaluated, given the data and what the method itself found there.
+        key: name in files, such as "true-masks".
+        title: description of what is evaluated, short enough for a table.
+        segmenter: function that makes the segmenter to evaluate, given the data and the method's
+            own results.
         runs_again: whether it takes about as long as the method itself, so that a comparison may
             use fewer images.
         paired: whether the difference to the method itself is reported, with its interval.
@@ -58,9 +59,9 @@ class Told:
 
     Attributes:
         segmenter: the method.
-        part: which part of the truth.
-        known: holds it.
-        label: segments with it.
+        part: name of the part of the truth that is given.
+        known: holder of the truth.
+        label: function that segments with the given truth.
     """
 
     segmenter: Segmenter
@@ -82,8 +83,8 @@ def with_true_masks(segmenter: Segmenter, label: Labeller, note: str = "") -> Di
 
     Args:
         segmenter: the method.
-        label: names the masks.
-        note: see `Diagnosis`.
+        label: function that names the masks.
+        note: sentence on what the numbers depend on, see `Diagnosis`.
     """
     return Diagnosis(
         key=TRUE_MASKS,
@@ -98,7 +99,8 @@ def with_true_names(segmenter: Segmenter, label: Labeller | None = None) -> Diag
 
     Args:
         segmenter: the method.
-        label: segments with true names; None: the regions of the method's label map are renamed.
+        label: function that segments with true names; None: the regions of the method's label map
+            are renamed.
     """
     return Diagnosis(
         key=TRUE_NAMES,

@@ -26,7 +26,7 @@ class ImageRecord:
     """What is kept of one image.
 
     Args:
-        id: of the sample.
+        id: id of the sample.
         pairs: non-zero cells of its confusion matrix.
         boundary: `(3, K)` boundary pixels per class, or None.
         segments: run-length masks by class id, or None.
@@ -45,7 +45,7 @@ class EvaluationLog:
     computed again. Logs of another protocol are not used.
 
     Args:
-        folder: where the logs lie.
+        folder: folder of the logs.
         card: the protocol; the number of images may differ, so that a limit can be raised.
         shard: (rank, world): which of how many processes this is.
         keep: go on with what an earlier run logged, else start anew.

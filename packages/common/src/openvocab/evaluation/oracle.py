@@ -33,7 +33,7 @@ class KnownTruth:
     that holds this object knows the truth about its image.
 
     Attributes:
-        sample: what was read last; None before that.
+        sample: sample that was read last; None before the first one.
     """
 
     def __init__(self, data: SampleSet) -> None:

@@ -37,8 +37,8 @@ class ProtocolCard:
     """Everything that decides what a number means; two results compare if their cards are equal.
 
     Args:
-        data_set: its name, or the folder of the images.
-        split: which part of it.
+        data_set: name of the data set, or the folder of the images.
+        split: part of the data set.
         n_images: number of images that were evaluated.
         label_tree_hash: SHA-256 over names and contents of the label maps.
         vocabulary: key of the vocabulary, or "custom".
@@ -48,17 +48,17 @@ class ProtocolCard:
         templates_hash: SHA-256 of its strings.
         background: the policy in words.
         ignore_index: the values that are void.
-        method: what made the label maps.
-        variant: which published or own variant of it.
+        method: name of the method that made the label maps.
+        variant: name of the method's variant, published or own.
         weights_sha256: fingerprint of the weights.
-        resize_rule: how images are brought to the size of the network.
+        resize_rule: rule by which images are brought to the size of the network.
         thresholds: every threshold by name.
         tta: the views of test-time augmentation, or "none".
-        post_processing: what happens to the labels, or "none".
-        precision: of the arithmetic.
-        device: where it ran.
-        seed: of everything random.
-        code_version: of this package.
+        post_processing: processing of the labels afterwards, or "none".
+        precision: number format of the arithmetic.
+        device: device on which the method ran.
+        seed: seed of all random numbers.
+        code_version: version of this package.
         settings: whatever else the method declares.
     """
 

@@ -45,8 +45,8 @@ class Result:
         intervals: bootstrap interval of mIoU for each convention; empty if not computed.
         boundary: `(3, K)` sums of `boundary_counts`, or None.
         complete: False while images of other processes are missing.
-        images_of_set: how many images the set has, of which `card.n_images` count here; None where
-            that is not known.
+        images_of_set: number of images in the set, of which `card.n_images` count here; None where
+            it is unknown.
     """
 
     card: ProtocolCard
@@ -158,8 +158,8 @@ def unpack(value: Mapping[str, Any], shape: tuple[int, ...]) -> IntArray:
     """Return the counts that `pack` packed.
 
     Args:
-        value: what `pack` gave.
-        shape: that the counts must have; nothing is unpacked before that is clear.
+        value: counts in the form that `pack` returns.
+        shape: expected shape of the counts, which is checked before anything is unpacked.
 
     Raises:
         InputError: the value is damaged, or has another shape.

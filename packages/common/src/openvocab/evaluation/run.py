@@ -74,9 +74,10 @@ def evaluate(
     any number of processes.
 
     Args:
-        segmenter: makes the label maps.
+        segmenter: the segmenter that makes the label maps.
         samples: images and label maps.
-        vocabulary: names of the label values; its background policy is the segmenter's.
+        vocabulary: vocabulary that names the label values; its background policy is the
+            segmenter's.
         ignore_index: void values, see `openvocab.metrics.scores.void_values`.
         output: folder for log and result; None keeps everything in memory.
         resume: go on with a log that is there.
@@ -86,10 +87,11 @@ def evaluate(
             result; for the others it is not complete.
         boundary: also count boundaries, for boundary IoU.
         save_predictions: also write detectron2's `sem_seg_predictions.json` (needs `output`).
-        seed: for everything random in the segmenter and for the bootstrap.
+        seed: seed of all random numbers in the segmenter and of the bootstrap.
         card: lines of the protocol card that only the caller knows (data set, split, label tree).
         read_label: reads a sample's ground truth; None reads the file's values as they are.
-        label_hint: what to add where a label value has no name, such as what it may mean.
+        label_hint: words to add to an error about a label value without a name, such as its
+            probable meaning.
 
     Raises:
         InputError: a file cannot be read, image and label map differ in size, a label value has no
@@ -357,8 +359,8 @@ def run_evaluation(
 
     Args:
         args: parsed from a parser with `add_evaluate_arguments`.
-        make_segmenter: makes the method; called after the data was found.
-        data: what to evaluate on; None: what the arguments name.
+        make_segmenter: function that makes the segmenter; it is called after the data was found.
+        data: data to evaluate on; None: the data that the arguments name.
 
     Returns:
         The exit code.

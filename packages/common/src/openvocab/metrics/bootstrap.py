@@ -53,10 +53,10 @@ def bootstrap_interval(
     Args:
         per_image: one sparse matrix per image.
         num_classes: K.
-        convention: how classes without ground truth count.
+        convention: rule by which classes without ground truth count.
         level: probability inside the interval, in (0, 1).
-        repetitions: how many data sets are drawn.
-        seed: of the draws.
+        repetitions: number of data sets that are drawn.
+        seed: seed of the draws.
 
     Raises:
         InputError: no images.
@@ -81,12 +81,12 @@ def paired_difference(
 
     Args:
         first: sparse matrices of the first method, image by image.
-        second: those of the second method, same images in the same order.
+        second: counts of the second method, for the same images in the same order.
         num_classes: K.
-        convention: how classes without ground truth count.
+        convention: rule by which classes without ground truth count.
         level: probability inside the interval, in (0, 1).
-        repetitions: how many data sets are drawn.
-        seed: of the draws.
+        repetitions: number of data sets that are drawn.
+        seed: seed of the draws.
 
     Raises:
         InputError: no images, or not the same number of them.
@@ -119,9 +119,9 @@ def paired_differences(
     Args:
         methods: sparse matrices of each method, the same images in the same order.
         num_classes: K.
-        convention: how classes without ground truth count.
+        convention: rule by which classes without ground truth count.
         level: probability that all intervals hold the truth, in (0, 1).
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         The difference first - second by (first, second), in the order of the methods.

@@ -34,7 +34,7 @@ def boundary_counts(
         prediction: `(H, W)` integers in `-1..K-1`.
         truth: `(H, W)` integers in `0..K-1` or void.
         num_classes: K.
-        ignore_index: see `openvocab.metrics.scores.void_values`.
+        ignore_index: void value or values, see `openvocab.metrics.scores.void_values`.
         ratio: width of the boundary as a share of the diagonal.
 
     Returns:
@@ -96,7 +96,7 @@ def boundary_of_mask(mask: NDArray[Any], width: int = 1) -> Mask:
 
     Args:
         mask: (H, W), non-zero is inside.
-        width: in pixels, at least 1.
+        width: width of the boundary in pixels, at least 1.
 
     Returns:
         (H, W) bool.

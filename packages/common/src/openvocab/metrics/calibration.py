@@ -60,9 +60,9 @@ class Head:
     """A logistic regression.
 
     Attributes:
-        features: names of those it looks at, see `FEATURES`.
-        weights: of these features.
-        bias: is added.
+        features: names of the features that the regression uses, some of `FEATURES`.
+        weights: weights of these features.
+        bias: constant term.
     """
 
     features: tuple[str, ...]
@@ -87,15 +87,15 @@ class Calibration:
     """How the evidence of one method with one weights file becomes probabilities.
 
     Attributes:
-        confidence: gives the probability that the label is right.
-        named: gives the probability that the pixel shows any of the names.
-        method: what it was fitted for, by its own description.
-        weights_sha256: of the weights it was fitted for.
-        settings_sha256: of the description of the method, see `settings_sha256`.
-        data_set: that it was fitted on.
-        split: of the data set.
-        images: how many of its images.
-        label_tree_hash: of the data set's label maps.
+        confidence: regression of the probability that the label is right.
+        named: regression of the probability that the pixel shows any of the names.
+        method: name of the method, by its own description.
+        weights_sha256: hash of the weights for which the calibration was fitted.
+        settings_sha256: hash of the description of the method, see `settings_sha256`.
+        data_set: data set on which the calibration was fitted.
+        split: split of the data set.
+        images: number of images.
+        label_tree_hash: hash of the data set's label maps.
     """
 
     confidence: Head
@@ -149,7 +149,7 @@ def fit_head(
     Args:
         features: (3, N) of N pixels, in the order of `FEATURES`.
         right: (N,) what shall be predicted.
-        names: of the features to look at.
+        names: names of the features to use.
         balanced: let right and wrong pixels count the same in sum.
 
     Raises:
@@ -245,8 +245,10 @@ def reliability(
     """Count the pixels of images.
 
     Args:
-        images: for each the confidences (P,) in 0..1 of its pixels, and whether they are right.
-        bins: how many, of equal width; a confidence on an edge counts above it, 1 in the last.
+        images: pairs of the confidences (P,) in 0..1 of an image's pixels, and whether these are
+            right.
+        bins: number of bins of equal width; a confidence on an edge belongs to the bin above it,
+            and 1 to the last one.
 
     Raises:
         InputError: there is no image.

@@ -25,8 +25,8 @@ def void_values(num_classes: int, ignore_index: Ignore = None) -> frozenset[int]
 
     Args:
         num_classes: K; class ids are `0..K-1`.
-        ignore_index: what the data set declares: a value, several, or none `()`. Undeclared (None),
-            void is 255, and 65535 where more than 255 classes make 255 a class.
+        ignore_index: void value or values that the data set declares, `()` for none. If it declares
+            nothing (None), void is 255, and 65535 where more than 255 classes make 255 a class.
 
     Examples:
         >>> void_values(150), void_values(847), void_values(19, 0)
@@ -88,7 +88,7 @@ def count_pairs(
         prediction: `(H, W)` integers in `-1..K-1`, -1 where nothing was predicted.
         truth: `(H, W)` integers in `0..K-1` or void.
         num_classes: K, less than 65535.
-        ignore_index: see `void_values`.
+        ignore_index: void value or values, see `void_values`.
 
     Raises:
         InputError: the sizes differ, or a value is no class; the sentence names the values with
@@ -109,9 +109,9 @@ def count_into(
 
     Args:
         matrix: rows ground truth, columns predictions, the last one nothing.
-        prediction: see `count_pairs`.
-        truth: see `count_pairs`.
-        ignore_index: see `void_values`.
+        prediction: predicted labels, see `count_pairs`.
+        truth: true labels, see `count_pairs`.
+        ignore_index: void value or values, see `void_values`.
 
     Raises:
         InputError: see `count_pairs`; the matrix is then as it was.

@@ -103,7 +103,7 @@ class Scores:
         iou: `(K,)` IoU per class, nan where the convention leaves the class out.
         accuracy: `(K,)` share of the class that is found, nan without ground truth.
         n_present: number of classes with ground truth.
-        n_averaged: by how many classes the sum of IoU is divided.
+        n_averaged: number of classes by which the sum of IoU is divided.
         zero_rate: share of the classes with ground truth whose IoU is 0.
     """
 
@@ -143,7 +143,7 @@ def scores(matrix: NDArray[Any], convention: Convention = "detectron2") -> Score
 
     Args:
         matrix: `(K, K)` or `(K, K + 1)`.
-        convention: one of `CONVENTIONS`.
+        convention: name of the convention, one of `CONVENTIONS`.
 
     Examples:
         One pixel of the first class is taken for the third, which is in no ground truth.
@@ -251,7 +251,7 @@ def mean_iou(totals: NDArray[Any], convention: Convention = "detectron2") -> Flo
 
     Args:
         totals: `(..., 3, K)` agreeing, ground truth and predicted pixels per class.
-        convention: one of `CONVENTIONS`.
+        convention: name of the convention, one of `CONVENTIONS`.
 
     Returns:
         `(...)`, nan where no class counts.
