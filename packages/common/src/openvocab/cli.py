@@ -1,6 +1,6 @@
-"""What every command of the project does alike: how it ends, its version, and lists of commands.
+"""Functions that all commands share: exit codes, errors, the version and lists of commands.
 
-A command ends with an exit code, and with one sentence instead of a traceback.
+A command ends with an exit code, and after an error with one sentence instead of a traceback.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main` and turn whatever ends it into an exit code.
+    """Run a command's `main` and turn every way in which it can end into an exit code.
 
     Every command takes `--debug`, which also prints the traceback of an error, and `--version`.
 
@@ -97,7 +97,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
 
 
 def commands_of(package: str) -> dict[str, str]:
-    """Return the modules of a package that `python -m` runs, each with what it is for.
+    """Return the modules of a package that `python -m` can run, each with its purpose.
 
     Their files are read, not imported.
     """
@@ -144,7 +144,7 @@ def _run_module(name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def list_commands(package: str, argv: Sequence[str] | None) -> int:
-    """Print the commands of a package, one line each: what `python -m package` does.
+    """Print the commands of a package, one on each line, as `python -m package` does.
 
     Args:
         package: import name.
@@ -170,12 +170,12 @@ def list_commands(package: str, argv: Sequence[str] | None) -> int:
 
 
 def print_warning(message: Warning | str, *place: Any) -> None:
-    """Print what a warning says, without the line of code it came from."""
+    """Print the text of a warning, without its line of code."""
     _say(f"warning: {message}")
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """Return one sentence on an error, and the exit code."""
+    """Return a sentence that describes an error, and the exit code."""
     if isinstance(error, InputError):
         return str(error), USAGE_ERROR
     if isinstance(error, OSError) and error.strerror:
@@ -214,7 +214,7 @@ def _nobody_reads() -> bool:
 
 
 def _drop_output() -> None:
-    """Let what stdout cannot write go nowhere, so that Python does not complain when it ends."""
+    """Discard the output that stdout cannot write, so that Python does not complain at the end."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):

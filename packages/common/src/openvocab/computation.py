@@ -1,4 +1,4 @@
-"""Where a method computes and with how many bits: the words of every loader and every command."""
+"""The device and the number format of a method, chosen alike in all loaders and commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def add_computation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where and in what precision a method runs."""
+    """Add the options for the device and the precision of a method."""
     run = parser.add_argument_group("computation")
     add_device_argument(run)
     run.add_argument(
@@ -48,12 +48,12 @@ def add_device_argument(parser: argparse._ActionsContainer) -> None:
 
 
 def computation_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a loader must be told of parsed `add_computation_arguments`, by its names."""
+    """Return the parsed options of `add_computation_arguments` as a loader's arguments."""
     return {"device": args.device, "precision": args.precision, "compile": args.compile}
 
 
 def choose_device(name: str | None = "auto") -> str:
-    """Return the device to compute on, once it is certain that it is there.
+    """Return the device to compute on, after checking that it is available.
 
     Args:
         name: a device such as "cuda:1"; "auto" or None takes the first of cuda, mps and cpu that
@@ -84,7 +84,7 @@ def choose_device(name: str | None = "auto") -> str:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what is not "fp32", "bf16" or "fp16".
+    """Refuse a precision other than "fp32", "bf16" or "fp16".
 
     Raises:
         InputError: another word.
@@ -107,7 +107,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 class Turn:
-    """A lock that one thread at a time holds, and that a deep copy or a pickle starts anew."""
+    """A lock for one thread at a time, of which a deep copy or a pickle is a new one."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -123,7 +123,7 @@ class Turn:
 
 
 class _SharedDefault:
-    """torch's default type, which all threads share: float32 as long as somebody needs that."""
+    """torch's default type, which all threads share; it is float32 while somebody needs that."""
 
     _before: torch.dtype
 
@@ -154,7 +154,7 @@ _default = _SharedDefault()
 
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
-    """Compute as the weights say, whatever autocast or default type the caller has set."""
+    """Compute in the type of the weights, even under autocast or another default type."""
     import torch
 
     with ExitStack() as stack:

@@ -30,7 +30,7 @@ def load_config(
     yaml_file: str | Path | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
 ) -> Config:
-    """Make a config: overrides win over the file, the file over the defaults.
+    """Return a config in which overrides replace the file's values, and these the defaults.
 
     Args:
         cls: a frozen dataclass; its fields may be dataclasses.
@@ -113,7 +113,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _flat(cls: type, content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into dotted keys, as deep as the dataclass goes."""
+    """Turn nested mappings into dotted keys, as deep as the nested dataclasses."""
     flat: dict[str, Any] = {}
     inner = {key.rpartition(".")[0] for key in leaf_fields(cls)}
     groups = {".".join(g.split(".")[: i + 1]) for g in inner if g for i in range(g.count(".") + 1)}
@@ -154,7 +154,7 @@ def _build(cls: type[Config], values: Mapping[str, Any], prefix: str) -> Config:
 def _build_nested(
     field: dataclasses.Field[Any], kind: type, values: Mapping[str, Any], name: str
 ) -> Any:
-    """Change the fields that are given in the default of the outer dataclass, if it has one."""
+    """Change the given fields in the default of the outer dataclass, if it has one."""
     if field.default is not dataclasses.MISSING:
         base = field.default
     elif field.default_factory is not dataclasses.MISSING:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and their fingerprints."""
+"""Files that are written completely or not at all, and fingerprints of files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _entries: dict[Path, int] = {}  # how many files were in a folder when it was la
 
 
 def _umask() -> int:
-    """Return which permissions new files are not given."""
+    """Return the permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -96,9 +96,9 @@ def _move_all(temporaries: list[Path], targets: list[Path]) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files of writers that were killed.
 
-    A file says in its name on which machine and by which process it is written. Files of processes
-    that live are left alone, and those of other machines until they are a day old. A folder with
-    very many files is looked through once for each process.
+    The name of a temporary file says on which machine and by which process it is written. Files of
+    running processes are kept, and those of other machines until they are a day old. A folder with
+    very many files is searched only once for each process.
     """
     if _entries.get(folder, 0) > _MANY_ENTRIES:
         return

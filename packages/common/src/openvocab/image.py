@@ -1,4 +1,4 @@
-"""Reading photographs and label maps whatever their file looks like, and the papers' resize rules.
+"""Reading photographs and label maps of any file format, and the papers' resize rules.
 
 Source: SPEC san 7, SPEC ovseg 9 (resize rules and where they differ).
 """
@@ -81,10 +81,10 @@ _open_lock = threading.Lock()
 def read_image(
     source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS, bgr: bool = False
 ) -> ImageArray:
-    """Read an image as 8-bit RGB, the way a viewer would show it.
+    """Read an image as 8-bit RGB, as an image viewer shows it.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit values are scaled down,
-    and of an animation the first frame is taken.
+    EXIF orientation is applied, transparent pixels are blended with white, 16-bit values are scaled
+    down, and of an animation the first frame is taken.
 
     Args:
         source: a path, the bytes of a file, a file that is open in binary mode, a Pillow image, an
@@ -116,7 +116,7 @@ def read_image(
 def read_label_map(
     path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> npt.NDArray[np.int32]:
-    """Read a label map: the numbers stored for the pixels, palettes not applied.
+    """Read a label map: the stored number of each pixel, without applying a palette.
 
     Returns:
         (H, W) int32, from 1-, 8-, 16- or 32-bit single-channel files.
@@ -208,7 +208,7 @@ def resample_image(
 def resize_shortest_edge(
     image: ImageArray, short: int, max_size: int, *, resample: Resample = "bilinear"
 ) -> ImageArray:
-    """Resize for evaluation, equal to the originals' input to the pixel.
+    """Resize for evaluation, to exactly the pixels that the originals use.
 
     Args:
         image: (H, W, 3) or (H, W) uint8.
@@ -257,7 +257,7 @@ def list_images(
 def walk_images(folder: Path, *, recursive: bool = True, only: str | None = None) -> Iterator[Path]:
     """Yield the visible image files below a folder, sorted, without following folder links.
 
-    A folder that cannot be read costs a warning. See `list_images` for the arguments.
+    A folder that cannot be read causes a warning. See `list_images` for the arguments.
     """
     for root, folders, names in os.walk(folder, onerror=_warn_of_folder):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
@@ -332,7 +332,7 @@ def _suffixes() -> str:
 
 
 def _open(source: Any, max_pixels: int) -> tuple[Image.Image, str]:
-    """Open without decoding; return the image and the words that name it in messages."""
+    """Open an image without decoding it; also return the words that name it in messages."""
     if isinstance(source, Image.Image):
         image, label = source, "the image"
     else:
@@ -427,7 +427,7 @@ def _identify(data: bytes, label: str) -> Image.Image:
 
 
 def _teach_pillow_heif(label: str) -> None:
-    """Let Pillow read HEIC photographs, as telephones write them.
+    """Let Pillow read HEIC photographs, which telephones write.
 
     Raises:
         InputError: the library is not installed.
@@ -454,7 +454,7 @@ def _damaged(label: str, error: BaseException) -> str:
 
 
 def _about_colors(image: Image.Image) -> str:
-    """Say what to do with a label map in colors."""
+    """Say what to do with a label map that has colors."""
     if image.mode not in ("RGB", "RGBA", "LA"):
         return ""
     colors: Any = image.convert("RGB").getcolors(_MANY_COLORS)
@@ -524,13 +524,13 @@ def _grey_to_8bit(
 
 
 def _is_tensor(source: object) -> bool:
-    """Whether this is a tensor of torch, which is not imported for that."""
+    """Return whether this is a tensor of torch, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.Tensor)
 
 
 def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
-    """Turn a tensor (C, H, W) into an array (H, W, C); one with channels last is kept."""
+    """Turn a tensor (C, H, W) into an array (H, W, C); one with channels last stays."""
     if tensor.ndim == 4:
         raise InputError(
             f"the image tensor has shape {tuple(tensor.shape)}; give a batch as a list of images: "
@@ -551,7 +551,7 @@ def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
 
 
 def _blue_last(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Turn blue, green, red into red, green, blue; transparency and grey stay as they are."""
+    """Turn blue, green, red into red, green, blue; transparency and grey values stay."""
     if array.ndim != 3 or array.shape[2] not in (3, 4):
         return array
     return array[..., [2, 1, 0, 3][: array.shape[2]]]

@@ -1,4 +1,4 @@
-"""What the project knows about a method: one `Method` value for each, found by entry point.
+"""Methods: one `Method` value describes each method, and entry points find it.
 
 A package that offers a method has in its `pyproject.toml`
 
@@ -46,7 +46,7 @@ _SPARE_COLORS = (
 
 
 class Load(Protocol):
-    """How a method is loaded: every method takes the same words."""
+    """The function that loads a method; it has the same arguments for every method."""
 
     def __call__(
         self,
@@ -62,7 +62,7 @@ class Load(Protocol):
 
 @dataclass(frozen=True)
 class Explained:
-    """One picture of what a method did on the way to its label map.
+    """One picture of a step of a method on the way to its label map.
 
     Attributes:
         title: title of the picture, a few words.
@@ -83,8 +83,8 @@ class Explained:
 class Method:
     """Everything that the commands, the page and the benchmark need to know about a method.
 
-    Only `key`, `title`, `summary` and `load` are required. What is left out is left out of the
-    report as well.
+    Only `key`, `title`, `summary` and `load` are required. The report leaves out whatever belongs
+    to the others, if they are not given.
 
     Attributes:
         key: name on the command line, such as "san": small letters, digits, "-" and "_".
@@ -185,7 +185,7 @@ def available_methods() -> dict[str, Method]:
 
 
 def load(method: str, weights: str | Path | None = None, **options: Any) -> Segmenter:
-    """Load a method, ready to segment.
+    """Load a method and return its segmenter.
 
     Args:
         method: key of the method, such as "san"; `available_methods` lists them.
@@ -211,7 +211,7 @@ def colors_of(key: str) -> tuple[str, str]:
 
 
 def title_of(key: str) -> str:
-    """Return the name in print of a method, or its key where it is not installed any more."""
+    """Return a method's name in print, or its key if it is no longer installed."""
     methods = available_methods()
     return methods[key].title if key in methods else key
 
@@ -258,7 +258,7 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_from_arguments(args: argparse.Namespace) -> Segmenter:
-    """Load the method that parsed `add_method_arguments` name.
+    """Load the method that the parsed options of `add_method_arguments` name.
 
     The parser needs `openvocab.computation.add_computation_arguments`, too.
 

@@ -134,7 +134,7 @@ class Segmentation:
         return {name: sums[name] / area for name, area in self.areas().items()}
 
     def label_scores(self) -> dict[int, float]:
-        """Return the mean of `certainty` for each label that occurs; empty if it is not known."""
+        """Return the mean of `certainty` for each label that occurs; empty if it is unknown."""
         if self.confidence is None and self.scores is None:
             return {}
         return self._means(self.certainty())
@@ -190,7 +190,7 @@ class Segmentation:
         return self._without(np.isin(self.labels, gone)) if gone else self
 
     def overlay(self, image: ImageSource) -> ImageArray:
-        """Draw the names over the image they were found in, with a legend; (H', W', 3) uint8."""
+        """Draw the names over the image, with a legend; (H', W', 3) uint8."""
         return draw_overlay(read_image(image), self.labels, self.vocabulary.names)
 
     def to_json(self) -> dict[str, Any]:
@@ -480,7 +480,7 @@ class BaseSegmenter(ABC):
         return results if several else results[0]
 
     def vocabulary(self, names: Names) -> Vocabulary:
-        """Return the names as a `Vocabulary`, with the method's prompt templates if it is new."""
+        """Return the names as a `Vocabulary`; a new one gets the method's prompt templates."""
         if isinstance(names, Vocabulary):
             return names
         return Vocabulary.from_names(names, templates=self.templates)
@@ -489,7 +489,7 @@ class BaseSegmenter(ABC):
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
     ) -> list[Segmentation]:
-        """Segment images (H, W, 3) uint8 RGB of any sizes, each with the same result as alone."""
+        """Segment images (H, W, 3) uint8 RGB of any sizes, each independently of the others."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -497,7 +497,7 @@ class BaseSegmenter(ABC):
 
 
 def _as_images(source: Any) -> tuple[Iterator[ImageSource], bool]:
-    """Return the images that a source stands for, and whether they are several."""
+    """Return the images that a source stands for, and whether it stands for several."""
     files = images_in(source)
     if files is not None:
         return iter(files), True

@@ -142,7 +142,7 @@ def _labels_by_strips(
 
 
 def check_finite_scores(*scores: Tensor) -> None:
-    """Refuse scores that are no numbers, of which every comparison would make a confident label.
+    """Refuse scores that are not numbers, since comparisons would turn them into confident labels.
 
     Raises:
         InputError: there is a NaN or an infinity, as where half precision overflows.
@@ -247,7 +247,7 @@ def label_word_maps(
 
 @dataclass(frozen=True)
 class _Interval:
-    """A run of output rows (or columns), and how to compute it from rows of the grid.
+    """A run of output rows (or columns), and the rows of the grid from which it is computed.
 
     Attributes:
         output: the run.
@@ -265,7 +265,7 @@ class _Interval:
 
 @dataclass(frozen=True)
 class _Tile:
-    """A tile in which more than one name may win; `names` (n,) are those."""
+    """A tile in which more than one name may win, with the places (n,) of these names."""
 
     row: _Interval
     column: _Interval
@@ -273,7 +273,7 @@ class _Tile:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes that tiles must share to be computed together."""
+        """Return the sizes that tiles must share to be computed together."""
         return (
             *self.row.second.shape,
             *self.row.first.shape,
@@ -283,7 +283,7 @@ class _Tile:
 
     @property
     def pixels(self) -> int:
-        """Numbers that one mask of this tile takes, at the largest stage."""
+        """Return the count of numbers that one mask of this tile takes at the largest stage."""
         return max(
             len(self.row.first) * len(self.column.first),
             len(self.row.second) * len(self.column.second),
@@ -338,7 +338,7 @@ def _support(weights: Tensor) -> slice:
 
 
 def _bounds(mask_logits: Tensor, row: _Interval, columns: list[_Interval]) -> tuple[Tensor, Tensor]:
-    """Bound the masks (Q) in each tile of a row of tiles: lowest and highest, (Q, tiles)."""
+    """Return the lowest and highest mask values (Q, tiles) in each tile of a row of tiles."""
     band = mask_logits[:, row.grid]
     low, high = band.amin(dim=1), band.amax(dim=1)  # (Q, ws)
     lowest = torch.stack([low[:, column.grid].amin(dim=1) for column in columns], dim=1)

@@ -1,4 +1,4 @@
-"""What a method consists of, said by the method: its stages, and whose parameters are trained."""
+"""A method's description of its own structure: its stages, and which parameters are trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Weights = Literal["none", "frozen", "trained"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One box on the way from the image to the label map.
+    """One stage on the way from the image to the label map.
 
     Attributes:
         key: short and unique within the method.
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Part:
-    """Parameters that belong together.
+    """A part of the parameters.
 
     Attributes:
         title: title of the parameters.
@@ -49,13 +49,13 @@ class Part:
 
     @property
     def count(self) -> int:
-        """How many numbers these are."""
+        """Return the number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Everything that a method says about its own structure.
+    """A method's description of its own structure.
 
     Attributes:
         stages: stages in the order of the data path.
@@ -126,6 +126,6 @@ def group_parameters(
 
 
 def train_only(module: nn.Module, names: Collection[str]) -> None:
-    """Let gradients reach the parameters of these names, and no others."""
+    """Train only the parameters of these names."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in names)

@@ -266,7 +266,7 @@ def _load(key: str) -> Vocabulary:
 
 
 def _with_background(vocabulary: Vocabulary, key: str, templates: str) -> Vocabulary:
-    """Put the class "background", which its own name stands for, before the others."""
+    """Put the class "background" before the others, with its own name as its word."""
     return vocabulary.with_(
         names=(BACKGROUND_NAME, *vocabulary.names),
         templates=templates,
@@ -296,7 +296,7 @@ def _words_in(names: Any) -> list[str]:
 
 
 def parse_names(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the names in what a person typed, as every command understands it.
+    """Return the names that a person typed, parsed in the same way for every command.
 
     Every argument is split at its commas: `"crab,duck" pig` is three names. Where arguments end
     with a comma, the list was typed without quotes, and words up to a comma belong together:

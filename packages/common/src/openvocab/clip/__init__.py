@@ -1,4 +1,4 @@
-"""One small CLIP with block-level access, its weights, tokenizer and prompts."""
+"""A small CLIP with access to single blocks, and its weights, tokenizer and prompts."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _SIGMOID = re.compile(rb"\bsigmoid\(")
 
 
 def is_torchscript(path: str | Path) -> bool:
-    """Tell whether a file is a TorchScript archive: a zip with `constants.pkl` beside its data."""
+    """Return whether a file is a TorchScript archive: a zip with `constants.pkl` in it."""
     try:
         return kind_of(path) == "torchscript"
     except InputError:
@@ -34,7 +34,7 @@ def is_torchscript(path: str | Path) -> bool:
 
 
 def read_torchscript(path: str | Path) -> dict[str, Tensor]:
-    """Return parameters and buffers of a TorchScript archive, named as its `state_dict` names them.
+    """Return parameters and buffers of a TorchScript archive, under their `state_dict` names.
 
     Raises:
         InputError: the archive is damaged, or its pickle asks for anything but tensors.
@@ -47,7 +47,7 @@ def read_torchscript(path: str | Path) -> dict[str, Tensor]:
 
 
 def torchscript_activation(path: str | Path) -> Literal["quick_gelu", "gelu"] | None:
-    """Tell from an archive's code which activation its model uses; the code is only searched.
+    """Return the activation of an archive's model; its code is searched for it, but never run.
 
     `torch.jit` writes `x * sigmoid(1.702 x)` as a call of `sigmoid`, and GELU as one of `gelu`.
 
@@ -81,7 +81,7 @@ def torchscript_activation(path: str | Path) -> Literal["quick_gelu", "gelu"] | 
 
 
 def _tensors(node: Any, prefix: str, depth: int) -> Iterator[tuple[str, StoredTensor]]:
-    """Walk the tree of stand-ins and yield every tensor attribute under its dotted name."""
+    """Yield every tensor attribute in the tree of stand-ins, under its dotted name."""
     if not isinstance(node, ScriptModule):
         return
     if depth > _DEEPEST:

@@ -1,4 +1,4 @@
-"""What a CLIP is made of; reading it needs no torch."""
+"""The architecture of a CLIP; reading it needs no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How many heads the towers of known CLIPs have: no tensor's shape tells it.
+"""The numbers of attention heads of known CLIPs, which the shapes of tensors do not determine.
 
-A guess of one head per 64 channels is right up to ViT-L and wrong for the larger ones, whose models
-then answer with other features.
+The rule of one head for each 64 channels holds up to ViT-L and is wrong for larger models, which
+would then compute other features.
 
 Source: the published architectures of OpenAI's CLIP and of open_clip.
 """

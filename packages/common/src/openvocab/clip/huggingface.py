@@ -1,4 +1,4 @@
-"""CLIP as Hugging Face's transformers store it: other names, and queries, keys and values apart."""
+"""CLIP as transformers store it, with other names and with separate queries, keys and values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _DEFAULT_ACTIVATION, _DEFAULT_HEADS = "quick_gelu", {"vision_config": 12, "text_
 
 
 def is_huggingface(state_dict: Mapping[str, Any]) -> bool:
-    """Tell whether names are those of transformers."""
+    """Return whether the names of tensors are those of transformers."""
     return _MARK in state_dict
 
 

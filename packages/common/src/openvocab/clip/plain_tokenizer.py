@@ -1,4 +1,4 @@
-"""CLIP's byte-pair encoding in plain Python, for places that have no open_clip.
+"""CLIP's byte-pair encoding in plain Python, for places without open_clip.
 
 The ids are those of `openvocab.clip.tokenizer`, but for one step: open_clip first repairs text that
 was decoded with the wrong encoding (library ftfy). Here text is only brought to Unicode's normal
@@ -26,7 +26,7 @@ _QUOTES = str.maketrans("‘’‛“”‟", "'''\"\"\"")
 
 
 class PlainTokenizer:
-    """Texts to token ids.
+    """A tokenizer from texts to token ids.
 
     Args:
         merges: pairs of parts of words, such as "t h", the most frequent first; their order and the
@@ -59,7 +59,7 @@ class PlainTokenizer:
         return tokens
 
     def _encode_word(self, word: str) -> list[int]:
-        """Join the most frequent neighbors of a word's bytes until none of them is known."""
+        """Join the most frequent neighbors among a word's bytes until no known pair is left."""
         letters = _letters_of_bytes()
         parts = [letters[byte] for byte in word.encode()]
         parts[-1] += _END

@@ -1,4 +1,4 @@
-"""Names to CLIP embeddings: prompt templates, ensembled, computed once.
+"""The way from names to CLIP embeddings: ensembles of prompts, each computed once.
 
 Source: SPEC san 6, SPEC ovseg 4; Gu et al. 2022 (ViLD) for the 14 templates, Radford et al. 2021
 for the 80.
@@ -37,7 +37,7 @@ _TEXT_ALONE = ("{}",)
 def check_lengths(names: Sequence[str], templates: Templates, context: int = 77) -> None:
     """Check that CLIP reads every name in every template to its end.
 
-    Needs no model, and no tokenizer where all names are short.
+    This needs no model, and no tokenizer where all names are short.
 
     Raises:
         NamesError: CLIP does not read a name to its end; the message lists all such names.
@@ -52,7 +52,7 @@ def check_lengths(names: Sequence[str], templates: Templates, context: int = 77)
 def _unusable(
     names: Sequence[str], use: Callable[[list[str]], object], templates: Templates
 ) -> dict[str, str]:
-    """Return why names cannot be used, of those that cannot."""
+    """Return the names that cannot be used, each with the reason."""
     bad: dict[str, str] = {}
     for name in names:
         try:
@@ -103,8 +103,9 @@ def length_batches(
 class TextEncoder:
     """Unit-length text embeddings of a CLIP, each computed once for a given set of weights.
 
-    An entry's key holds the weights of the text tower, the templates and the text, so a change of
-    any of them can only miss. Weights that are changed in place are noticed at the next call.
+    The key of an entry contains the weights of the text tower, the templates and the text, so after
+    a change of any of them no old entry is found. Weights that are changed in place are noticed at
+    the next call.
 
     Args:
         clip: the model; its text tower and device are used.
@@ -224,7 +225,7 @@ def _tokenizer_version() -> str:
 
 
 def text_fingerprint(clip: CLIP) -> str:
-    """Return the SHA-256 of everything that decides a text embedding, in hexadecimal.
+    """Return the SHA-256 of everything that a text embedding depends on, in hexadecimal.
 
     Models that differ only in the image tower or the temperature share it.
     """
@@ -246,7 +247,7 @@ def _text_tensors(clip: CLIP) -> list[tuple[str, Tensor]]:
 
 
 def _state(clip: CLIP) -> tuple[object, ...]:
-    """Return what changes with the text tower's weights, for far less than a fingerprint.
+    """Return a value that changes with the text tower's weights, but costs less than a fingerprint.
 
     Storage and version of every tensor, and one value each for changes behind autograd's back.
     """

@@ -1,4 +1,4 @@
-"""Text embeddings that were paid for once, in memory and in files that several processes share.
+"""A cache of text embeddings, in memory and in files that several processes share.
 
 A folder holds the entries of one key, which stands for everything but the text that decides an
 embedding. Each file in it is a safetensors file named by the SHA-256 of its own bytes: a file that
@@ -42,7 +42,7 @@ class EmbeddingStore:
         self._read: set[Path] = set()
 
     def missing(self, texts: Iterable[str]) -> list[str]:
-        """Return the texts without an entry, each once, in order."""
+        """Return the texts that have no entry, each once, in order."""
         absent = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if absent and self._read_new_files():
             absent = [text for text in absent if text not in self._rows]
@@ -53,9 +53,10 @@ class EmbeddingStore:
         return torch.stack([self._rows[text] for text in texts])
 
     def add(self, texts: Sequence[str], embeddings: Tensor) -> None:
-        """Keep the embeddings (N, E), float32, of N texts, for other processes too.
+        """Store the embeddings (N, E), float32, of N texts, also for other processes.
 
-        A folder that cannot be written costs a warning, once; memory goes on working.
+        If the folder cannot be written, there is one warning, and the embeddings are kept in memory
+        only.
         """
         embeddings = embeddings.detach().cpu().contiguous()
         self._rows.update(zip(texts, embeddings, strict=True))
@@ -79,7 +80,7 @@ class EmbeddingStore:
         return path
 
     def _read_new_files(self) -> bool:
-        """Read what other processes have written since; tell whether there was anything."""
+        """Read the files that other processes have written since; return whether there were any."""
         if self.folder is None:
             return False
         try:
@@ -98,7 +99,8 @@ class EmbeddingStore:
     def _merge(self) -> None:
         """Write all entries to one file and remove the files that they came from.
 
-        A reader that listed the old files before may find them gone, and computes once more.
+        If another process has listed the old files before, it finds them gone and computes their
+        texts once more.
         """
         merged = self._write(list(self._rows), torch.stack(list(self._rows.values())))
         for path in self._read - {merged}:
@@ -107,7 +109,7 @@ class EmbeddingStore:
 
 
 def _verified_rows(path: Path, key: str) -> dict[str, Tensor] | None:
-    """Read a file of embeddings; remove it if it is not what its name promises.
+    """Read a file of embeddings; remove it if its contents do not match its name.
 
     Returns:
         Text to embedding (E,); None if the file is gone, unreadable or was removed.
@@ -128,7 +130,7 @@ def _verified_rows(path: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def _parsed_rows(content: bytes, key: str) -> dict[str, Tensor] | None:
-    """Return text to embedding (E,) from a file's bytes; None if it was written for another key."""
+    """Return the embedding (E,) of each text in a file's bytes; None if its key is another."""
     try:
         embeddings = load_safetensors(content)["embeddings"]
         size = int.from_bytes(content[:8], "little")

@@ -1,4 +1,4 @@
-"""Text to CLIP's token ids."""
+"""The way from text to CLIP's token ids."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def merges() -> list[str]:
 
 @cache
 def _bpe() -> Any:
-    """Return open_clip's tokenizer; imported late, since that takes seconds."""
+    """Return open_clip's tokenizer, which is imported only here since that takes seconds."""
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()

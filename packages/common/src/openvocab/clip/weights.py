@@ -1,7 +1,8 @@
-"""Finds CLIP weights, in every form in which the field passes them round, and builds the model.
+"""Reading CLIP weights in every form in which they are distributed, and building the model.
 
-The activation is part of the weights: a model run with the other one answers, and answers wrong.
-So it is taken from where the weights come from, and asked for where they do not say.
+The activation function belongs to the weights: with the wrong one, a model still computes results,
+but wrong ones. It is therefore read from the source of the weights, and has to be given where the
+source does not name it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def load_clip(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> CLIP:
-    """Load a CLIP, frozen and in evaluation mode.
+    """Load a CLIP, with frozen parameters and in evaluation mode.
 
     Args:
         source: a name and tag that open_clip knows, `("ViT-B-16", "openai")` or
@@ -100,7 +101,7 @@ def build_clip(
     heads: tuple[int, int] | None = None,
     origin: str,
 ) -> CLIP:
-    """Build the CLIP whose shapes a state dict tells, and load it strictly.
+    """Build the CLIP whose architecture the shapes of a state dict determine, and load it strictly.
 
     Args:
         state_dict: OpenAI's or open_clip's names.
@@ -121,7 +122,7 @@ def config_from_state_dict(
     heads: tuple[int, int] | None = None,
     origin: str = "the state dict",
 ) -> CLIPConfig:
-    """Read the architecture off the shapes of a state dict with OpenAI's names.
+    """Return the architecture that the shapes of a state dict with OpenAI's names determine.
 
     Raises:
         InputError: the tensors are not those of a CLIP with a ViT, or the activation is unknown.
@@ -187,7 +188,7 @@ def config_from_state_dict(
 def _shape(
     shapes: Mapping[str, tuple[int, ...]], name: str, axes: int, origin: str
 ) -> tuple[int, ...]:
-    """Return the shape of a tensor that decides the architecture.
+    """Return the shape of a tensor on which the architecture depends.
 
     Raises:
         InputError: the tensor is missing, empty, or has other axes.
@@ -205,7 +206,7 @@ def _shape(
 def stored_choices(
     path: str | Path, activation: Activation | None = None
 ) -> tuple[Activation | None, tuple[int, int] | None]:
-    """Return what a file says about itself that shapes do not tell: activation and heads.
+    """Return the activation and the heads that a file stores, since shapes do not determine them.
 
     Args:
         path: path of a file; only our own files hold these settings.
@@ -235,7 +236,7 @@ def stored_choices(
 
 
 def choices_of(config: CLIPConfig) -> dict[str, Any]:
-    """Return the metadata with which `stored_choices` knows a model again."""
+    """Return the metadata from which `stored_choices` reads the activation and the heads."""
     return {
         "activation": config.activation,
         "heads": (config.vision.heads, config.text.heads),
@@ -370,7 +371,7 @@ def _from_module(module: nn.Module, activation: Activation | None) -> CLIP:
 
 
 def _agree(asked: Activation | None, stored: Any, origin: str) -> Activation | None:
-    """Return the activation that the weights name, or the asked one; they must not differ."""
+    """Return the activation that the weights name, or the given one; both must agree."""
     if stored is not None and stored not in _ACTIVATIONS:
         raise InputError(f"{origin} names an unknown activation {stored!r}")
     if asked and stored and asked != stored:
@@ -379,7 +380,7 @@ def _agree(asked: Activation | None, stored: Any, origin: str) -> Activation | N
 
 
 def _openai_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off wrappers and the `text.` of open_clip's custom text towers."""
+    """Remove wrappers and the `text.` of open_clip's custom text towers from the names."""
     tensors = unwrap_state_dict(state_dict, source="the state dict")
     tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
     if is_huggingface(tensors):

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one image seen at several sizes and mirrored, its scores averaged."""
+"""Test-time augmentation, which averages the scores of an image at several sizes and mirrored."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class DenseSegmenter(Segmenter, Protocol):
-    """A segmenter whose scores can be had at any size of its input."""
+    """A segmenter that can score an image at any size of its input."""
 
     def scores_at(
         self, image: ImageArray, vocabulary: Vocabulary, output_size: tuple[int, int]
     ) -> Tensor:
-        """Score an image that has the size of the network's input already.
+        """Score an image that already has the size of the network's input.
 
         Args:
             image: `(h, w, 3)` uint8 RGB, taken as it is.
@@ -39,7 +39,7 @@ class DenseSegmenter(Segmenter, Protocol):
 class TestTimeAugmentation(BaseSegmenter):
     """A segmenter that averages the scores of several views of the image.
 
-    As in detectron2 the views are made from the image that was already resized for evaluation, and
+    As in detectron2, the views are made from the image that was already resized for evaluation, and
     an image is flipped after resizing.
 
     Args:
@@ -144,7 +144,7 @@ def labels_of_scores(scores: Tensor, vocabulary: Vocabulary) -> NDArray[np.int32
 def add_augmentation_arguments(
     parser: argparse.ArgumentParser, *, sizes: Sequence[int], max_size: int
 ) -> None:
-    """Add the options of test-time augmentation with the defaults of a method."""
+    """Add the options of test-time augmentation, with a method's defaults."""
     group = parser.add_argument_group("test-time augmentation")
     group.add_argument("--tta", action="store_true", help="average the scores of several views")
     group.add_argument("--tta-sizes", type=int, nargs="+", default=list(sizes), metavar="SHORT")

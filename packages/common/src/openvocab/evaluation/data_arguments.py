@@ -1,4 +1,4 @@
-"""The options that name the data of a command: a known data set, or folders of one's own."""
+"""The options that name the data of a command: a known data set, or the user's own folders."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Extra evaluations of a method that say where its errors come from.
+"""Extra evaluations of a method that show where its errors come from.
 
-Three parts of the truth can be told, one at a time: the masks, so that only naming is left; the
-names, so that only masks are left; and which names are in the image, so that none of the others is
-in the way. A method may offer evaluations of its own beside these.
+An oracle gives a method one of three parts of the ground truth. With true masks, only the naming of
+masks can go wrong; with true names, only the masks can; and with known presence, the method is
+asked only for names that are in the image, so that no absent name can be confused with them. A
+method may offer further evaluations of its own.
 
 Source: OVSeg paper figure 2, where ground-truth masks show that CLIP is the bottleneck.
 """
@@ -55,7 +56,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Told:
-    """A segmenter that knows a part of the truth about the image whose label map was read last.
+    """A segmenter with an oracle: it knows a part of the truth about the image that was read last.
 
     Attributes:
         segmenter: the method.
@@ -70,16 +71,16 @@ class Told:
     label: Labeller
 
     def describe(self) -> dict[str, Any]:
-        """Return what the method says about itself, and what it is told."""
+        """Return the method's own description, and the part of the truth that is given."""
         return {**self.segmenter.describe(), "told": self.part}
 
     def segment(self, image: ImageArray, vocabulary: Vocabulary, **options: Any) -> Segmentation:
-        """Segment with the truth at hand."""
+        """Segment an image with the given part of its truth."""
         return Segmentation(self.label(image, self.known.truth, vocabulary), vocabulary)
 
 
 def with_true_masks(segmenter: Segmenter, label: Labeller, note: str = "") -> Diagnosis:
-    """Return the diagnosis in which a method names true masks.
+    """Return the oracle diagnosis in which a method names true masks.
 
     Args:
         segmenter: the method.
@@ -95,7 +96,7 @@ def with_true_masks(segmenter: Segmenter, label: Labeller, note: str = "") -> Di
 
 
 def with_true_names(segmenter: Segmenter, label: Labeller | None = None) -> Diagnosis:
-    """Return the diagnosis in which a method's masks get their true names.
+    """Return the oracle diagnosis in which a method's masks get their true names.
 
     Args:
         segmenter: the method.
@@ -113,7 +114,7 @@ def with_true_names(segmenter: Segmenter, label: Labeller | None = None) -> Diag
 
 
 def with_known_presence(segmenter: Segmenter) -> Diagnosis:
-    """Return the diagnosis in which a method is asked only for names that are in the image."""
+    """Return the oracle diagnosis in which a method is asked only for names in the image."""
     label = partial(label_with_known_presence, segmenter)
     return Diagnosis(
         key=KNOWN_PRESENCE,
@@ -128,7 +129,7 @@ def _told(segmenter: Segmenter, part: str, known: KnownTruth, label: Labeller) -
 
 
 def _rename(known: KnownTruth, found: Found) -> Labeller:
-    """Return a labeller that gives what was found before its true names."""
+    """Return a function that gives a method's own regions their true names."""
 
     def label(image: ImageArray, truth: IntArray, vocabulary: Vocabulary) -> Labels:
         assert known.sample is not None  # its label map has just been read

@@ -1,4 +1,4 @@
-"""The log of an evaluation: one line per finished image, safe against being killed anywhere."""
+"""The log of an evaluation, which stays valid if the process is killed at any time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATTERN = "images-*.log"
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is kept of one image.
+    """The stored results of one image.
 
     Args:
         id: id of the sample.
@@ -39,7 +39,7 @@ class ImageRecord:
 
 
 class EvaluationLog:
-    """The records of one process in a folder that it may share with others.
+    """The records of one process, in a folder that other processes may share.
 
     Each line carries a checksum; a line that was cut off by a kill is ignored and its image is
     computed again. Logs of another protocol are not used.
@@ -67,7 +67,7 @@ class EvaluationLog:
         self._open()
 
     def _changes(self) -> list[str]:
-        """Say how the protocol of the log that is there differs from this one."""
+        """Return how the protocol of the existing log differs from this one."""
         if not self.path.exists():
             return []
         found = _header(self.path)
@@ -86,7 +86,7 @@ class EvaluationLog:
                 self._file.write(b"\n")
 
     def append(self, record: ImageRecord) -> None:
-        """Add an image; when this returns it is on the disk."""
+        """Append an image; when this returns, it is on the disk."""
         pairs = record.pairs
         entry: dict[str, Any] = {
             "id": record.id,
@@ -147,7 +147,7 @@ def _record(entry: dict[str, Any], num_classes: int, path: Path) -> ImageRecord:
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the whole lines of a log."""
+    """Return the complete lines of a log."""
     with path.open("rb") as file:
         for line in file:
             checksum, _, text = line.rstrip(b"\n").partition(b" ")

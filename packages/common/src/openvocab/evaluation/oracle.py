@@ -1,7 +1,8 @@
-"""Telling a method a part of the truth, to see what the rest of it loses.
+"""Oracles, which give a method a part of the ground truth, to see which part makes the errors.
 
-True masks leave only the naming to a method, true names only the masks, and known presence takes
-the names away that are not in the image. What belongs to one method is in its `diagnosis` module.
+With true masks, a method only names them; with true names, it only makes masks; with known
+presence, it is asked only for names that are in the image. Code for a single method is in its own
+`diagnosis` module.
 
 Source: OVSeg paper figure 2, where ground-truth masks show that CLIP is the bottleneck.
 """
@@ -99,7 +100,7 @@ def masks_of_labels(labels: NDArray[Any], void: Sequence[int] = ()) -> NDArray[n
 
 
 def paint_masks(masks: NDArray[np.bool_], labels: Sequence[int] | IntArray) -> Labels:
-    """Give masks (Q, H, W) that do not overlap their labels (Q,); -1 where there is none."""
+    """Paint masks (Q, H, W) that do not overlap with their labels (Q,); -1 elsewhere."""
     painted = np.full(masks.shape[1:], NOTHING, dtype=np.int32)
     for mask, label in zip(masks, labels, strict=True):
         painted[mask] = label
@@ -129,9 +130,9 @@ def overlapped_most(masks: Tensor, truth: IntArray) -> list[int]:
 
 
 def true_words(classes: Sequence[int], vocabulary: Vocabulary) -> Tensor:
-    """Return which word names each of Q classes: (Q, W) with a 1 in each row, or none.
+    """Return the word of each of Q classes: (Q, W) with at most one 1 in each row.
 
-    The first of several words counts; "background" may have none.
+    The first of several words counts; "background" may have no word.
     """
     labels = vocabulary.word_labels.tolist()
     rows = torch.zeros(len(classes), len(labels))
@@ -152,7 +153,7 @@ def label_with_known_presence(
 ) -> Labels:
     """Segment with only the names that are in the image: (H, W) labels of the whole vocabulary.
 
-    A class "background" stays, whether it is there or not.
+    A class "background" is kept, whether it is in the image or not.
     """
     ids = [int(i) for i in classes_of(truth)]
     if vocabulary.background_label >= 0:

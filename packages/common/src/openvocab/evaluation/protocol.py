@@ -1,4 +1,4 @@
-"""The protocol of an evaluation: everything that decides what its numbers mean."""
+"""The protocol card of an evaluation, which lists everything that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DIFFERENCES = {
 
 @dataclass(frozen=True)
 class ProtocolCard:
-    """Everything that decides what a number means; two results compare if their cards are equal.
+    """Everything that a number depends on; results can be ranked if their cards are equal.
 
     Args:
         data_set: name of the data set, or the folder of the images.
@@ -88,7 +88,7 @@ class ProtocolCard:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ProtocolCard:
-        """Read what `to_json` gave.
+        """Read the values that `to_json` returned.
 
         Raises:
             InputError: a line that cards do not have.
@@ -102,13 +102,13 @@ class ProtocolCard:
         return cls(**{**data, "ignore_index": tuple(data.get("ignore_index", ()))})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the card as values that JSON knows, exactly as they are read back."""
+        """Return the card as JSON values, which `from_json` reads back exactly."""
         value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return value
 
 
 def diff_cards(first: ProtocolCard, second: ProtocolCard) -> list[str]:
-    """Say in words what differs between two protocols; empty if their numbers can be ranked."""
+    """Return what differs between two protocols in words; empty if their numbers can be ranked."""
     left, right = first.to_json(), second.to_json()
     sentences = []
     for name in left:
@@ -131,7 +131,7 @@ def diff_cards(first: ProtocolCard, second: ProtocolCard) -> list[str]:
 def metric_names(vocabulary: Vocabulary) -> tuple[str, ...]:
     """Return the names of the rows of the confusion matrix.
 
-    Under the policy "remap" all labels from its index on are one class, the background.
+    Under the policy "remap", all labels from its index on are one class, the background.
     """
     first = vocabulary.background.index
     return vocabulary.names if first is None else (*vocabulary.names[:first], BACKGROUND_NAME)
@@ -140,9 +140,9 @@ def metric_names(vocabulary: Vocabulary) -> tuple[str, ...]:
 def protocol_card(
     segmenter: Segmenter, vocabulary: Vocabulary, card: ProtocolCard | None = None
 ) -> ProtocolCard:
-    """Fill in the lines that segmenter and vocabulary know.
+    """Return the card of an evaluation, with the lines that segmenter and vocabulary know.
 
-    What the segmenter describes beyond the lines of the card goes to `settings`.
+    Lines of the segmenter's description that the card does not have go to `settings`.
     """
     described = dict(segmenter.describe())
     known = {line.name for line in fields(ProtocolCard)} - {"settings"}

@@ -1,4 +1,4 @@
-"""Results that can be compared: a confusion matrix, its scores, and the protocol they came from."""
+"""Results that can be compared: a confusion matrix, its scores and their protocol card."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMAT = "openvocab-result-1"
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation.
+    """The result of one evaluation.
 
     Args:
         card: the protocol.
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def images(self) -> str:
-        """How many images count here, and of how many if not all of the set do."""
+        """The number of images that count here, and the number in the set if it is larger."""
         count, whole = self.card.n_images, self.images_of_set
         return f"{count} images" if whole in (None, count) else f"{count} of {whole} images"
 
@@ -72,7 +72,7 @@ class Result:
         write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as values that JSON knows."""
+        """Return the result as JSON values."""
         table = all_conventions(self.matrix)
         data: dict[str, Any] = {
             "format": FORMAT,
@@ -92,7 +92,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Read a result; its scores are computed anew from the matrix.
+        """Read a result; its scores are computed again from the matrix.
 
         Raises:
             InputError: the file is missing or holds no result.
@@ -127,7 +127,7 @@ class Result:
         )
 
     def table(self) -> str:
-        """Return the scores of all conventions as text, and what makes them differ."""
+        """Return the scores of all conventions as text, with the definition of each."""
         card, found = self.card, all_conventions(self.matrix)
         present = found["detectron2"].n_present
         head = " ".join(word for word in (card.data_set, card.split) if word)
@@ -155,7 +155,7 @@ def pack(counts: IntArray) -> dict[str, Any]:
 
 
 def unpack(value: Mapping[str, Any], shape: tuple[int, ...]) -> IntArray:
-    """Return the counts that `pack` packed.
+    """Return the counts from the value that `pack` returned.
 
     Args:
         value: counts in the form that `pack` returns.

@@ -1,4 +1,4 @@
-"""Evaluating a segmenter on labelled images: resumable, and in as many processes as wanted."""
+"""The evaluation of a segmenter on labelled images, resumable and in any number of processes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def evaluate_set(segmenter: Segmenter, data: SampleSet, **options: Any) -> Resul
 
 
 class _Job:
-    """What is done with one image."""
+    """The work for one image."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class _Job:
         )
 
     def satisfied_by(self, record: ImageRecord) -> bool:
-        """Whether a logged image has all that is asked for now."""
+        """Return whether a logged image has all results that are needed now."""
         return (record.boundary is not None or not self.boundary) and (
             record.segments is not None or not self.segments
         )
@@ -355,7 +355,7 @@ def run_evaluation(
     make_segmenter: Callable[[argparse.Namespace], Segmenter],
     data: SampleSet | None = None,
 ) -> int:
-    """Evaluate as the arguments say and print the scores of all conventions.
+    """Evaluate with the options of the arguments, and print the scores of all conventions.
 
     Args:
         args: parsed from a parser with `add_evaluate_arguments`.

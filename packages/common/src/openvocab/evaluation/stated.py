@@ -1,4 +1,4 @@
-"""What only its user can say of a foreign method: a small YAML file beside its predictions."""
+"""What only its user can state about a foreign method, read from a YAML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 500
 
 
 def read_stated(path: Path) -> dict[str, str]:
-    """Read what a user states of a method: some of `LINES`, each with a text or a number.
+    """Read what a user states about a method: some of `LINES`, each with a text or a number.
 
     Raises:
         InputError: it is no such file, or has other keys.
@@ -34,7 +34,7 @@ def read_stated(path: Path) -> dict[str, str]:
 
 
 def stated_settings(stated: Mapping[str, str]) -> dict[str, str]:
-    """Return the lines of a card's settings that say what was stated, and what was not."""
+    """Return the lines for a card's settings that hold what was stated and what was not."""
     lines = {f"{STATED}{line}": stated.get(line, NOT_STATED) for line in LINES if line != "note"}
     note = {f"{STATED}note": stated["note"]} if "note" in stated else {}
     return {"scored": "predictions of another program", "prompts": "unknown", **lines, **note}

@@ -1,1 +1,1 @@
-"""Metrics: counted pixels, the scores made of them, boundaries, and how sure they are."""
+"""Metrics: pixel counts, scores, boundaries, confidence intervals and calibration."""

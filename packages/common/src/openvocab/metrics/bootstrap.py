@@ -1,4 +1,4 @@
-"""How sure a mean IoU is: resampling of images with replacement."""
+"""Bootstrap intervals of mean IoU, by resampling images with replacement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much the first of two methods is better on the same images, in points of mIoU.
+    """The difference in mIoU between two methods on the same images, in points.
 
     Args:
         interval: the difference first - second, with its interval.
@@ -77,7 +77,7 @@ def paired_difference(
     repetitions: int = 1000,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare two methods on the same images: every draw takes the same images for both.
+    """Compare two methods on the same images; every draw takes the same images for both.
 
     Args:
         first: sparse matrices of the first method, image by image.
@@ -110,7 +110,7 @@ def paired_differences(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[tuple[str, str], PairedDifference]:
-    """Compare every two of several methods, with intervals that are corrected for their number.
+    """Compare every pair of several methods, with intervals corrected for the number of pairs.
 
     Bonferroni's correction: with m pairs each interval has the level 1 - (1 - level) / m, so that
     all of them together hold the true differences with probability `level` or more. Each pair

@@ -1,4 +1,4 @@
-"""Boundary IoU: how well the outlines of the masks agree, class by class.
+"""Boundary IoU, which measures how well the outlines of masks agree, for each class.
 
 Source: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation",
 CVPR 2021, section 4, on the mask of each class (not on label maps, where the outline between two
@@ -28,7 +28,7 @@ def boundary_counts(
 ) -> IntArray:
     """Count the pixels of the boundaries of every class of one image.
 
-    Void pixels do not count, but bound a class in the ground truth like any other region.
+    Void pixels are not counted, but a region of void has a boundary with the classes around it.
 
     Args:
         prediction: `(H, W)` integers in `-1..K-1`.
@@ -68,7 +68,7 @@ def boundary_iou(totals: NDArray[Any]) -> FloatArray:
 
 
 def _inner_boundary(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """Return the boundary of a mask `(H, W)`, computed inside its box only."""
+    """Return the boundary of a mask `(H, W)`, computed only inside its bounding box."""
     boundary = np.zeros_like(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows):
@@ -78,7 +78,7 @@ def _inner_boundary(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
 
 
 def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
-    """Return how wide the boundary of boundary IoU is: a share of the diagonal, at least 1.
+    """Return the width of the boundaries: a share of the image's diagonal, at least 1 pixel.
 
     Source: Cheng et al., "Boundary IoU", CVPR 2021.
 
@@ -92,7 +92,8 @@ def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
 def boundary_of_mask(mask: NDArray[Any], width: int = 1) -> Mask:
     """Return the pixels inside a mask that are at most `width` from its outside.
 
-    Beyond the image everything is outside. Distance is counted in king's moves.
+    All pixels beyond the image count as outside. The distance is the number of steps to one of the
+    eight neighbors.
 
     Args:
         mask: (H, W), non-zero is inside.

@@ -1,4 +1,4 @@
-"""Confidences in 0..1: how a method's evidence becomes a probability, and how good that is.
+"""Confidences in 0..1, which turn a method's evidence into probabilities, and their quality.
 
 A method's scores have a scale of their own. Its *evidence* at a pixel is the score of the best name
 and the sum over all names; a logistic regression on three logarithms of these gives the probability
@@ -39,7 +39,7 @@ _PENALTY = 1e-4  # keeps weights finite where classes can be told apart without 
 
 
 def features_of(best: NDArray[Any], total: NDArray[Any]) -> FloatArray:
-    """Return what the regressions look at.
+    """Return the features of the regressions.
 
     Args:
         best: the score of the best name, not negative, of any shape.
@@ -84,7 +84,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the evidence of one method with one weights file becomes probabilities.
+    """The regressions that turn the evidence of one method and weights file into confidences.
 
     Attributes:
         confidence: regression of the probability that the label is right.
@@ -109,16 +109,16 @@ class Calibration:
     label_tree_hash: str
 
     def sha256(self) -> str:
-        """Return a fingerprint of everything that is in it."""
+        """Return a fingerprint of all contents."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write the calibration to a JSON file, atomically."""
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             InputError: the file cannot be read, or holds no calibration.
@@ -206,7 +206,7 @@ class Reliability:
         return float(_errors(self.confidence.sum(0), self.right.sum(0), self.pixels.sum(0)))
 
     def interval(self, *, level: float = 0.95, repetitions: int = 1000, seed: int = 0) -> Interval:
-        """Return the error with its percentile bootstrap interval over images, in 0..1."""
+        """Return the calibration error in 0..1, with its percentile bootstrap interval."""
         count = len(self.pixels)
         draws = np.random.default_rng(seed).multinomial(
             count, np.full(count, 1 / count), size=repetitions
@@ -221,7 +221,7 @@ class Reliability:
         return np.where(pixels > 0, self.right.sum(0) / np.maximum(pixels, 1), np.nan)
 
     def risk_coverage(self) -> tuple[FloatArray, FloatArray]:
-        """Return how many pixels are kept and how many of these are wrong, by threshold.
+        """Return, for each threshold, how many pixels are kept and how many of these are wrong.
 
         Returns:
             Coverage (B,) and risk (B,), both in 0..1, if the pixels of the highest bin are kept,
@@ -265,7 +265,7 @@ def reliability(
 
 
 def auroc(scores: NDArray[Any], positive: BoolArray) -> float:
-    """Return the area under the ROC curve: how probably a positive scores above a negative.
+    """Return the area under the ROC curve: the probability that a positive scores above a negative.
 
     Args:
         scores: (N,).

@@ -1,4 +1,4 @@
-"""Counting the pixels of two label maps, pair by pair of classes."""
+"""Counting the pixels of two label maps for each pair of classes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PairCounts:
         return matrix
 
     def totals(self, num_classes: int) -> IntArray:
-        """Return `(3, K)`: pixels that agree, of the ground truth, and predicted, per class."""
+        """Return `(3, K)` per class: the pixels that agree, of the ground truth, and predicted."""
         hits = self.truth == self.predicted
         named = self.predicted != NOTHING
         rows = (
@@ -82,7 +82,7 @@ def count_pairs(
 ) -> PairCounts:
     """Count the pixels of every pair (ground truth class, predicted class) of one image.
 
-    Label maps are made of regions, so the work is done on runs of equal pairs.
+    Label maps consist of regions, so the work is done on runs of equal pairs, not on single pixels.
 
     Args:
         prediction: `(H, W)` integers in `-1..K-1`, -1 where nothing was predicted.
@@ -129,7 +129,7 @@ def count_into(
 
 
 def check_truth(truth: NDArray[Any], num_classes: int, ignore_index: Ignore = None) -> None:
-    """Raise `InputError` if a label map `(H, W)` holds a value that is neither class nor void."""
+    """Raise `InputError` if a label map `(H, W)` holds a value that is neither a class nor void."""
     codes = _narrow(truth, "ground truth")
     if codes.size and codes.max() >= num_classes:
         void = void_values(num_classes, ignore_index)
@@ -138,7 +138,7 @@ def check_truth(truth: NDArray[Any], num_classes: int, ignore_index: Ignore = No
 
 
 def _paired(prediction: NDArray[Any], truth: NDArray[Any], num_classes: int) -> NDArray[np.uint32]:
-    """Return one code for each pixel: ground truth in the upper 16 bits, prediction below."""
+    """Return one code for each pixel: the truth in the upper 16 bits, the prediction below."""
     if prediction.shape != truth.shape:
         raise InputError(
             f"the prediction has size {_size(prediction)} (height x width) and the ground truth "
@@ -189,7 +189,7 @@ def _runs(
 def _merged(runs: NDArray[np.uint32], lengths: IntArray) -> tuple[NDArray[np.uint32], IntArray]:
     """Return the distinct pairs, ascending, and the sum of the lengths of their runs.
 
-    An image shows few of the classes, so the table of those is small.
+    An image shows only few of the classes, so the table of these pairs is small.
     """
     row_ids, rows = _ranks(runs >> 16)
     column_ids, columns = _ranks(runs & 0xFFFF)
@@ -204,7 +204,7 @@ def _merged(runs: NDArray[np.uint32], lengths: IntArray) -> tuple[NDArray[np.uin
 def _cells(
     pairs: NDArray[np.uint32], counts: IntArray, num_classes: int, ignore_index: Ignore
 ) -> PairCounts:
-    """Take distinct pairs apart, check that they are classes, and leave void out."""
+    """Split distinct pairs into their classes, check these, and leave void out."""
     truth, predicted = (pairs >> 16).astype(np.int64), (pairs & 0xFFFF).astype(np.int64)
     void = void_values(num_classes, ignore_index)
     _check(truth, counts, num_classes, "ground truth", void)
@@ -227,9 +227,10 @@ def _ranks(codes: NDArray[Any]) -> tuple[IntArray, IntArray]:
 def _count_pixels(
     pairs: NDArray[np.uint32], num_classes: int, void: frozenset[int]
 ) -> IntArray | None:
-    """Return the dense matrix `(K, K + 1)` of all pixels, or None if a value needs a closer look.
+    """Return the dense matrix `(K, K + 1)` of all pixels, or None if a value has to be checked.
 
-    Void and nothing become K, which is right only if no other value is above the classes.
+    Void and missing predictions become K, which is right only if no other value is above the
+    classes.
     """
     rows = (pairs >> 16).view(np.int32)
     columns = (pairs & 0xFFFF).view(np.int32)
@@ -256,7 +257,7 @@ def _check(
     what: str,
     allowed: frozenset[int],
 ) -> None:
-    """Raise if one of the values, of which there are so many each, is no class nor allowed."""
+    """Raise an error if one of the values, with these counts, is neither a class nor allowed."""
     wrong = (values >= num_classes) & ~np.isin(values, list(allowed))
     if not wrong.any():
         return

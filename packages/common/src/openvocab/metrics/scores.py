@@ -1,4 +1,4 @@
-"""How well two label maps agree: one confusion matrix, and three conventions as functions of it.
+"""The scores of label maps: one confusion matrix, and three conventions as functions of it.
 
 Every number is in percent. A confusion matrix is `(K, K + 1)` int64: rows are the classes of the
 ground truth, columns the predicted classes, and the last column counts the pixels for which nothing
@@ -55,7 +55,7 @@ FloatArray = NDArray[np.float64]
 
 
 class ConfusionMatrix:
-    """Confusion matrix that grows image by image.
+    """A confusion matrix to which images are added one by one.
 
     Args:
         num_classes: K.
@@ -73,15 +73,15 @@ class ConfusionMatrix:
         return self._matrix
 
     def update(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
-        """Add one image `(H, W)`. Raises: see `count_pairs`."""
+        """Add one image, with label maps `(H, W)`."""
         count_into(self._matrix, prediction, truth, self.ignore_index)
 
     def add(self, pairs: PairCounts) -> None:
-        """Add the cells of an image that was counted before."""
+        """Add the cells of an image whose pixels are already counted."""
         self._matrix[pairs.truth, pairs.predicted] += pairs.counts
 
     def merge(self, other: ConfusionMatrix) -> None:
-        """Add everything that another matrix (of another process, say) has counted."""
+        """Add all counts of another matrix, for example that of another process."""
         if other.num_classes != self.num_classes:
             raise InputError(
                 f"a matrix of {other.num_classes} classes cannot be merged into one of "
@@ -92,7 +92,7 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a convention makes of a confusion matrix, in percent.
+    """The scores of a confusion matrix by one convention, in percent.
 
     Args:
         convention: the rule for classes without ground truth.
@@ -120,7 +120,7 @@ class Scores:
 
 
 def class_totals(matrix: NDArray[Any]) -> IntArray:
-    """Return `(3, K)`: pixels that agree, of the ground truth, and predicted, per class."""
+    """Return `(3, K)` for each class: the pixels that agree, of the ground truth, and predicted."""
     counts = np.asarray(matrix, dtype=np.int64)
     classes = counts.shape[0]
     if counts.ndim != 2 or counts.shape[1] not in (classes, classes + 1):
@@ -183,10 +183,11 @@ def all_conventions(matrix: NDArray[Any]) -> dict[Convention, Scores]:
 
 
 def without_background(matrix: NDArray[Any], background: int = NOTHING) -> IntArray:
-    """Return the matrix as CaR's `ignore_background` sees it, to be scored like any other.
+    """Return the matrix that CaR's `ignore_background` scores.
 
-    A pixel of a class that is predicted as background is then no miss, which flatters; and a class
-    that was never predicted as anything else has no ground truth any more.
+    The row and the column of the background are removed. A pixel of a class that is predicted as
+    background then does not count as an error, which raises the scores; and a class of which every
+    pixel is predicted as background has no ground truth any more.
 
     Args:
         matrix: `(K, K + 1)`.
@@ -216,7 +217,7 @@ def seen_unseen(
     seen_ids: Iterable[int],
     convention: Convention = "detectron2-legacy",
 ) -> SeenUnseen:
-    """Score the classes that were seen in training apart from those that were not.
+    """Score the classes that were seen in training separately from the others.
 
     A part without ground truth has the score nan.
 
@@ -279,7 +280,7 @@ def _averaged(
 
 
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Divide, nan where the denominator is 0."""
+    """Divide elementwise, with nan where the denominator is 0."""
     ratio = np.full(np.shape(above), np.nan)
     np.divide(above, below, out=ratio, where=below > 0)
     return ratio
