@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
+import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -32,6 +34,12 @@ _SHOWN = "document.querySelector('#viewer [data-shown]')?.dataset.shown"
 def judged(found: Segmentation) -> np.ndarray:
     """Return what thresholds are compared with."""
     return found.certainty() if found.named is None else found.named
+
+
+def mean_units(found: Segmentation, labels: np.ndarray) -> dict[int, float]:
+    """Return the mean confidence of each label, in the whole numbers of the page."""
+    units = whole(found.certainty()) / 1000
+    return {int(one): float(units[labels == one].mean()) for one in np.unique(labels) if one >= 0}
 
 
 def asked_for(index: int) -> str:
@@ -133,7 +141,7 @@ def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) ->
     said = browser.look("document.querySelector('#viewer .said').innerText")
     name = found.vocabulary.names[found.labels[row, column]]
     score = whole(found.certainty())[row, column] / 1000
-    assert said == f"{name}, score {score:.2f} (column {column}, row {row})"
+    assert said == f"{name}, confidence {score:.2f} (column {column}, row {row})"
 
     # The arrow keys read pixels as well.
     browser.look("document.querySelector('#viewer canvas').focus()")
@@ -150,7 +158,7 @@ def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) ->
     browser.click(f"#viewer tr:has([data-label='{switched}']) input")
 
     # The threshold works in the browser, on the numbers from which the server makes files.
-    browser.enter("#viewer .threshold input", "0.9")
+    browser.enter("#viewer input.pixel", "0.9")
     below = whole(judged(found)) < 900
     assert 0.05 < below.mean() < 0.95
     kept = np.where(below, -1, found.labels)
@@ -158,53 +166,116 @@ def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) ->
     share = browser.look("document.querySelector('#viewer [data-label=\"65535\"]').innerText")
     assert share == f"{100 * below.mean():.1f} %"
 
+    # A name that is uncertain on average goes altogether, and its mean stands in the table.
+    means = mean_units(found, kept)
+    least = sorted(means.values())[1] + 0.005
+    browser.enter("#viewer input.name", f"{least:.2f}")
+    dropped = [label for label, mean in means.items() if mean < round(least, 2)]
+    assert 0 < len(dropped) < len(means)
+    sure = np.where(np.isin(kept, dropped), -1, kept)
+    assert np.array_equal(drawn(browser), colors_of(sure, image, count))
+    label = max(means, key=means.__getitem__)
+    cell = browser.look(f"document.querySelector('#viewer [data-label=\"{label}\"]').innerText")
+    assert cell.split("\n")[-1] == f"{means[label]:.2f}"
+
+
+ENDS = {
+    "labels": "san_labels.png",
+    "overlay": "san_overlay.png",
+    "json": "san.json",
+    "coco": "san_coco.json",
+    "coco-polygons": "san_coco-polygons.json",
+    "csv": "san_csv.csv",
+} | {
+    name: f"san_{name}.zip"
+    for name in ("cvat", "yolo", "labelme", "labelstudio", "masks", "cutouts", "polygons")
+}
+
 
 def test_files_are_what_is_seen(browser, app_url, files, expected) -> None:
     segment(browser, app_url, files[0], asked_for(0))
-    browser.enter("#viewer .threshold input", "0.9")
+    browser.enter("#viewer input.pixel", "0.9")
+    browser.enter("#viewer input.name", "0.5")
     browser.click("#files .label-wrap")
+    browser.wait("!!document.querySelector('#formats input')")
+    browser.look(
+        "document.querySelectorAll('#formats input:not(:checked)').forEach(box => box.click())"
+    )
     browser.click("#make-files")
     links = browser.wait(
         "(() => { const a = [...document.querySelectorAll('#files a[href*=\"/file=\"]')]"
-        ".map(a => a.href); return a.length >= 5 ? a : null })()"
+        f".map(a => a.href); return a.length >= {len(ENDS)} ? a : null }})()"
     )
+    assert not [link for link in links if tempfile.gettempdir() in link]
     got = {}
     for link in links:
         with urllib.request.urlopen(link) as answer:
             got[link.rsplit("/", 1)[-1]] = answer.read()
-    ends = ("_labels.png", "_overlay.png", ".json", "_coco.json", "_cutouts.zip")
-    assert set(got) == {f"san{end}" for end in ends}
+    assert set(got) == set(ENDS.values())
+    packed = {name: unzipped(data) for name, data in got.items() if name.endswith(".zip")}
 
     found, image = expected[0], SCENES[0].image
     below = whole(judged(found)) < 900
     labels = np.where(below, -1, found.labels)
+    unsure = [label for label, mean in mean_units(found, labels).items() if mean < 0.5]
+    labels = np.where(np.isin(labels, unsure), -1, labels)
+    there = {int(label): found.vocabulary.names[label] for label in np.unique(labels) if label >= 0}
     stored = np.asarray(Image.open(io.BytesIO(got["san_labels.png"])))
     assert np.array_equal(stored, np.where(labels < 0, 255, labels))
+    overlay = Image.open(io.BytesIO(got["san_overlay.png"]))
+    assert overlay.size[0] > image.shape[1]
     plain = json.loads(got["san.json"])
     codes = {one["index"]: one["rle"] for one in plain["segments"]}
     assert np.array_equal(decode_labels(codes, labels.shape), labels)
     coco = json.loads(got["san_coco.json"])
+    assert [one["file_name"] for one in coco["images"]] == ["photo.png"]
     names = {category["id"]: category["name"] for category in coco["categories"]}
-    assert {names[one["category_id"]] for one in coco["annotations"]} == {
-        found.vocabulary.names[label] for label in np.unique(labels) if label >= 0
-    }
+    assert {names[one["category_id"]] for one in coco["annotations"]} == set(there.values())
     for one in coco["annotations"]:
         mask = decode_rle(one["segmentation"])
         assert np.array_equal(mask, labels == one["category_id"] - 1)
         assert one["area"] == mask.sum()
         left, top, width, height = one["bbox"]
         assert mask[top : top + height, left : left + width].sum() == mask.sum()
-    overlay = Image.open(io.BytesIO(got["san_overlay.png"]))
-    assert overlay.size[0] > image.shape[1]
-    with zipfile.ZipFile(io.BytesIO(got["san_cutouts.zip"])) as archive:
-        for entry in archive.namelist():
-            label = int(entry.partition("_")[0])
-            cut = np.asarray(Image.open(io.BytesIO(archive.read(entry))))
-            rows, columns = np.nonzero(labels == label)
-            assert (cut[..., 3] > 0).sum() == len(rows)
-            assert np.array_equal(
-                cut[rows - rows.min(), columns - columns.min(), :3], image[rows, columns]
-            )
+    outlined = json.loads(got["san_coco-polygons.json"])["annotations"]
+    assert [one["area"] for one in outlined] == [one["area"] for one in coco["annotations"]]
+    rows = list(csv.DictReader(io.StringIO(got["san_csv.csv"].decode())))
+    assert {int(row["index"]): int(row["pixels"]) for row in rows} == {
+        label: int((labels == label).sum()) for label in there
+    }
+    assert {row["image"] for row in rows} == {"photo.png"}
+
+    for entry, data in packed["san_cutouts.zip"].items():
+        cut = np.asarray(Image.open(io.BytesIO(data)))
+        rows, columns = np.nonzero(labels == int(Path(entry).name.partition("_")[0]))
+        assert (cut[..., 3] > 0).sum() == len(rows)
+        assert np.array_equal(
+            cut[rows - rows.min(), columns - columns.min(), :3], image[rows, columns]
+        )
+    for entry, data in packed["san_masks.zip"].items():
+        mask = np.asarray(Image.open(io.BytesIO(data)))
+        assert np.array_equal(mask > 0, labels == int(Path(entry).name.partition("_")[0]))
+    assert len(packed["san_cutouts.zip"]) == len(packed["san_masks.zip"]) == len(there)
+    for name in ("san_yolo.zip", "san_labelme.zip"):
+        (photo,) = (entry for entry in packed[name] if entry.endswith(".png"))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(packed[name][photo]))), image)
+    shapes = json.loads(packed["san_labelme.zip"]["photo.json"])["shapes"]
+    assert {shape["label"] for shape in shapes} == set(there.values())
+    boxes = packed["san_yolo.zip"]["labels/photo.txt"].decode().splitlines()
+    assert {int(line.split()[0]) for line in boxes} == set(there)
+    (shown,) = (data for name, data in packed["san_cvat.zip"].items() if "Class" in name)
+    colors = np.asarray(Image.open(io.BytesIO(shown)))
+    assert len(np.unique(colors.reshape(-1, 3), axis=0)) == len(np.unique(labels))
+    (task,) = json.loads(packed["san_labelstudio.zip"]["labelstudio.json"])
+    assert "labelstudio.xml" in packed["san_labelstudio.zip"] and "photo.png" in json.dumps(task)
+    features = json.loads(packed["san_polygons.zip"]["photo.geojson"])["features"]
+    assert len(features) >= len(there)
+
+
+def unzipped(data: bytes) -> dict[str, bytes]:
+    """Return the files of an archive by name."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_all_methods_stand_side_by_side_on_a_phone_in_the_dark(browser, app_url, files) -> None:

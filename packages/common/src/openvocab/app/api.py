@@ -83,7 +83,7 @@ def segment_to_json(
         raise InputError("names and method are texts; send them as strings")
     asked = read_asked(names, max_names=engine.limits.max_names)
     found = engine.segment(method, image, asked)
-    result = found.at_least(threshold or 0)
+    result = found.with_threshold(none_of_these=threshold or 0)
     codes = encode_labels(result.labels)
     segments = [
         {

@@ -28,7 +28,7 @@ from openvocab.errors import InputError
 from openvocab.image import ImageArray
 from openvocab.methods import Explained, Method
 from openvocab.segmenter import Segmentation, Segmenter
-from openvocab.vocabulary import WORLD, Vocabulary
+from openvocab.vocabulary import NOTHING, WORLD, Vocabulary
 
 _Result = TypeVar("_Result")
 SCORE_UNIT = 1000
@@ -42,9 +42,8 @@ class Found:
     Attributes:
         method: its key.
         weights: what it was loaded from.
-        result: the label map, without scores.
+        result: the label map, without scores, but with confidence where the method is calibrated.
         certainty: (H, W) float32, see `Segmentation.certainty`; None if scores were too much.
-        named: (H, W) float32, see `Segmentation.named`; None where the method is not calibrated.
         margin: (H, W) float32, how far it lies above the second best.
         evidence: for each name, where it scored best and who won there.
         seconds: that the method took, without waiting.
@@ -56,31 +55,40 @@ class Found:
     weights: str
     result: Segmentation
     certainty: Scores | None
-    named: Scores | None
     margin: Scores | None
     evidence: tuple[NameEvidence, ...]
     seconds: float
     memory: int | None
     notices: tuple[str, ...] = ()
 
-    def at_least(self, threshold: float) -> Segmentation:
-        """Return the result without the pixels that show none of the names, by a threshold.
+    @property
+    def calibrated(self) -> bool:
+        """Whether `certainty` is a probability."""
+        return self.result.named is not None
+
+    def with_threshold(self, *, none_of_these: float = 0, min_score: float = 0) -> Segmentation:
+        """Return the result without uncertain pixels, and then without uncertain names.
 
         This is `Segmentation.with_threshold` in whole numbers, see `whole`.
 
         Raises:
             InputError: there is a threshold, but there are no scores.
         """
-        if threshold <= 0:
+        if none_of_these <= 0 and min_score <= 0:
             return self.result
-        judged = self.certainty if self.named is None else self.named
-        if judged is None:
+        if self.certainty is None:
             raise InputError(
                 "this picture has no scores that could be compared with a threshold, since it has "
                 "too many pixels for so many names; shrink it or give fewer names"
             )
-        below = whole(judged) < round(threshold * SCORE_UNIT)
-        labels = np.where(below, np.int32(-1), self.result.labels)
+        judged = self.certainty if self.result.named is None else self.result.named
+        below = whole(judged) < round(none_of_these * SCORE_UNIT)
+        labels = np.where(below, np.int32(NOTHING), self.result.labels)
+        own = whole(self.certainty).astype(np.int64)
+        for label in np.unique(labels[labels != NOTHING]):
+            mask = labels == label
+            if own[mask].sum() < round(min_score * SCORE_UNIT) * int(mask.sum()):
+                labels[mask] = NOTHING
         return replace(self.result, labels=labels)
 
 
@@ -234,13 +242,15 @@ class Engine:
         memory = _peak(self.options["device"])
         notices = dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)
         scores = result.scores
-        told = scores if result.confidence is None else result.confidence
+        calibrated = result.confidence is not None
+        certainty = result.certainty() if calibrated or scored else None
         return Found(
             method=key,
             weights=shown_weights(self.weights[key]),
-            result=replace(result, scores=None, confidence=None, named=None, extra={}),
-            certainty=None if told is None else result.certainty(),
-            named=result.named,
+            result=replace(
+                result, scores=None, confidence=certainty if calibrated else None, extra={}
+            ),
+            certainty=certainty,
             margin=None if scores is None else margin_of(scores),
             evidence=()
             if scores is None

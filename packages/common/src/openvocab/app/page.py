@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from openvocab.app.api import add_api
 from openvocab.app.asked import Asked, read_asked
-from openvocab.app.downloads import write_files
+from openvocab.app.downloads import CHOICES, USUAL, write_files
 from openvocab.app.engine import Engine, Found
 from openvocab.app.photo import photo
 from openvocab.app.reports import compare_html, examples_html, steps_html, why, why_html
@@ -30,6 +30,7 @@ from openvocab.vocabulary import available_vocabularies
 from openvocab.world.names import world_names
 
 SHOWN_SIDE = 1280  # the page works with pictures of at most this long side; the API with any
+_MOST_SCORE = 65  # larger than any score of a method
 _KEEP_SECONDS, _SWEEP_SECONDS = 900, 60  # how long uploads and results live
 _DISTRACTORS = [
     ("none", ""),
@@ -40,7 +41,8 @@ _PICK_EXAMPLE = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button")
   if (button) trigger("click", { number: Number(button.dataset.number) })
 })"""
-_WITH_THRESHOLDS = "session => [session, JSON.stringify(window.openvocabThresholds ?? {})]"
+_WITH_THRESHOLDS = """(session, formats) =>
+  [session, formats, JSON.stringify(window.openvocabThresholds ?? {})]"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,11 +200,20 @@ class Page:
             elem_id="viewer",
         )
         with gr.Accordion("Files", open=False, elem_id="files"):
+            formats = gr.CheckboxGroup(
+                list(CHOICES),
+                value=list(USUAL),
+                label="Formats",
+                info="What openvocab.export writes; several files of a format come as one zip.",
+                elem_id="formats",
+            )
             make = gr.Button("Make files", elem_id="make-files")
-            files = gr.File(label="Files", file_count="multiple", interactive=False)
+            files = gr.File(label="Files", file_count="multiple", interactive=False, visible=False)
         thresholds = gr.Textbox("{}", visible=False)  # the browser puts those of the viewer here
         self._on(button, self.segment, [*self.asked, self.methods], [viewer, self.session])
-        self._on(make, self.make_files, [self.session, thresholds], files, js=_WITH_THRESHOLDS)
+        self._on(
+            make, self.make_files, [self.session, formats, thresholds], files, js=_WITH_THRESHOLDS
+        )
 
     def _compare_tab(self) -> None:
         gr.Markdown("Two methods on the names at the side, or one method on two wordings of them.")
@@ -278,19 +289,25 @@ class Page:
                 f"{image.shape[1]}x{image.shape[0]}; the API and the commands keep its size."
             )
         view = view_of(image, found, [self.titles[key] for key in chosen])
-        return view, Session(image, asked, found)
+        kept = tuple(replace(one, margin=None, evidence=()) for one in found)
+        return view, Session(image, asked, kept)
 
-    def make_files(self, session: Session | None, thresholds: str) -> list[str]:
+    def make_files(self, session: Session | None, formats: list[str], thresholds: str) -> Any:
         """Write what was found as files to download, with the viewer's thresholds by method."""
         if session is None:
             raise InputError("there is no result yet; press Segment first")
+        if not formats:
+            raise InputError("no format is chosen; choose at least one")
         chosen = json.loads(thresholds)
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        files = []
+        results = []
         for found in session.found:
-            result = found.at_least(float(chosen.get(found.method, 0)))
-            files += write_files(session.image, result, folder, found.method)
-        return [str(file) for file in files]
+            given = chosen.get(found.method, {})
+            none_of_these, min_score = (_score(given.get(key, 0)) for key in ("pixel", "name"))
+            kept = found.with_threshold(none_of_these=none_of_these, min_score=min_score)
+            results.append((found.method, kept))
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        files = write_files(session.image, results, formats, folder)
+        return gr.update(value=[str(file) for file in files], visible=True)
 
     def compare(self, *given: Any) -> str:
         """Show where two methods or two wordings differ on the visitor's picture."""
@@ -345,6 +362,13 @@ class Page:
         if not methods:
             raise InputError("no method is chosen; choose at least one")
         return [key for key in self.engine.methods if key in methods]
+
+
+def _score(value: Any) -> float:
+    """Check a threshold that a browser sends."""
+    if not isinstance(value, int | float) or not 0 <= value <= _MOST_SCORE:
+        raise InputError(f"the threshold {value!r:.40} is no score; move its slider again")
+    return float(value)
 
 
 def _with_name(names: str, suggestion: list[str]) -> str:

@@ -5,6 +5,7 @@ Names come from visitors: everything that is put into a page is escaped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,7 +34,8 @@ from openvocab.image import ImageArray, read_image
 from openvocab.methods import Explained, Method
 from openvocab.world.names import world_names
 
-_MOST = 20  # rows of a table of pairs
+_MOST = 20  # rows of a table that are shown at once
+_WIDE = 1.3  # times the photo's ratio of width to height
 # What the things of COCO are kinds of, as its own supercategories have it.
 _KINDS = {
     "animal": "bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe",
@@ -133,20 +135,33 @@ def why_html(sides: Sequence[Why]) -> str:
     return _render("why.html", sides=sides, most=_MOST)
 
 
+_Figure = tuple[Explained, bool]  # with whether it is wide
+
+
 @dataclass(frozen=True)
 class _Group:
     heading: str
-    full: list[Explained]
-    empty: list[Explained]
+    full: list[_Figure]
+    empty: list[_Figure]
+    open: bool
 
 
 def _groups(steps: Sequence[Explained]) -> list[_Group]:
+    """Put pictures below their headings; of headings that differ behind a number, open the first.
+
+    Pictures that are much wider than the photo, which is the first of them, are strips or charts.
+    """
+    height, width = steps[0].picture.shape[:2]
+    seen: set[str] = set()
     groups = []
     for heading, members in groupby(steps, key=lambda step: step.group):
-        there = list(members)
-        groups.append(
-            _Group(heading, [s for s in there if not s.empty], [s for s in there if s.empty])
-        )
+        shown: tuple[list[_Figure], list[_Figure]] = ([], [])
+        for step in members:
+            own_height, own_width = step.picture.shape[:2]
+            shown[step.empty].append((step, own_width * height > _WIDE * width * own_height))
+        kind = re.split(r"\d", heading, maxsplit=1)[0]
+        groups.append(_Group(heading, *shown, open=kind not in seen))
+        seen.add(kind)
     return groups
 
 
@@ -180,7 +195,8 @@ def _pieces(words: Sequence[str]) -> list[int]:
 
 
 def _percent(share: float) -> str:
-    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+    words = "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 @cache

@@ -178,12 +178,25 @@ def build_application(
 
 
 def _theme() -> Any:
-    """Return a theme with the fonts of the visitor's system, and texts that are dark enough."""
+    """Return a theme with the fonts of the visitor's system, and a contrast of 4.5 to 1 or more."""
     import gradio as gr
 
-    dim = {"body_text_color_subdued": "#52525b", "body_text_color_subdued_dark": "#c4c4cc"}
-    info = {"block_info_text_color": "#52525b", "block_info_text_color_dark": "#c4c4cc"}
-    return gr.themes.Default(font=_FONTS, font_mono=_MONO).set(**dim, **info)
+    dim, dim_dark, strong, stronger = "#52525b", "#c4c4cc", "#c2410c", "#9a3412"
+    light_and_dark = {
+        "body_text_color_subdued": (dim, dim_dark),
+        "block_info_text_color": (dim, dim_dark),
+        "block_label_text_color": (dim, dim_dark),
+        "block_title_text_color": (dim, dim_dark),
+        "input_placeholder_color": ("#71717a", "#a1a1aa"),
+        "button_primary_background_fill": (strong, strong),
+        "button_primary_background_fill_hover": (stronger, stronger),
+        "checkbox_background_color_selected": (strong, strong),
+        "checkbox_border_color_selected": (strong, strong),
+    }
+    light = {name: colors[0] for name, colors in light_and_dark.items()}
+    dark = {f"{name}_dark": colors[1] for name, colors in light_and_dark.items()}
+    theme = gr.themes.Default(font=_FONTS, font_mono=_MONO)
+    return theme.set(color_accent=strong, **light, **dark)  # page.css has the accent of the dark
 
 
 def write_examples(folder: Path) -> list[tuple[str, str]]:

@@ -1,9 +1,10 @@
 // The overlay of one or several results. gradio gives `element`, `props` and `watch`.
-// props.value: {width, height, image, names, colors, panels: [{method, title, note, labels, scores, named}]}.
+// props.value: {width, height, image, names, colors, 
+// panels: [{method, title, note, score, labels, scores, named}]}; `score` says what scores are.
 const NOTHING = 65535, UNIT = 1000
 const off = new Set()
 const look = { opacity: 0.55, edges: true }
-// Read by the page when files are made: the threshold of each method.
+// Read by the page when files are made: the thresholds of each method, {pixel, name}.
 const thresholds = (window.openvocabThresholds = {})
 let view = null, turn = 0
 
@@ -31,20 +32,32 @@ const pixels = async (address, width, height) => {
   return pen.getImageData(0, 0, width, height).data
 }
 
-// The label of a pixel behind the threshold; what is switched off stays won, but is not drawn.
-const labelAt = (panel, at) =>
-  panel.judged && panel.judged[at] < panel.threshold ? NOTHING : panel.labels[at]
+// The label of a pixel behind the thresholds; what is switched off stays won, but is not drawn.
+const labelAt = (panel, at) => {
+  const label = panel.labels[at]
+  return (panel.judged && panel.judged[at] < panel.pixel) || panel.dropped.has(label) ? NOTHING : label
+}
 
 const percent = (share) => (share > 0 && share < 0.0005 ? "<0.1 %" : `${(100 * share).toFixed(1)} %`)
 
+// Count the pixels of each label and add up their scores; then drop what is too low on average.
 const count = (panel) => {
-  const shares = new Map()
+  const numbers = new Map(), sums = new Map()
+  panel.dropped = new Set()
   for (let at = 0; at < panel.labels.length; at++) {
     const label = labelAt(panel, at)
-    shares.set(label, (shares.get(label) ?? 0) + 1)
+    numbers.set(label, (numbers.get(label) ?? 0) + 1)
+    if (panel.scores) sums.set(label, (sums.get(label) ?? 0) + panel.scores[at])
   }
-  for (const [label, number] of shares) shares.set(label, number / panel.labels.length)
-  return shares
+  panel.shares = new Map()
+  panel.means = new Map()
+  for (const [label, number] of numbers) {
+    const low = label !== NOTHING && sums.has(label) && sums.get(label) < panel.name * number
+    if (low) panel.dropped.add(label)
+    const kept = low ? NOTHING : label
+    panel.shares.set(kept, (panel.shares.get(kept) ?? 0) + number / panel.labels.length)
+    if (!low && sums.has(label)) panel.means.set(label, sums.get(label) / number / UNIT)
+  }
 }
 
 const paint = (panel) => {
@@ -79,7 +92,7 @@ const say = (panel, x, y) => {
   const at = panel.at[1] * view.width + panel.at[0]
   const label = labelAt(panel, at)
   const name = label === NOTHING ? "none of these" : view.names[label]
-  const score = panel.scores ? `, score ${(panel.scores[at] / UNIT).toFixed(2)}` : ""
+  const score = panel.scores ? `, ${panel.score} ${(panel.scores[at] / UNIT).toFixed(2)}` : ""
   panel.said.textContent = `${name}${score} (column ${panel.at[0]}, row ${panel.at[1]})`
 }
 
@@ -111,33 +124,39 @@ const addPanel = (panel) => {
   }
   stage.append(panel.canvas)
   figure.append(caption, stage, panel.said)
-  panel.threshold = 0 // in whole units
-  if (panel.judged) figure.append(thresholdOf(panel))
+  if (panel.judged) {
+    figure.append(thresholdOf(panel, "pixel", panel.judged, `None of these below ${panel.score}`))
+    figure.append(thresholdOf(panel, "name", panel.scores, `Hide names with a mean ${panel.score} below`))
+  }
   find(".panels").append(figure)
 }
 
-const thresholdOf = (panel) => {
-  const line = make("label", "None of these below score ", "threshold")
+const thresholdOf = (panel, key, scores, text) => {
+  const line = make("label", "", "threshold")
   const bar = make("input"), value = make("output", "0.00")
-  const most = Math.ceil(panel.judged.reduce((a, b) => Math.max(a, b), 0) / UNIT)
-  Object.assign(bar, { type: "range", min: 0, max: most, step: 0.01, value: 0 })
+  const most = Math.ceil(scores.reduce((a, b) => Math.max(a, b), 0) / UNIT)
+  Object.assign(bar, { type: "range", min: 0, max: most, step: 0.01, value: 0, className: key })
   bar.oninput = () => {
-    panel.threshold = Math.round(bar.value * UNIT)
-    thresholds[panel.method] = Number(bar.value)
+    panel[key] = Math.round(bar.value * UNIT) // in whole units
+    thresholds[panel.method] = { ...thresholds[panel.method], [key]: Number(bar.value) }
     value.textContent = Number(bar.value).toFixed(2)
     redraw()
   }
-  line.append(bar, value)
+  line.append(make("span", text), bar, value)
   return line
 }
 
 const addNames = () => {
   const most = new Map()
   for (const panel of view.panels)
-    for (const [label, share] of panel.all) most.set(label, Math.max(most.get(label) ?? 0, share))
+    for (const [label, share] of panel.shares) most.set(label, Math.max(most.get(label) ?? 0, share))
   const won = [...most.keys()].filter((label) => label !== NOTHING).sort((a, b) => most.get(b) - most.get(a) || a - b)
   const table = make("table"), head = make("tr")
-  head.append(make("th", "Name"), ...view.panels.map((panel) => make("th", panel.title)))
+  head.append(make("th", "Name"), ...view.panels.map((panel) => {
+    const cell = make("th", panel.title)
+    cell.append(make("small", panel.scores ? `share, mean ${panel.score}` : "share"))
+    return cell
+  }))
   table.createTHead().append(head)
   const body = table.createTBody()
   for (const label of [...won, NOTHING]) {
@@ -173,12 +192,15 @@ const addNames = () => {
 const redraw = () => {
   if (!view) return
   for (const panel of view.panels) {
-    panel.shares = count(panel)
+    count(panel)
     paint(panel)
   }
   for (const row of find(".names").querySelectorAll("tbody tr"))
     row.querySelectorAll("[data-label]").forEach((cell, place) => {
-      cell.textContent = percent(view.panels[place].shares.get(Number(cell.dataset.label)) ?? 0)
+      const panel = view.panels[place], label = Number(cell.dataset.label)
+      const mean = label === NOTHING ? undefined : panel.means.get(label)
+      cell.replaceChildren(percent(panel.shares.get(label) ?? 0))
+      if (mean !== undefined) cell.append(make("small", mean.toFixed(2)))
     })
 }
 
@@ -190,6 +212,7 @@ const show = async () => {
     scores: panel.scores ? await unpack(panel.scores) : null,
   })))
   // What the threshold is compared with: whether any of the names is there, or else the score.
+  for (const panel of panels) Object.assign(panel, { pixel: 0, name: 0, dropped: new Set() })
   for (const panel of panels) panel.judged = panel.named ? await unpack(panel.named) : panel.scores
   const image = await pixels(value.image, value.width, value.height)
   if (mine !== turn) return // a newer result has come meanwhile
@@ -203,7 +226,7 @@ const show = async () => {
   for (const method in thresholds) delete thresholds[method]
   find(".panels").replaceChildren()
   view.panels.forEach(addPanel)
-  for (const panel of view.panels) panel.all = count(panel)
+  view.panels.forEach(count)
   addNames()
   redraw()
   element.dataset.shown = String(turn)

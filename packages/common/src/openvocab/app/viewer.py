@@ -63,8 +63,9 @@ def view_of(image: ImageArray, found: Sequence[Found], titles: Sequence[str]) ->
                     np.where(one.result.labels < 0, NOTHING_16BIT, one.result.labels)
                 ),
                 "method": one.method,
+                "score": "confidence" if one.calibrated else "score",
                 "scores": None if one.certainty is None else _packed(whole(one.certainty)),
-                "named": None if one.named is None else _packed(whole(one.named)),
+                "named": None if one.result.named is None else _packed(whole(one.result.named)),
             }
             for one, title in zip(found, titles, strict=True)
         ],
