@@ -30,8 +30,7 @@ from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.vocabulary import WORLD
 from openvocab.weights.shipped import world_file
-from openvocab.weights.state_dict import read_metadata, read_state_dict, save_state_dict
-from openvocab.weights.training_names import TRAINED_ON
+from openvocab.weights.state_dict import TRAINED_ON, read_metadata, read_state_dict, save_state_dict
 from openvocab.world import world_vocabulary
 from ovseg import load_ovseg
 from ovseg.weights import save_world_model

@@ -10,8 +10,8 @@ import torch
 
 from openvocab.errors import InputError
 from openvocab.vocabulary import Vocabulary
-from openvocab.weights.state_dict import save_state_dict
-from openvocab.weights.training_names import TRAINED_ON, seen_by_training, training_names
+from openvocab.weights.state_dict import TRAINED_ON, save_state_dict
+from openvocab.weights.training_names import seen_by_training, training_names
 from openvocab.world import seen_labels, world_vocabulary
 
 

@@ -29,6 +29,7 @@ BACKGROUND = (
     *("rock", "street", "valley", "bridge"),
 )
 DEFAULT_MAX_SIDE = 1024
+METADATA = "car"  # under which a folder of `save_pretrained` stores the settings
 
 
 @dataclass(frozen=True)
@@ -190,19 +191,47 @@ def named_config(name: str) -> NamedConfig:
     )
 
 
+def settings_of(weights: str | Path | None) -> CaRConfig | None:
+    """Return the settings that `--weights` brings along, or None if it names CLIPs only.
+
+    Args:
+        weights: the name of a configuration; or a folder that `save_pretrained` wrote, or
+            `hf:ORG/NAME` for one on the Hub, whose CLIPs are files in it.
+
+    Raises:
+        InputError: see `find_pretrained`, or the settings in the folder are damaged.
+    """
+    if weights in available_configs():
+        return named_config(str(weights)).car
+    if weights is None:
+        return None
+    from openvocab.weights.folders import find_pretrained  # late: it imports torch
+
+    folder = find_pretrained(weights, "car")
+    if folder is None:
+        return None
+    stored = folder.settings.get(METADATA)
+    if not isinstance(stored, Mapping):
+        raise InputError(f"the folder '{folder.path}' holds no settings of CaR; save it again")
+    config = load_config(CaRConfig, overrides=stored)
+    if not {config.clip, config.classifier_clip} <= set(folder.files):
+        raise InputError(f"the settings in '{folder.path}' name CLIPs that it lacks; save it again")
+    clips = (str(folder.path / name) for name in (config.clip, config.classifier_clip))
+    return replace(config, clip=next(clips), classifier_clip=next(clips))
+
+
 def clips_of(weights: str) -> dict[str, Any]:
     """Return the fields of `CaRConfig` that hold the CLIPs which `--weights` names.
 
     Args:
-        weights: the name of a configuration, such as "world" or "voc21", whose CLIPs are meant; or
-            a CLIP for both tasks; or two with a comma between, the first of which proposes masks.
+        weights: what `settings_of` knows, whose CLIPs are meant; or a CLIP for both tasks; or two
+            with a comma between, the first of which proposes masks.
 
     Raises:
         InputError: there are more than two, or one has no name.
     """
-    if weights in available_configs():
-        named = named_config(weights).car
-        return {"clip": named.clip, "classifier_clip": named.classifier_clip}
+    if settings := settings_of(weights):
+        return {"clip": settings.clip, "classifier_clip": settings.classifier_clip}
     parts = [weights] if Path(weights).is_file() else [part.strip() for part in weights.split(",")]
     if len(parts) > 2 or not all(parts):
         raise InputError(

@@ -103,7 +103,8 @@ METHOD = Method(
     summary="No training: CLIP's saliency proposes masks, CLIP scores visually prompted images, "
     "and names that do not survive are dropped until nothing changes.",
     load=_load,
-    weights="a configuration such as world or voc21, or one CLIP or two with a comma between",
+    weights="a configuration such as world or voc21, or one CLIP or two with a "
+    "comma between, a folder of save_pretrained, or hf:ORG/NAME",
     templates="car",
     colors=("#0b7a53", "#4fd1a1"),
     rank=2,

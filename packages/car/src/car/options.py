@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from car._convert import OriginalConfig, read_original
-from car.config import CaRConfig, NamedConfig, available_configs, clips_of, named_config
+from car.config import (
+    CaRConfig,
+    NamedConfig,
+    available_configs,
+    clips_of,
+    named_config,
+    settings_of,
+)
 from openvocab.computation import computation_options
 from openvocab.config import add_config_flags, config_to_dict, flags_of, load_config
 from openvocab.errors import InputError
@@ -41,7 +48,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[,NAME]",
         help="world (needs no download), or another configuration by its name; or a CLIP, "
         "'NAME:TAG' of open_clip or a file, for both tasks; or two CLIPs, of which the first "
-        "proposes masks and the second classifies them (default: the CLIPs of the configuration)",
+        "proposes masks and the second classifies them; or a folder that save_pretrained wrote, "
+        "or hf:ORG/NAME for one on the Hub (default: the CLIPs of the configuration)",
     )
     group.add_argument(
         "--config",
@@ -80,6 +88,8 @@ def read_settings(args: argparse.Namespace) -> CaRSettings:
         values |= original.values
     elif named is not None:
         values |= config_to_dict(named.car)
+    elif (own := settings_of(weights)) is not None:
+        values |= config_to_dict(own)
     if weights is not None:
         values |= clips_of(weights)
     if args.like_original:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from importlib import resources
@@ -18,14 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from car.config import CaRConfig, available_configs, clips_of, named_config
+from car.config import (
+    METADATA,
+    CaRConfig,
+    available_configs,
+    clips_of,
+    named_config,
+    settings_of,
+)
 from car.labels import merge_descriptions, paint, raise_scores
 from car.recurrence import CaR, OnStep, PreparedImage, Recurrence
 from car.sam import MaskGenerator, match_masks
 from openvocab.clip import load_clip
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
+from openvocab.clip.weights import choices_of
 from openvocab.computation import Precision, choose_device, dtype_of
+from openvocab.config import config_to_dict
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, ImageSource, read_image, resample_image
 from openvocab.inference.confidence import (
@@ -40,6 +49,9 @@ from openvocab.inference.confidence import (
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.semantic import MaskGeometry
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
+from openvocab.weights.folders import SECOND_WEIGHTS, WEIGHTS
+from openvocab.weights.pretrained import Pretrained
+from openvocab.weights.state_dict import save_state_dict
 
 _SHORTEST = 32  # thin images are not shrunk below this, if the long side can be afforded
 
@@ -56,9 +68,10 @@ def load_car(
 
     Args:
         weights: the name of a configuration, such as "world" or "voc21", which brings its settings
-            along; or what `load_clip` takes, once for both tasks, or twice with a comma between:
-            first the CLIP that proposes masks, then the CLIP that classifies them. None: the CLIPs
-            that `config` names.
+            along; a folder that `save_pretrained` wrote, or `hf:ORG/NAME` for one on the Hub, which
+            brings its settings too; or what `load_clip` takes, once for both tasks, or twice with a
+            comma between: first the CLIP that proposes masks, then the CLIP that classifies them.
+            None: the CLIPs that `config` names.
         config: the settings, or the name of a configuration; None: those that `weights` names,
             else the defaults.
         device: "auto" for cuda, then mps, then cpu, whichever is there; or "cpu", "cuda:1", ...
@@ -68,19 +81,21 @@ def load_car(
     Raises:
         InputError: the weights are not here or unreadable, or the device does not exist.
     """
-    stored = _calibration_of(weights, config)
-    config = _choose_config(weights, config)
+    chosen = _choose_config(weights, config)
+    stored = _calibration_of(weights, config, chosen)
     device = choose_device(device)
-    clip = load_clip(config.clip, device=device)
-    same = config.classifier_clip == config.clip
-    judge = clip if same else load_clip(config.classifier_clip, device=device)
-    segmenter = CaRSegmenter(clip, judge, config, precision=precision, compile=compile)
+    clip = load_clip(chosen.clip, device=device)
+    same = chosen.classifier_clip == chosen.clip
+    judge = clip if same else load_clip(chosen.classifier_clip, device=device)
+    segmenter = CaRSegmenter(clip, judge, chosen, precision=precision, compile=compile)
     if stored is not None:
         load_calibration(segmenter, stored)
     return segmenter
 
 
-def _calibration_of(weights: str | Path | None, config: CaRConfig | str | None) -> Path | None:
+def _calibration_of(
+    weights: str | Path | None, config: CaRConfig | str | None, chosen: CaRConfig
+) -> Path | None:
     """Return the path of a calibration: beside a configuration, or beside the first CLIP."""
     folder = Path(str(resources.files("car").joinpath("configs")))
     for word in (weights, config):
@@ -90,22 +105,21 @@ def _calibration_of(weights: str | Path | None, config: CaRConfig | str | None) 
         for stored in sorted(folder.glob(f"*{SUFFIX}")):
             if named_config(stored.name.removesuffix(SUFFIX)).car == config:
                 return stored
-    first = Path(str(weights).partition(",")[0])
-    return calibration_file(first) if weights is not None and first.is_file() else None
+    first = Path(chosen.clip)
+    return calibration_file(first) if first.is_file() else None
 
 
 def _choose_config(weights: str | Path | None, config: CaRConfig | str | None) -> CaRConfig:
     """Return the settings, with the CLIPs that `load_car` is to load."""
     if weights is None:
         return named_config(config).car if isinstance(config, str) else config or CaRConfig()
-    named = str(weights)
     if config is None:
-        config = named if named in available_configs() else CaRConfig()
+        config = settings_of(weights) or CaRConfig()
     settings = named_config(config).car if isinstance(config, str) else config
-    return replace(settings, **clips_of(named))
+    return replace(settings, **clips_of(str(weights)))
 
 
-class CaRSegmenter(BaseSegmenter):
+class CaRSegmenter(Pretrained, BaseSegmenter):
     """Segments images with any names, without any training.
 
     Attributes:
@@ -115,6 +129,7 @@ class CaRSegmenter(BaseSegmenter):
         on_step: called with the recurrence and the step after each step.
     """
 
+    method_key = "car"
     templates = "car"
     confidence_features = ("log_best", "log_total")  # a name's share says little among the few left
 
@@ -232,6 +247,41 @@ class CaRSegmenter(BaseSegmenter):
         found = self._start(prepared, asked, self.config).run()
         merged = merge_descriptions(found.masks, found.scores)
         return _enlarge(merged.astype(np.int32), pixels) > 0
+
+    def weight_files(self) -> tuple[str, ...]:
+        """Return a file for each CLIP, see `Pretrained`."""
+        return (WEIGHTS, SECOND_WEIGHTS)[: len(self._clips())]
+
+    def stored_settings(self) -> dict[str, Any]:
+        """Return the settings, in which the CLIPs are files of the folder, see `Pretrained`."""
+        if self.mask_generator is not None:
+            raise InputError(
+                "this CaR uses the masks of SAM, which no folder can hold; save it without a "
+                "`mask_generator`, and give it again when loading"
+            )
+        files = self.weight_files()
+        config = replace(self.config, clip=files[0], classifier_clip=files[-1])
+        return {METADATA: config_to_dict(config), **choices_of(self._clips()[0].config)}
+
+    def write_weights(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+        """Write the CLIPs, see `Pretrained`."""
+        for clip, file in zip(self._clips(), files, strict=True):
+            save_state_dict(file, clip.state_dict(), {**metadata, **choices_of(clip.config)})
+
+    def card_lines(self) -> dict[str, Any]:
+        """Return the protocol with the names of files of CLIPs, but not where they lie."""
+        config = self.config
+        names = [Path(clip).name for clip in (config.clip, config.classifier_clip)]
+        return {**self.describe(), "variant": f"proposals {names[0]}, classifier {names[1]}"}
+
+    def sha256_of_written(self, files: Sequence[Path]) -> str:
+        """Return the fingerprint of the CLIPs, which no writing changes."""
+        return self.weights_sha256
+
+    def _clips(self) -> list[CLIP]:
+        """Return the proposing CLIP, and the classifying one if it is another."""
+        proposer, classifier = self.car.mask_proposal_generator.clip, self.car.mask_classifier.clip
+        return [proposer] if proposer is classifier else [proposer, classifier]
 
     def describe(self) -> dict[str, Any]:
         """Return the lines of the protocol card that describe this segmenter."""

@@ -22,6 +22,8 @@ from openvocab.vocabulary import WORLD
 Mode = Literal["eval", "demo"]
 _T = TypeVar("_T")
 
+METADATA = "ovseg"  # under which a checkpoint stores what `to_dict` gives
+
 
 @dataclass(frozen=True)
 class SwinConfig:

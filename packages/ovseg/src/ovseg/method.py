@@ -73,7 +73,8 @@ METHOD = Method(
     title="OVSeg",
     summary="MaskFormer proposes masks, and a mask-adapted CLIP names each masked crop.",
     load=_load,
-    weights="world, or a checkpoint file such as ovseg_swinbase_vitL14_ft_mpt.pth",
+    weights="world, a checkpoint file such as ovseg_swinbase_vitL14_ft_mpt.pth, a folder of "
+    "save_pretrained, or hf:ORG/NAME",
     colors=("#b45309", "#ff9d57"),
     rank=1,
     package="ovseg",

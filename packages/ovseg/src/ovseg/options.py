@@ -24,7 +24,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for checkpoint, configuration and settings."""
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--weights", metavar="FILE", help="OVSeg checkpoint (.pth or .safetensors) to run"
+        "--weights",
+        metavar="FILE",
+        help="OVSeg checkpoint (.pth or .safetensors) to run, a folder that save_pretrained wrote, "
+        "or hf:ORG/NAME for one on the Hub",
     )
     model.add_argument(
         "--config-file",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, dtype_of
+from openvocab.errors import InputError
 from openvocab.image import ImageArray, resize_shortest_edge
 from openvocab.inference.confidence import (
     Evidence,
@@ -32,7 +33,9 @@ from openvocab.semantic import (
     vocabulary_scores,
 )
 from openvocab.vocabulary import Vocabulary
-from ovseg.config import InferenceConfig, SwinConfig
+from openvocab.weights.pretrained import Pretrained
+from openvocab.weights.state_dict import save_state_dict
+from ovseg.config import METADATA, InferenceConfig, SwinConfig, to_dict
 from ovseg.ensemble import Branches, Votes, demo_names, ensemble
 from ovseg.mask_clip import LOGIT_SCALE
 from ovseg.model import OVSeg, mask_probability, vote
@@ -81,8 +84,10 @@ class Painting:
         return MaskGeometry(self.padded, self.size, output, resize_logits=False)
 
 
-class OVSegSegmenter(BaseSegmenter):
+class OVSegSegmenter(Pretrained, BaseSegmenter):
     """Segments images of any size with any names; implements `openvocab.segmenter.Segmenter`."""
+
+    method_key = "ovseg"
 
     def __init__(
         self,
@@ -220,6 +225,19 @@ class OVSegSegmenter(BaseSegmenter):
         """Return the binary masks (R, h, w) of the proposals that vote."""
         chosen = replace(found, mask_logits=found.mask_logits[votes.rows])
         return chosen.mask_prob() > self.inference.region.mask_threshold
+
+    def stored_settings(self) -> dict[str, Any]:
+        """Return architecture and settings, see `Pretrained`."""
+        if self.proposals is not None:
+            raise InputError(
+                "this OVSeg takes its masks from elsewhere, and no folder can hold that; save it "
+                "without `proposals`, and give them again when loading"
+            )
+        return {METADATA: to_dict(self.model.config, self.inference)}
+
+    def write_weights(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+        """Write the checkpoint, see `Pretrained`."""
+        save_state_dict(files[0], self.model.state_dict(), metadata)
 
     def describe(self) -> dict[str, Any]:
         """Return the lines of the protocol card that describe this segmenter."""

@@ -18,6 +18,7 @@ from openvocab.formats.detectron2 import read_yaml
 from openvocab.inference.confidence import calibration_file, load_calibration
 from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import WORLD
+from openvocab.weights.folders import find_pretrained
 from openvocab.weights.shipped import read_shared, save_shared, world_file
 from openvocab.weights.state_dict import (
     check_fits,
@@ -26,6 +27,7 @@ from openvocab.weights.state_dict import (
     save_state_dict,
     unfilled,
 )
+from openvocab.weights.training_names import training_names
 from ovseg._convert import (
     CLIP_PREFIX,
     PROMPTS,
@@ -35,6 +37,7 @@ from ovseg._convert import (
     override,
 )
 from ovseg.config import (
+    METADATA,
     InferenceConfig,
     OVSegConfig,
     available_configs,
@@ -45,7 +48,6 @@ from ovseg.config import (
 from ovseg.model import ClassWeights, OVSeg
 from ovseg.segmenter import OVSegSegmenter, ProposalSource
 
-_METADATA = "ovseg"
 _CLASS_WEIGHTS = "criterion.empty_weight"
 _BY_WIDTH = {1024: "ovseg_swinB_vitL_bs32_120k", 768: "ovseg_R101c_vitB_bs32_120k"}
 
@@ -64,7 +66,8 @@ def load_ovseg(
     """Load OVSeg with its weights and return a segmenter.
 
     Args:
-        weights: a checkpoint of the original (`.pth`) or of ours (`.safetensors`, `.pth`), or
+        weights: a checkpoint of the original (`.pth`) or of ours (`.safetensors`, `.pth`), a
+            folder that `save_pretrained` wrote, `hf:ORG/NAME` for such a folder on the Hub, or
             "world" for the small OVSeg of the embedded world, which this package carries.
         config: name of a published variant, a YAML file of the original or of ours; None: what the
             checkpoint stores, else the published variant that its CLIP belongs to.
@@ -96,12 +99,13 @@ def load_ovseg(
         variant=None if config is None else Path(config).stem,
         proposals=proposals,
     )
+    segmenter.trained_on = training_names(weights)
     load_calibration(segmenter, calibration_file(weights))
     return segmenter
 
 
 def find_checkpoint(weights: str | Path | None) -> Path:
-    """Return the file behind a path, or behind "world".
+    """Return the file behind a path, behind `hf:ORG/NAME`, or behind "world".
 
     Raises:
         InputError: there is none.
@@ -113,9 +117,12 @@ def find_checkpoint(weights: str | Path | None) -> Path:
         )
     if str(weights) == WORLD:
         return world_file("ovseg")
+    if folder := find_pretrained(weights, "ovseg"):
+        return folder.weights
     if not Path(weights).is_file():
         raise InputError(
-            f"there are no OVSeg weights at '{weights}'; give a checkpoint file, or {WORLD}"
+            f"there are no OVSeg weights at '{weights}'; give a checkpoint file, a folder of "
+            f"save_pretrained, hf:ORG/NAME, or {WORLD}"
         )
     return Path(weights)
 
@@ -128,9 +135,9 @@ def read_config(
 ) -> tuple[OVSegConfig, InferenceConfig]:
     """Return the architecture of a checkpoint and its rules of inference; see `load_ovseg`."""
     if config is None:
-        stored = read_metadata(weights).get(_METADATA)
+        stored = read_metadata(weights).get(METADATA)
         if stored is not None:
-            content = parse_json(stored, f"{_METADATA} in {weights}", "a configuration of OVSeg")
+            content = parse_json(stored, f"{METADATA} in {weights}", "a configuration of OVSeg")
             architecture, inference = from_dict(content, source=str(weights))
         else:
             architecture, inference = load_published(_published_name(tensors, weights))
@@ -199,7 +206,7 @@ def save_model(
 
 def metadata_of(model: OVSeg, inference: InferenceConfig | None) -> dict[str, Any]:
     """Return the metadata with which a checkpoint can be loaded without further information."""
-    return {_METADATA: to_dict(model.config, inference)}
+    return {METADATA: to_dict(model.config, inference)}
 
 
 def save_world_model(model: OVSeg, path: str | Path, inference: InferenceConfig) -> None:

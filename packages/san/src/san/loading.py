@@ -21,8 +21,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         "--model-path",
         metavar="FILE",
-        help="san_vit_b_16 or san_vit_large_14 (fetched on first use), a checkpoint file, or "
-        "huggingface:FILE (default: san_vit_b_16)",
+        help="san_vit_b_16 or san_vit_large_14 (fetched on first use), a checkpoint file, "
+        "a folder that save_pretrained wrote, hf:ORG/NAME for one on the Hub, or huggingface:FILE "
+        "(default: san_vit_b_16)",
     )
     group.add_argument(
         "--config-file",

@@ -70,7 +70,8 @@ METHOD = Method(
     summary="A light network beside a frozen CLIP predicts masks, and the attention bias with "
     "which CLIP names them.",
     load=_load,
-    weights="san_vit_b_16 or san_vit_large_14 (fetched on first use), world, or a checkpoint file",
+    weights="san_vit_b_16 or san_vit_large_14 (fetched on first use), world, a checkpoint "
+    "file, a folder of save_pretrained, or hf:ORG/NAME",
     default_weights="san_vit_b_16",
     colors=("#2563eb", "#7aa7ff"),
     rank=0,

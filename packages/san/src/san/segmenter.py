@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,9 +30,11 @@ from openvocab.semantic import (
     vocabulary_scores,
 )
 from openvocab.vocabulary import Vocabulary
+from openvocab.weights.pretrained import Pretrained
+from openvocab.weights.training_names import training_names
 from san.config import SANConfig, SANInference
 from san.model import SAN, SANPrediction
-from san.weights import find_checkpoint, load_network
+from san.weights import find_checkpoint, load_network, metadata_of, save_network
 
 _BATCH = 4  # images of one size that go through the network together
 
@@ -52,7 +54,8 @@ def load_san(
     Args:
         weights: "san_vit_b_16" or "san_vit_large_14" (fetched on first use), "world" for the small
             SAN of the embedded world, which this package carries, a checkpoint of the original or
-            of ours, or `huggingface:<file>`; None is "san_vit_b_16".
+            of ours, a folder that `save_pretrained` wrote, `hf:ORG/NAME` for such a folder on the
+            Hub, or `huggingface:<file>`; None is "san_vit_b_16".
         config: the architecture of a checkpoint that is neither published nor tells it.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" is cuda, then mps, then cpu.
         precision: number format of the two image towers: "fp32", "bf16" or "fp16".
@@ -75,16 +78,18 @@ def load_san(
         compile=compile,
         weights_sha256=sha256_of(path),
     )
+    segmenter.trained_on = training_names(path)
     load_calibration(segmenter, calibration_file(path))
     return segmenter
 
 
-class SANSegmenter(BaseSegmenter):
+class SANSegmenter(Pretrained, BaseSegmenter):
     """Segments images of any size with any names.
 
     result = segmenter.segment("photo.jpg", ["cat", "sofa"])
     """
 
+    method_key = "san"
     batch_size = _BATCH
 
     def __init__(
@@ -157,6 +162,14 @@ class SANSegmenter(BaseSegmenter):
             "device": str(next(self.network.parameters()).device),
             "calibration": calibration_line(self),
         }
+
+    def stored_settings(self) -> dict[str, Any]:
+        """Return architecture and settings, see `Pretrained`."""
+        return metadata_of(self.network, self.inference)
+
+    def write_weights(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+        """Write the checkpoint, see `Pretrained`."""
+        save_network(self.network, files[0], self.inference, metadata)
 
     def segment_arrays(
         self, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool

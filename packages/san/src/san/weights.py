@@ -14,6 +14,7 @@ from openvocab.clip import CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
 from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import WORLD
+from openvocab.weights.folders import find_pretrained
 from openvocab.weights.hub import fetch
 from openvocab.weights.shipped import read_shared, save_shared, world_file
 from openvocab.weights.state_dict import (
@@ -33,7 +34,7 @@ FILES = {name: f"{name}.pth" for name in VARIANTS}
 
 
 def find_checkpoint(weights: str | Path) -> Path:
-    """Return the file behind a path, a variant's name, or `huggingface:<file>`.
+    """Return the file behind a path, a variant's name, `hf:ORG/NAME` or `huggingface:<file>`.
 
     "world" is the small SAN of the embedded world, which this package carries; the others are
     fetched on first use, from the authors' repository `Mendel192/san`.
@@ -48,10 +49,12 @@ def find_checkpoint(weights: str | Path) -> Path:
         return world_file("san")
     if text.startswith("huggingface:"):
         return fetch(REPOSITORY, text.removeprefix("huggingface:"))
+    if folder := find_pretrained(weights, "san"):
+        return folder.weights
     if not Path(weights).is_file():
         raise InputError(
-            f"there are no SAN weights at {text!r}; give a file, huggingface:<file>, or one of "
-            + ", ".join((*FILES, WORLD))
+            f"there are no SAN weights at {text!r}; give a file, a folder of save_pretrained, "
+            "hf:ORG/NAME, huggingface:<file>, or one of " + ", ".join((*FILES, WORLD))
         )
     return Path(weights)
 

@@ -31,7 +31,7 @@ from openvocab.training.segmentation_data import (
 )
 from openvocab.training.settings import DataConfig, SegmentationTrainConfig
 from openvocab.training.task import Task
-from openvocab.weights.training_names import TRAINED_ON
+from openvocab.weights.state_dict import TRAINED_ON
 
 
 class SegmentationStep(nn.Module):

@@ -12,13 +12,13 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
 from openvocab.errors import InputError
@@ -78,6 +78,52 @@ def fetch_open_clip(known: Mapping[str, Any], name: str) -> Path:
     _require_network(constants.ENDPOINT if repository else url, name, where)
     path = _from_repository(repository, files, name) if repository else _from_url(known, name)
     _check_recorded(f"{repository}/{path.name}" if repository else url, path)
+    return path
+
+
+def fetch_repository(
+    repository: str,
+    revision: str | None,
+    files: Sequence[str],
+    complete: Callable[[Path], bool],
+    *,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    **options: Any,
+) -> Path:
+    """Return a folder with files of one state of a repository, from the cache if all are there.
+
+    Args:
+        repository: "ORG/NAME" on the Hub.
+        revision: branch, tag or commit; None for the newest.
+        files: names of the files to fetch; those that the repository lacks are left out.
+        complete: tells whether a folder has all that it needs.
+        force_download: fetch anew what is in the cache.
+        local_files_only: do not ask the Hub.
+        options: of `snapshot_download`.
+
+    Raises:
+        InputError: it is not here and cannot be fetched, or lacks files that it needs.
+    """
+    where = f"the Hugging Face repository {repository}"
+    asked = {"revision": revision, "allow_patterns": list(files), **options}
+    if not force_download:
+        try:
+            path = Path(snapshot_download(repository, **asked, local_files_only=True))
+            if complete(path):
+                return path
+        except _FAILURES as error:
+            if isinstance(error, InputError):
+                raise
+    if local_files_only:
+        raise _not_fetched(repository, where, "only files in the cache were allowed")
+    _require_network(constants.ENDPOINT, repository, where)
+    try:
+        path = Path(snapshot_download(repository, **asked, force_download=force_download))
+    except _FAILURES as error:
+        raise _not_fetched(repository, where, type(error).__name__) from error
+    if not complete(path):
+        raise InputError(f"{where} lacks files that its config.json lists, or has no config.json")
     return path
 
 

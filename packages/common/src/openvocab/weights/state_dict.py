@@ -21,6 +21,7 @@ from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.reading.checkpoints import read_notes, read_tensors, state_dict_in
 
+TRAINED_ON = "trained_on"  # in the metadata: the names whose masks were seen in training
 METADATA = "metadata"  # of a `.pth` file: beside "model", where safetensors keeps it in its header
 _TORCH = (".pth", ".pt")
 _SHOWN = 4  # names of tensors in one error

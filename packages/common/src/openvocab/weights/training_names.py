@@ -9,17 +9,17 @@ from openvocab.errors import InputError
 from openvocab.reading.json_files import parse_json
 from openvocab.reading.names import same_word
 from openvocab.vocabulary import WORLD, Vocabulary
+from openvocab.weights.folders import find_pretrained
 from openvocab.weights.shipped import world_file
-from openvocab.weights.state_dict import read_metadata
-
-TRAINED_ON = "trained_on"  # in the metadata of a checkpoint, or in the JSON beside it
+from openvocab.weights.state_dict import TRAINED_ON, read_metadata
 
 
 def training_names(weights: str | Path, package: str = "") -> tuple[str, ...]:
     """Return the names that a checkpoint was trained on, or nothing if it does not say so.
 
     Args:
-        weights: a checkpoint file, or "world" for the weights that a package carries.
+        weights: a checkpoint file, a folder of `save_pretrained` or `hf:ORG/NAME`, or "world" for
+            the weights that a package carries.
         package: which package; needed for "world" only.
 
     Raises:
@@ -29,6 +29,8 @@ def training_names(weights: str | Path, package: str = "") -> tuple[str, ...]:
         path = world_file(package) if str(weights) == WORLD and package else Path(weights)
     except InputError:  # a method without weights of its own
         return ()
+    if folder := find_pretrained(weights):
+        return folder.trained_on
     if not path.is_file():
         return ()
     beside = path.with_suffix(".json")
