@@ -24,6 +24,7 @@ from benchmarks.forms import (
 from benchmarks.layout import FORMAT, read_json
 from benchmarks.quality.acceptance import threshold_rows
 from benchmarks.quality.published import differences, published
+from benchmarks.reporting.classes import class_csv, class_rows
 from benchmarks.reporting.figures import (
     diagrams,
     latency_figures,
@@ -59,6 +60,9 @@ def build_report(folder: Path) -> Path:
     write_figures(page["figures"], folder / "figures")
     for data in page["sets"]:
         write_gallery(data["gallery"], folder / "figures", data["slug"])
+        write_text(
+            folder / f"{data['slug']}-classes.csv", class_csv(data["per_class"], page["titles"])
+        )
         for number, part in enumerate(data["parts"][1:], start=2):
             shown = {**page, "set": data, "part": part}
             write_text(
@@ -150,6 +154,7 @@ def _render(template: str, page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": cell, "millions": millions, "bound": bound, "verdict": verdict}
+    environment.filters["share"] = share
     environment.filters["embedded_json"] = embedded_json
     shown = dict(page) if "html" in template else {**page, "titles": _in_markdown(page["titles"])}
     return environment.get_template(template).render(**shown)
@@ -163,6 +168,11 @@ def _in_markdown(titles: Mapping[str, str]) -> dict[str, str]:
 def cell(value: float | None, digits: int = 2) -> str:
     """Show points of mIoU."""
     return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
+
+
+def share(value: float) -> str:
+    """Show a share in 0..1 as a percentage."""
+    return "< 1 %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
 
 
 def bound(threshold: ThresholdRow) -> str:
@@ -239,6 +249,7 @@ def read_set(results: Path, comparison: Comparison) -> dict[str, Any]:
         "slug": slug,
         "names": first.names,
         "methods": list(found),
+        "per_class": class_rows(found),
         "images": shown,
         "groups": groups(shown),
         "n_images": images,

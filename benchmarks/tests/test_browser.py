@@ -121,7 +121,7 @@ def large(tmp_path_factory) -> Path:
     for index in range(COUNT):
         truth, noise = (
             random.integers(0, 30, shape).repeat(96 // shape[1], 0).repeat(96 // shape[1], 1)
-            for shape in ((6, 8), (36, 48))
+            for shape in ((6, 8), (18, 24))
         )
         maps = [random.integers(0, 256, (*truth.shape, 3)).astype(np.uint8), truth]
         maps += [np.where(random.random(truth.shape) < share, noise, truth) for share in (0.1,)]
@@ -188,6 +188,27 @@ def test_a_picture_is_enlarged_by_mouse_and_keys(browser, large) -> None:
     assert "of the labelled pixels are right" in browser.look(said)
     browser.press("Escape")
     assert not browser.look("document.querySelector('dialog').open")
+
+
+def _column(browser: Browser, place: int) -> list[str]:
+    cells = f"[...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[{place}]"
+    return browser.look(f"{cells}).map(c => c.dataset.value ?? c.textContent)")
+
+
+def test_the_table_of_classes_sorts_by_mouse_and_keys(browser, large) -> None:
+    browser.show(large)
+    names, scores = _column(browser, 0), [float(v) for v in _column(browser, 2)]
+    assert len(names) == 30
+    button = "document.querySelectorAll('.sortable .sort')"
+    browser.look(f"{button}[2].focus()")
+    browser.press("Enter")
+    assert [float(v) for v in _column(browser, 2)] == sorted(scores, reverse=True)
+    browser.press("Enter")
+    assert [float(v) for v in _column(browser, 2)] == sorted(scores)
+    assert browser.look(f"{button}[2].closest('th').ariaSort") == "ascending"
+    browser.look(f"{button}[0].click()")
+    assert _column(browser, 0) == sorted(names)
+    assert browser.look(f"{button}[2].closest('th').ariaSort") is None
 
 
 _HOSTILE = (

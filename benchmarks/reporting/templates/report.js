@@ -126,7 +126,7 @@ function sayWhatIsCut() {
     if (!box.previousElementSibling?.classList.contains("cut"))
       box.before(make("p", {className: "cut dim", textContent: "This is wider than the window; scroll it sideways. →"}));
     box.previousElementSibling.style.display = cut ? "block" : "none";
-    cut ? box.setAttribute("tabindex", "0") : box.removeAttribute("tabindex");
+    if (!box.classList.contains("classes")) cut ? box.setAttribute("tabindex", "0") : box.removeAttribute("tabindex");
   });
 }
 sayWhatIsCut();
