@@ -130,6 +130,25 @@ class Thumbnail(TypedDict):
     maps: dict[str, MapOfImage]
 
 
+class CalibrationCurves(TypedDict):
+    """How good the confidences of a method are; shares and confidences in 0..1, None where empty.
+
+    `error` is the expected calibration error with its 95 % interval from `low` to `high`. By bin of
+    confidence: `confidence` is the mean, `accuracy` the share of right pixels and `pixels` their
+    number. By threshold: `coverage` is the share of pixels that is kept, `risk` that of wrong ones
+    among them.
+    """
+
+    error: float
+    low: float
+    high: float
+    pixels: list[int]
+    confidence: list[float | None]
+    accuracy: list[float | None]
+    coverage: list[float | None]
+    risk: list[float | None]
+
+
 class Comparison(TypedDict):
     """All that the report shows of a data set beyond the single results; by method."""
 
@@ -148,6 +167,7 @@ class Comparison(TypedDict):
     diagnoses: dict[str, dict[str, DiagnosisEntry]]
     crops: dict[str, CropAccuracy]
     gallery: list[Example]
+    calibration: dict[str, CalibrationCurves]
 
 
 class Announced(TypedDict):

@@ -10,9 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from benchmarks.forms import (
     Announced,
     Between,
+    CalibrationCurves,
     Comparison,
     Costs,
     DiagnosisEntry,
@@ -28,10 +31,12 @@ from benchmarks.reporting.gallery import examples, thumbnails
 from openvocab.compare import Evaluation, compare_evaluations, compare_every_two
 from openvocab.datasets.samples import SampleSet
 from openvocab.errors import InputError
+from openvocab.evaluation.log import ImageRecord
 from openvocab.evaluation.run import RESULT_FILE
 from openvocab.files import write_text
 from openvocab.methods import find_method
 from openvocab.metrics.bootstrap import PairedDifference, paired_difference
+from openvocab.metrics.calibration import Reliability
 from openvocab.metrics.scores import CONVENTIONS, Convention, IntArray, scores, seen_unseen
 from openvocab.vocabulary import Vocabulary, available_vocabularies
 from openvocab.weights.training_names import seen_by_training, training_names
@@ -81,9 +86,39 @@ def collect(plan: Plan, name: str) -> None:
             if is_world(data) and (crops := read_json(one.folder / CROPS_FILE)) is not None
         },
         "gallery": examples(data, records, images),
+        "calibration": {
+            key: curves
+            for key, own in records.items()
+            if (curves := calibration_curves(list(own.values()))) is not None
+        },
     }
     path = result_file(plan.output, name, "comparison")
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def calibration_curves(records: Sequence[ImageRecord]) -> CalibrationCurves | None:
+    """Return how good the confidences of a method are; None where its weights have none.
+
+    Args:
+        records: of all images.
+    """
+    counts = [record.confidence for record in records if record.confidence is not None]
+    if not counts or len(counts) < len(records):
+        return None
+    counted = Reliability(*np.stack(counts, axis=1))
+    interval, pixels = counted.interval(), counted.pixels.sum(0)
+    coverage, risk = counted.risk_coverage()
+    mean = np.where(pixels > 0, counted.confidence.sum(0) / np.maximum(pixels, 1), np.nan)
+    return {
+        "error": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "pixels": pixels.astype(int).tolist(),
+        "confidence": [_number(value) for value in mean],
+        "accuracy": [_number(value) for value in counted.accuracy()],
+        "coverage": [_number(value) for value in coverage],
+        "risk": [_number(value) for value in risk],
+    }
 
 
 def _read(plan: Plan, name: str, *parts: str) -> Evaluation | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from openvocab.methods import colors_of, title_of
 
@@ -24,39 +25,68 @@ def curves(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) ->
         x_title: The title of the horizontal axis.
         y_title: The title of the vertical axis.
     """
-    return _draw(series, x_title, y_title, _decades, ticks, math.log)
+    return _draw(series, x_title, y_title, _LOGARITHMIC, _LOGARITHMIC)
 
 
 def points(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) -> str:
     """Draw the points (x, y) of each method; the x axis is logarithmic, the y axis begins at 0."""
-    return _draw(series, x_title, y_title, _from_zero, even_ticks, float)
+    return _draw(series, x_title, y_title, _LOGARITHMIC, _FROM_ZERO)
+
+
+def percentages(
+    series: Mapping[str, Sequence[Point]], x_title: str, y_title: str, *, diagonal: bool = False
+) -> str:
+    """Draw the points of each method, joined; x is in percent from 0 to 100.
+
+    Args:
+        series: The points (x, y) of each method.
+        x_title: The title of the horizontal axis.
+        y_title: The title of the vertical axis.
+        diagonal: Let y go from 0 to 100, too, and draw where both are equal, dashed.
+    """
+    return _draw(series, x_title, y_title, _PERCENT, _PERCENT if diagonal else _FROM_ZERO, diagonal)
+
+
+class _Axis(NamedTuple):
+    """How an axis gets its span from the values, its ticks from the span, and its scale."""
+
+    span: Callable[[Sequence[float]], Point]
+    ticks: Callable[[Point], list[float]]
+    scale: Callable[[float], float]
 
 
 def _draw(
     series: Mapping[str, Sequence[Point]],
     x_title: str,
     y_title: str,
-    y_span: Callable[[Sequence[float]], Point],
-    y_ticks: Callable[[Point], list[float]],
-    y_scale: Callable[[float], float],
+    x_axis: _Axis,
+    y_axis: _Axis,
+    diagonal: bool = False,
 ) -> str:
-    """Draw the points of each method, joined, over a logarithmic axis."""
+    """Draw the points of each method, joined, over two axes."""
     points = [point for values in series.values() for point in values]
     if not points:
         return ""
-    x_range, y_range = _decades([x for x, _ in points]), y_span([y for _, y in points])
+    x_range, y_range = x_axis.span([x for x, _ in points]), y_axis.span([y for _, y in points])
     right = max(_RIGHT, 14 + max(map(_text_width, map(title_of, series))))
-    x = _scale(x_range, _LEFT, _WIDTH - right, math.log)
-    y = _scale(y_range, _HEIGHT - _BOTTOM, _TOP + 14, y_scale)
+    x = _scale(x_range, _LEFT, _WIDTH - right, x_axis.scale)
+    y = _scale(y_range, _HEIGHT - _BOTTOM, _TOP + 14, y_axis.scale)
     body = [_text(_LEFT, _TOP - 4, y_title), _text((_LEFT + _WIDTH - right) / 2, _HEIGHT - 8,
             x_title, "middle")]  # fmt: skip
     body += [
-        _grid_line(_LEFT, y(v), _WIDTH - right, y(v), _label(v), "y") for v in y_ticks(y_range)
+        _grid_line(_LEFT, y(v), _WIDTH - right, y(v), _label(v), "y") for v in y_axis.ticks(y_range)
     ]
     body += [
-        _grid_line(x(v), _TOP + 14, x(v), _HEIGHT - _BOTTOM, _label(v), "x") for v in ticks(x_range)
+        _grid_line(x(v), _TOP + 14, x(v), _HEIGHT - _BOTTOM, _label(v), "x")
+        for v in x_axis.ticks(x_range)
     ]
-    taken: list[float] = []
+    if diagonal:
+        body.append(
+            f'<line x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(100):.1f}" y2="{y(100):.1f}" '
+            'stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 3"/>'
+        )
+    ends = {m: (x(max(values)[0]), y(max(values)[1])) for m, values in series.items() if values}
+    labels = _placed(ends)
     for method, values in series.items():
         placed = [(x(a), y(b)) for a, b in sorted(values)]
         if not placed:
@@ -67,17 +97,36 @@ def _draw(
         ]
         marks = marks if len(placed) > 1 else []
         marks += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4"/>' for a, b in placed]
-        height = placed[-1][1] + 4
-        away = 15 if height < _HEIGHT / 2 else -15  # from the axes
-        while any(abs(height - other) < 15 for other in taken):
-            height += away
-        taken.append(height)
+        left, height = labels[method]
         marks.append(
-            f'<text x="{placed[-1][0] + 9:.1f}" y="{height:.1f}" font-weight="700">'
+            f'<text x="{left:.1f}" y="{height:.1f}" font-weight="700">'
             f"{escape(title_of(method))}</text>"
         )
         body.append(f'<g class="{method}" fill="currentColor">{"".join(marks)}</g>')
     return svg("".join(body), _WIDTH, _HEIGHT, f"{y_title} against {x_title}", tuple(series))
+
+
+def _placed(ends: Mapping[str, Point]) -> dict[str, Point]:
+    """Place the title of each method at the right of its last point, as near as others allow."""
+    found: dict[str, Point] = {}
+    for method, (x, y) in sorted(ends.items(), key=lambda entry: entry[1][1]):
+        left, wide = x + 9, _text_width(title_of(method))
+        others = [(a, b, _text_width(title_of(m))) for m, (a, b) in found.items()]
+        others += [(a - 5, b + 4, 10) for m, (a, b) in ends.items() if m != method]
+        heights = sorted(
+            (y + 4 + 5 * step for step in range(-30, 31)), key=lambda height: abs(height - y - 4)
+        )
+        inside = [h for h in heights if _TOP + 12 <= h <= _HEIGHT - _BOTTOM] or heights
+        free = (
+            height
+            for height in inside
+            if not any(
+                abs(height - b) < 15 and left < a + width and a < left + wide
+                for a, b, width in others
+            )
+        )
+        found[method] = (left, next(free, y + 4))
+    return found
 
 
 def pairs(
@@ -162,6 +211,15 @@ def _decades(values: Sequence[float]) -> Point:
 
 def _from_zero(values: Sequence[float]) -> Point:
     return 0.0, 1.15 * max(*values, 1.0)
+
+
+def _hundred(_: Sequence[float] | Point) -> Point:
+    return 0.0, 100.0
+
+
+_LOGARITHMIC = _Axis(_decades, ticks, math.log)
+_FROM_ZERO = _Axis(_from_zero, even_ticks, float)
+_PERCENT = _Axis(_hundred, lambda _: [0.0, 20.0, 40.0, 60.0, 80.0, 100.0], float)
 
 
 def _scale(

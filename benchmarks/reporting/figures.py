@@ -95,6 +95,15 @@ def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str
     for key, (title, x) in axes.items():
         series = {m: [(x(t), found[m].scores().miou)] for m, t in times.items()}
         drawn[f"accuracy-{key}"] = charts.points(series, title, "mIoU, %")
+    known = comparison.get("calibration", {})
+    drawn["confidence-reliability"] = charts.percentages(
+        {m: _joined(c["confidence"], c["accuracy"]) for m, c in known.items()},
+        "confidence, %", "right pixels, %", diagonal=True,
+    )  # fmt: skip
+    drawn["confidence-risk"] = charts.percentages(
+        {m: _joined(c["coverage"], c["risk"]) for m, c in known.items()},
+        "kept pixels, %", "wrong ones among the kept pixels, %",
+    )  # fmt: skip
     for pair in comparison["paired"]:
         first, second = pair["first"], pair["second"]
         drawn[f"classes-{first}-{second}"] = charts.pairs(
@@ -105,6 +114,14 @@ def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str
             titles,
         )
     return drawn
+
+
+def _joined(
+    across: Sequence[float | None], up: Sequence[float | None]
+) -> list[tuple[float, float]]:
+    """Return the points of two lists of shares, in percent, without those that have no value."""
+    pairs = zip(across, up, strict=True)
+    return [(100 * x, 100 * y) for x, y in pairs if x is not None and y is not None]
 
 
 def own_mib(times: Costs) -> float:

@@ -269,6 +269,7 @@ def read_set(results: Path, comparison: Comparison) -> dict[str, Any]:
         "crops": comparison["crops"],
         "thresholds": threshold_rows(comparison, images) if is_world else [],
         "gallery": comparison["gallery"],
+        "calibration": comparison.get("calibration", {}),
         "charts": set_figures(found, comparison),
     }
 

@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 from benchmarks import run_all
 from benchmarks.layout import read_json
+from benchmarks.quality.comparison import calibration_curves
 from benchmarks.reporting import three_methods
 from benchmarks.reporting.report import build_report
 from benchmarks.structure.latency import NAME_COUNTS, SIDES
 from browser import FAINT, TOO_WIDE, Browser, start_browser
 from PIL import Image
+
+from openvocab.evaluation.log import ImageRecord
+from openvocab.metrics.calibration import BINS
+from openvocab.metrics.scores import PairCounts
+
+NO_PAIRS = PairCounts(*(np.zeros(0, np.int64) for _ in range(3)))
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +38,19 @@ def report(world_run, tmp_path_factory) -> Path:
     """A report with everything: scores of the world, the published structures, all curves."""
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(world_run / "results", folder / "results")
+    path = folder / "results" / "world--comparison.json"
+    calibration = {}
+    for number, method in enumerate(("san", "ovseg", "car")):
+        random = np.random.default_rng(number)
+        records = []
+        for _ in range(4):
+            pixels = random.integers(1, 500, BINS).astype(float)
+            right = pixels * (np.arange(BINS) + 0.5) / BINS
+            records.append(
+                ImageRecord("", NO_PAIRS, confidence=np.stack([pixels, right * 0.9, right]))
+            )
+        calibration[method] = calibration_curves(records)
+    path.write_text(json.dumps({**read_json(path), "calibration": calibration}))
     structures = read_json(three_methods.DOCS / three_methods.DATA)
     axes = {"names": NAME_COUNTS, "side": SIDES}
     for number, method in enumerate(structures, start=1):
@@ -61,6 +81,12 @@ _CROWDED = """[...document.querySelectorAll("svg")].flatMap(svg => {
   ])
 })"""
 
+_CUT = "[...document.querySelectorAll('.cut')].filter(e => e.getClientRects().length).length"
+_UNSAID = """[...document.querySelectorAll(".wide, .diagram")].filter(box => {
+  const said = box.previousElementSibling.getClientRects().length > 0
+  return said != (box.scrollWidth > box.clientWidth + 1)
+}).map(box => box.textContent.slice(0, 50))"""
+
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
@@ -71,6 +97,9 @@ def test_the_report_is_whole_and_readable(browser, report, width, scheme) -> Non
     assert browser.look(TOO_WIDE) == 0
     assert browser.look(FAINT) == []
     assert browser.look(_CROWDED) == []
+    assert "expected calibration error" in browser.look("document.body.innerText")
+    # What is wider than the screen says so, and nothing else does.
+    assert browser.look(_UNSAID) == [] and bool(browser.look(_CUT)) == (width == 390)
 
 
 def test_the_report_prints(browser, report) -> None:
@@ -124,12 +153,11 @@ def large(tmp_path_factory) -> Path:
             for shape in ((6, 8), (18, 24))
         )
         maps = [random.integers(0, 256, (*truth.shape, 3)).astype(np.uint8), truth]
-        maps += [np.where(random.random(truth.shape) < share, noise, truth) for share in (0.1,)]
-        maps += [truth if index % 2 else noise, noise]
+        slightly = np.where(random.random(truth.shape) < 0.1, noise, truth)
+        maps += [slightly, truth if index % 2 else noise, noise]
         for part, values in zip(parts, maps, strict=True):
-            Image.fromarray(values.astype(np.uint8)).save(
-                folder / part / f"{index:03}.png", compress_level=1
-            )
+            picture = Image.fromarray(np.asarray(values, np.uint8))
+            picture.save(folder / part / f"{index:03}.png")
     (folder / "names.txt").write_text("\n".join(f"class {i}" for i in range(30)) + "\n")
     words = ["--datasets", str(folder), "--output", str(folder / "out"), "--no-structure"]
     words += ["--predictions", *(f"{name}={folder / name}" for name in parts[2:])]

@@ -69,7 +69,7 @@ def test_many_images_are_divided_into_pages(monkeypatch) -> None:
     monkeypatch.setattr(embedding, "EACH", 4)
     image = {"id": "", "agreement": "all right", "disagreement": 0.0, "jpeg": "", "maps": {}}
     entries = [{**image, "id": str(i)} for i in range(10)]
-    found = embedding.parts(entries, ["</script>"], {})  # type: ignore[arg-type]
+    found = embedding.parts(entries, ["</script>"], {})
     assert [(part["first"], part["last"]) for part in found] == [(1, 4), (5, 8), (9, 10)]
     assert [i["id"] for part in found for i in part["content"]["images"]] == list("0123456789")
     assert "<" not in embedding.embedded_json(found[0]["content"])

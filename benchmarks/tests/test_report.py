@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -10,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import layout
+from benchmarks.quality.comparison import calibration_curves
 from benchmarks.quality.published import differences, published
 from benchmarks.reporting import charts, diagram, figures, report, structure_table
 
 from openvocab.cli import run
 from openvocab.datasets.catalog import CATALOG
+from openvocab.evaluation.log import ImageRecord
 from openvocab.evaluation.results import ProtocolCard, Result
 from openvocab.methods import available_methods
-from openvocab.metrics.scores import CONVENTIONS
+from openvocab.metrics.calibration import reliability
+from openvocab.metrics.scores import CONVENTIONS, PairCounts
 from openvocab.vocabulary import available_vocabularies
 
 KNOWN = available_vocabularies()
@@ -155,6 +159,40 @@ def test_points_stand_on_an_axis_from_zero() -> None:
     high, low = (float(c.get("cy")) for c in root.findall(".//{*}circle"))
     floor = max(float(line.get("y1")) for line in root.findall("{*}line"))
     assert floor - low == pytest.approx((floor - high) / 2, abs=0.2)
+
+
+def test_confidences_become_curves_and_methods_without_them_none() -> None:
+    random = np.random.default_rng(0)
+    images = [(random.random(300), random.random(300) < 0.5) for _ in range(5)]
+    nothing = PairCounts(*(np.zeros(0, np.int64) for _ in range(3)))
+    counts = [reliability([image]) for image in images]
+    records = [
+        ImageRecord("", nothing, confidence=np.concatenate([c.pixels, c.confidence, c.right]))
+        for c in counts
+    ]
+    found, wanted = calibration_curves(records), reliability(images)
+    assert found is not None and found["error"] == pytest.approx(wanted.error())
+    assert found["low"] < found["error"] < found["high"]
+    assert found["accuracy"] == pytest.approx(wanted.accuracy())
+    assert found["coverage"][-1] == 1
+    assert calibration_curves([*records, ImageRecord("", nothing)]) is None
+    assert calibration_curves([]) is None
+    svg = charts.percentages({"san": [(0, 0), (100, 100)]}, "x", "y", diagonal=True)
+    ((dashed,), (line,)) = (
+        ElementTree.fromstring(svg).findall(path)
+        for path in ("{*}line[@stroke-dasharray]", ".//{*}polyline")
+    )
+    ends = [dashed.get(key) for key in ("x1", "y1", "x2", "y2")]
+    assert line.get("points") == "{},{} {},{}".format(*ends)
+
+
+def test_titles_stand_at_their_points_and_cover_no_other() -> None:
+    apart = charts._placed({"san": (60.0, 100.0), "ovseg": (300.0, 100.0)})
+    assert apart == {"san": (69.0, 104.0), "ovseg": (309.0, 104.0)}
+    close = charts._placed({"san": (60.0, 100.0), "ovseg": (62.0, 101.0), "car": (61.0, 99.0)})
+    heights = sorted(height for _, height in close.values())
+    assert all(b - a >= 15 for a, b in itertools.pairwise(heights))
+    assert all(abs(height - 104) <= 40 for height in heights)
 
 
 @pytest.mark.parametrize("top", [1.2, 7, 23.4, 55, 99.9, 115])

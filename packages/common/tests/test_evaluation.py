@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from openvocab.cli import run
 from openvocab.errors import InputError
+from openvocab.evaluation.log import read_records
 from openvocab.evaluation.results import Result
 from openvocab.evaluation.run import (
     FolderDataset,
@@ -27,6 +29,7 @@ from openvocab.evaluation.run import (
 )
 from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
 from openvocab.metrics.boundary import boundary_counts
+from openvocab.metrics.calibration import BINS
 from openvocab.metrics.scores import ConfusionMatrix
 from openvocab.segmenter import Segmentation
 from openvocab.vocabulary import Background, Vocabulary
@@ -133,6 +136,31 @@ def test_boundaries_are_counted_when_asked_for(data, tmp_path):
             truth = np.asarray(Image.open(sample.label))
             expected += boundary_counts(np.where(red == 200, -1, red), truth, 3)
         np.testing.assert_array_equal(result.boundary, expected)
+
+
+class SureOfDogs(RedIsLabel):
+    """Is sure of some labels and unsure of others."""
+
+    def segment(self, image, vocabulary, *, return_scores=False):
+        found = super().segment(image, vocabulary)
+        confidence = np.where(found.labels == 1, 0.95, 0.05).astype(np.float32)
+        return replace(found, confidence=confidence)
+
+
+def test_confidences_are_counted_where_there_are_any(data, tmp_path):
+    quiet(SureOfDogs(), data, output=tmp_path)
+    records = list(read_records(tmp_path, Result.load(tmp_path / "result.json").card))
+    assert len(records) == 6
+    counts = np.sum([record.confidence for record in records], axis=0)
+    matrix = expected_matrix(data)
+    predicted, right = matrix[:, :3].sum(axis=0), np.diag(matrix)  # -1 has no confidence
+    filled = {0: predicted[[0, 2]].sum(), BINS - 1: predicted[1]}
+    assert {i: n for i, n in enumerate(counts[0]) if n} == filled
+    assert counts[2][[0, -1]].tolist() == [right[[0, 2]].sum(), right[1]]
+    assert counts[1][[0, -1]] == pytest.approx(counts[0][[0, -1]] * (0.05, 0.95), abs=0.01)
+    quiet(RedIsLabel(), data, output=tmp_path / "other")
+    other = read_records(tmp_path / "other", Result.load(tmp_path / "other/result.json").card)
+    assert all(record.confidence is None for record in other)
 
 
 def test_predictions_are_saved_in_detectron2s_format(data, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 
 from openvocab.errors import InputError
 from openvocab.evaluation.results import ProtocolCard, diff_cards
+from openvocab.metrics.calibration import BINS, FloatArray
 from openvocab.metrics.scores import IntArray, PairCounts
 from openvocab.reading.files import DAMAGE
 from openvocab.reading.json_files import parse_json
@@ -30,12 +31,16 @@ class ImageRecord:
         pairs: non-zero cells of its confusion matrix.
         boundary: `(3, K)` boundary pixels per class, or None.
         segments: run-length masks by class id, or None.
+        confidence: `(3, B)` in each of B bins of confidence the number of pixels, the sum of their
+            confidences and the number of right ones, see `metrics.calibration.Reliability`; None
+            where the method is not calibrated.
     """
 
     id: str
     pairs: PairCounts
     boundary: IntArray | None = None
     segments: dict[int, dict[str, Any]] | None = None
+    confidence: FloatArray | None = None
 
 
 class EvaluationLog:
@@ -100,6 +105,8 @@ class EvaluationLog:
             entry["boundary"] = columns
         if record.segments is not None:
             entry["segments"] = {str(label): code for label, code in record.segments.items()}
+        if record.confidence is not None:
+            entry["confidence"] = record.confidence.round(4).tolist()
         self._append(entry)
 
     def records(self) -> Iterator[ImageRecord]:
@@ -138,7 +145,10 @@ def _record(entry: dict[str, Any], num_classes: int, path: Path) -> ImageRecord:
         segments = entry.get("segments")
         if segments is not None:
             segments = {int(label): code for label, code in segments.items()}
-        return ImageRecord(str(entry["id"]), PairCounts(*cells), boundary, segments)
+        confidence = None
+        if "confidence" in entry:
+            confidence = np.array(entry["confidence"], dtype=np.float64).reshape(3, BINS)
+        return ImageRecord(str(entry["id"]), PairCounts(*cells), boundary, segments, confidence)
     except DAMAGE as error:
         raise InputError(
             f"{path} holds an image that no evaluation of ours wrote ({error!r:.80}); delete it "

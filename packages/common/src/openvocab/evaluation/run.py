@@ -28,8 +28,9 @@ from openvocab.formats.run_length import encode_labels
 from openvocab.image import read_image, read_label_map
 from openvocab.metrics.bootstrap import bootstrap_interval
 from openvocab.metrics.boundary import boundary_counts
+from openvocab.metrics.calibration import FloatArray, reliability
 from openvocab.metrics.scores import CONVENTIONS, Ignore, check_truth, count_pairs, void_values
-from openvocab.segmenter import Segmenter
+from openvocab.segmenter import Segmentation, Segmenter
 from openvocab.vocabulary import Vocabulary
 
 __all__ = [
@@ -197,12 +198,14 @@ class _Job:
             check_truth(truth, self.classes, self.ignore)
         except InputError as error:
             raise InputError(f"{sample.label}: {error}{self.label_hint}") from None
-        labels = self._labels(image)
+        found = self.segmenter.segment(image, self.vocabulary)
+        labels = self._labels(found)
         return ImageRecord(
             sample.id,
             count_pairs(labels, truth, self.classes, self.ignore),
             boundary_counts(labels, truth, self.classes, self.ignore) if self.boundary else None,
             {k: dict(v) for k, v in encode_labels(labels).items()} if self.segments else None,
+            self._confidence(found, labels, truth),
         )
 
     def satisfied_by(self, record: ImageRecord) -> bool:
@@ -211,8 +214,18 @@ class _Job:
             record.segments is not None or not self.segments
         )
 
-    def _labels(self, image: NDArray[np.uint8]) -> NDArray[Any]:
-        labels = self.segmenter.segment(image, self.vocabulary).labels
+    def _confidence(
+        self, found: Segmentation, labels: NDArray[Any], truth: NDArray[Any]
+    ) -> FloatArray | None:
+        """Count the pixels that have a label and a truth, by their confidence."""
+        if found.confidence is None:
+            return None
+        judged = (labels >= 0) & ~np.isin(truth, self.ignore)
+        counted = reliability([(found.confidence[judged], (labels == truth)[judged])])
+        return np.concatenate([counted.pixels, counted.confidence, counted.right])
+
+    def _labels(self, found: Segmentation) -> NDArray[Any]:
+        labels = found.labels
         first = self.vocabulary.background.index
         if first is None:
             return labels
