@@ -4,54 +4,46 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+import venv
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
+import openvocab
+from openvocab.cli import run
 from openvocab.clip.plain_tokenizer import PlainTokenizer
 from openvocab.clip.tokenizer import merges, tokenize
 from openvocab.errors import InputError
 from openvocab.onnx_predict import DESCRIPTION, OnnxSegmenter
-from san.export import export_san
+from san.export import main
 from san.recognition import pool_bias
 from san.segmenter import SANSegmenter
+from san.weights import save_network
 
 for library in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(library, reason="exporting to ONNX needs the extra onnx")
 
-GOLDEN = Path(__file__).parent / "golden"
-# A command with every library forbidden that the exported SAN must do without.
-FORBIDDING = """
-import sys
-class Forbidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "cv2", "scipy", "open_clip", "san", "tqdm", "yaml"}:
-            raise ImportError(f"{name} must not be needed")
-sys.meta_path.insert(0, Forbidden())
-from openvocab.cli import run
-from openvocab.onnx_predict import main
-sys.exit(run(main))
-"""
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Return a function that exports a recorded network once: (segmenter, exported segmenter)."""
+    """Return a function that exports a recorded network once: (segmenter, folder)."""
     made = {}
 
     def export(recording):
         if recording.path.name not in made:
             folder = tmp_path_factory.mktemp(recording.path.name)
             network = recording.network()
-            export_san(network, recording.configs[1], folder)
-            made[recording.path.name] = (
-                SANSegmenter(network, recording.configs[1], cache_dir=False),
-                folder,
-            )
+            save_network(network, folder / "san.safetensors", recording.inference)
+            command = ["--weights", str(folder / "san.safetensors"), "--output", str(folder)]
+            assert run(main, command) == 0
+            segmenter = SANSegmenter(network, recording.inference, cache_dir=False)
+            made[recording.path.name] = (segmenter, folder)
         return made[recording.path.name]
 
     return export
@@ -101,26 +93,61 @@ def test_positions_by_matrices_are_torch_s(grid) -> None:
     torch.testing.assert_close(resized_positions(table, 7, grid), expected, rtol=0, atol=5e-6)
 
 
-def test_a_process_without_torch_segments_a_photo(tiny_san, tmp_path) -> None:
-    weights, words = tiny_san
-    model, output = tmp_path / "model", tmp_path / "out"
-    command = ["-m", "san.export", "--weights", str(weights), "--output", str(model)]
-    subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    file = tmp_path / "photo.png"
+def distributions(*names: str) -> dict[str, Distribution]:
+    """Return installed distributions and all that they need."""
+    found: dict[str, Distribution] = {}
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found[name] = distribution(name)
+        needed = map(Requirement, found[name].requires or ())
+        waiting += [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory) -> Path:
+    """Return the Python of an environment with onnxruntime, NumPy, Pillow and our source only."""
+    folder = tmp_path_factory.mktemp("bare") / "environment"
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for one in distributions("onnxruntime", "numpy", "pillow").values():
+        for top in {file.parts[0] for file in one.files or () if file.parts[0] != ".."}:
+            place = Path(str(one.locate_file(top)))
+            if place.exists() and not (site / top).exists():
+                (site / top).symlink_to(place)
+    (site / "openvocab").symlink_to(Path(openvocab.__file__).parent)
+    return folder / "bin" / "python"
+
+
+def test_an_environment_without_torch_segments_a_photo(
+    recording, bare_python, exported, tmp_path
+) -> None:
+    ours, model = exported(recording)
+    words = [word.partition(",")[0] for word in recording.meta["vocabulary"]]
+    output, file = tmp_path / "out", tmp_path / "photo.png"
     Image.fromarray(photo(80, 120)).save(file)
     arguments = [str(model), str(file), "--class-names", *words, "--output", str(output)]
-    done = subprocess.run(
-        [sys.executable, "-c", FORBIDDING, *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    from san.segmenter import load_san
 
-    expected = load_san(weights, device="cpu").segment(file, words).labels
+    def call(*command: str) -> subprocess.CompletedProcess[str]:
+        # Isolated: no variable of ours adds a path on which torch would be found.
+        command = (str(bare_python), "-I", *command)
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    for library in ("torch", "san", "yaml"):
+        assert "ModuleNotFoundError" in call("-c", f"import {library}").stderr
+    done = call("-m", "openvocab.onnx_predict", *arguments)
+    assert done.returncode == 0, done.stderr
+    expected = ours.segment(file, words).labels
     with Image.open(output / "photo_labels.png") as picture:
         assert (np.asarray(picture) == expected).mean() >= 0.9999
     content = json.loads((output / "photo.json").read_text())
     assert content["size"] == [80, 120] and content["names"] == list(words)
     assert sum(segment["area"] for segment in content["segments"]) == pytest.approx(1)
+    missing = call("-m", "openvocab.onnx_predict", *arguments[:1], "none.png", *arguments[2:])
+    assert missing.returncode == 2 and "Traceback" not in missing.stderr
 
 
 def test_bad_folders_are_refused(tmp_path) -> None:
