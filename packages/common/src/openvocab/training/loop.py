@@ -99,6 +99,7 @@ class Trainer(Generic[Batch]):
         if state["scaler"]:  # none of a run in another precision
             self.scaler.load_state_dict(state["scaler"])
         self.start = state["iteration"] + 1
+        self._mark_if_last(path, self.start)
         if self.processes.is_main:
             print(f"resumed {path}: {self.start} of {self.steps} steps are done", file=sys.stderr)
 
@@ -255,9 +256,14 @@ class Trainer(Generic[Batch]):
             "scaler": self.scaler.state_dict(),
         }
         path = self.checkpoints.save(done, state)
-        if path is not None and done == self.steps:
-            self.checkpoints.mark(path, FINAL)
+        if path is not None:
+            self._mark_if_last(path, done)
         return path is not None
+
+    def _mark_if_last(self, path: Path, done: int) -> None:
+        """Name the last checkpoint; also when the run was killed right after it was written."""
+        if done == self.steps and self.processes.is_main:
+            self.checkpoints.mark(path, FINAL)
 
     def _evaluate(self, done: int, path: Path) -> None:
         """Score the weights, and keep the best.
