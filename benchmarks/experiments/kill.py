@@ -43,6 +43,7 @@ from openvocab.inference.layout import JOURNAL
 PATIENCE = 60.0  # seconds that a life may take, and processes may outlive it
 LONGEST = 5  # kills in one folder before the work may end
 MODULES = "modules.txt"  # what the last life that came to its end had imported
+BAD = ("lost", "leftovers", "orphans", "differences", "complaints")
 _SHOWN = 20
 _SIGNALS = (*[signal.SIGKILL] * 8, signal.SIGTERM, signal.SIGINT)
 # How a life may end that was asked to stop: by the signal, or with the exit code that says so.
@@ -99,10 +100,6 @@ class Toll:
     complaints: int = 0
     seconds: float = 0.0
     operations: int = 0
-
-    def bad(self) -> int:
-        """Return how much is not as it should be."""
-        return self.lost + self.leftovers + self.orphans + self.differences + self.complaints
 
 
 @dataclass(frozen=True)
@@ -221,6 +218,7 @@ class Campaign:
         when = asdict(moment) | {"number": moment.number.name} if moment else None
         entry = {"target": self.target.name, "folder": self.number, "is": what, "words": words}
         self.findings.append(entry | {"moment": when})
+        print(json.dumps(self.findings[-1]), file=sys.stderr, flush=True)
 
     def _live(self, output: Path, moment: Moment | None) -> End:
         """Do the work in a child, and end it at its moment."""
@@ -289,6 +287,7 @@ def _be(
     out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (1, 2):
         os.dup2(out, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
     below, count = str(output), 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -387,7 +386,7 @@ def _living(sessions: set[int]) -> Iterator[int]:
     """Yield the processes of these sessions, and the children of the server that measures."""
     from multiprocessing import forkserver
 
-    server = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    server = getattr(forkserver._forkserver, "_forkserver_pid", None)
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
@@ -431,7 +430,6 @@ def campaign(
         findings += one.findings
         if say is not None:
             say(f"{target.name}: {json.dumps(asdict(one.toll))}")
-    counts = ("kills", "resumed", "ended", "lost", "leftovers", "orphans", "differences")
     return {
         "version": openvocab.__version__,
         "seed": seed,
@@ -440,7 +438,7 @@ def campaign(
         "torch": torch.__version__,
         "totals": {
             name: sum(getattr(toll, name) for toll in tolls.values())
-            for name in (*counts, "complaints")
+            for name in ("kills", "before_operations", "resumed", "ended", *BAD)
         },
         "targets": {name: asdict(toll) for name, toll in tolls.items()},
         "minutes": round((time.monotonic() - begin) / 60, 1),
@@ -468,9 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output:
         write_text(args.output, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
-    totals = found["totals"]
-    bad = ("lost", "leftovers", "orphans", "differences", "complaints")
-    return int(any(totals[name] for name in bad))
+    return int(any(found["totals"][name] for name in BAD))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ def _nothing(_: Path) -> None:
     pass
 
 
-def _command(module: str, arguments: Callable[[Path, Path], Sequence[str]]) -> Any:
+def _command(
+    module: str, arguments: Callable[[Path, Path], Sequence[Any]]
+) -> Callable[[Path, Path], int]:
     def live(inputs: Path, output: Path) -> int:
         return run(import_module(module).main, [*map(str, arguments(inputs, output))])
 
@@ -204,7 +206,7 @@ def _images_done(output: Path) -> int:
 def _run_all(_: Path, output: Path) -> int:
     # The campaign has started the server, which is not this process's child to wait for.
     forkserver.ensure_running = lambda: None
-    forkserver._forkserver.ensure_running = forkserver.ensure_running  # type: ignore[attr-defined]
+    forkserver._forkserver.ensure_running = forkserver.ensure_running  # type: ignore[method-assign]
     words = ["--models", "san", "--weights", f"san={WORLD}", "--datasets", "world:val:3"]
     words += ["--no-structure", "--no-diagnoses"]
     return _command("benchmarks.run_all", lambda *_: [*words, "--output", output / "run"])(

@@ -79,6 +79,7 @@ class Checkpoints:
         except OSError:  # a file system without hard links
             shutil.copyfile(path, temporary)
         os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)  # moving a file to another name of itself does nothing
 
     def latest(self) -> tuple[Path, State] | None:
         """Return the newest checkpoint that can be read, or None if there is none at all.
