@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ _SIDE = "64"
 _STEPS = "4"
 # What differs between two runs that did the same: times, and what depends on them.
 _TIMES = ("time", "data_time", "images_per_second", "memory_mb", "times", "seconds", "peak_gib")
+# One file of TensorBoard for each life, and a checkpoint for each SIGTERM.
+_OF_A_LIFE = re.compile(r"events\.out\.|model_\d+\.pth")
 _SAMPLES = 6
 _TEXTS = 40  # more than after which the cache of text embeddings is merged
 
@@ -136,7 +139,7 @@ def _trained(output: Path) -> dict[str, Any]:
     return {
         "state": {name: _digest(final[name]) for name in ("model", "optimizer", "iteration")},
         "log": [{k: v for k, v in line.items() if k not in _TIMES} for line in lines],
-        "files": sorted(p.name for p in folder.iterdir() if not p.name.startswith("events.out")),
+        "files": sorted(p.name for p in folder.iterdir() if not _OF_A_LIFE.match(p.name)),
         "export": [
             _digest(dict(sorted(part.items())))  # in a file they have no certain order
             for part in (read_state_dict(export), read_metadata(export))
@@ -302,38 +305,38 @@ def _tree(part: str) -> Callable[[Path], dict[str, str]]:
 
 TARGETS = (
     Target(
-        "san.train", 4, _nothing, _command("san.train", _segmentation_training), _trained,
+        "san.train", 20, _nothing, _command("san.train", _segmentation_training), _trained,
         _steps_done,
     ),
     Target(
-        "ovseg.train", 3, _nothing, _command("ovseg.train", _segmentation_training), _trained,
+        "ovseg.train", 12, _nothing, _command("ovseg.train", _segmentation_training), _trained,
         _steps_done,
     ),
     Target(
-        "ovseg.finetune_clip", 4, _make_pairs,
+        "ovseg.finetune_clip", 25, _make_pairs,
         _command("ovseg.finetune_clip", _mask_prompt_tuning), _trained, _steps_done,
     ),
     Target(
-        "ovseg.collect_pairs", 14, _nothing,
+        "ovseg.collect_pairs", 85, _nothing,
         _command("ovseg.collect_pairs", lambda _, output: _pairs_of_labels(output / "pairs")),
         _tree("pairs"), _files,
     ),
     Target(
-        "san.evaluate", 8, _nothing,
+        "san.evaluate", 25, _nothing,
         _command("san.evaluate", _evaluation("--dataset", "world:val:8")),
         _scored, _images_done,
     ),
     Target(
-        "ovseg.evaluate", 2, _nothing,
+        "ovseg.evaluate", 8, _nothing,
         _command("ovseg.evaluate", _evaluation("--dataset", "world:val:3")),
         _scored, _images_done,
     ),
     Target(
-        "san.predict", 7, _make_scenes, _command("san.predict", _predictions), _made, _files,
+        "san.predict", 25, _make_scenes, _command("san.predict", _predictions), _made, _files,
     ),
-    Target("run_all", 4, _nothing, _run_all, _compared, _images_done),
+    Target("run_all", 20, _nothing, _run_all, _compared, _images_done),
     Target(
-        "openvocab.prepare", 28, _make_ade,
+        "openvocab.prepare", 450, _make_ade,
         _command(
             "openvocab.prepare",
             lambda inputs, output: [
@@ -342,5 +345,5 @@ TARGETS = (
         ),
         _tree("data"), _files,
     ),
-    Target("caches", 26, _make_scenes, _write_caches, _cached, _texts_known),
+    Target("caches", 330, _make_scenes, _write_caches, _cached, _texts_known),
 )  # fmt: skip

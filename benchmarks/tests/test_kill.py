@@ -42,10 +42,9 @@ def files(output: Path) -> int:
     return sum(path.is_file() for path in output.iterdir())
 
 
-def writer(work: Callable[[Path], None], finished: Callable[[Path], int] = files) -> Target:
+def writer(work: Callable[[Path], int | None], finished: Callable[[Path], int] = files) -> Target:
     def live(_: Path, output: Path) -> int:
-        work(output)
-        return 0
+        return int(work(output) or 0)
 
     return Target("writer", 1, lambda _: None, live, tree_of, finished)
 
@@ -84,10 +83,13 @@ def leaves_a_process(output: Path) -> None:
     sleeper.wait()
 
 
-def refuses_to_go_on(output: Path) -> None:
-    with (output / "lock").open("x"):
-        (output / "0.txt").touch()
+def refuses_to_go_on(output: Path) -> int:
+    if (output / "lock").exists():
+        return 2
+    (output / "lock").touch()
+    (output / "0.txt").touch()
     (output / "lock").unlink()
+    return 0
 
 
 def moments(monkeypatch: pytest.MonkeyPatch, *operations: int) -> None:
@@ -97,7 +99,7 @@ def moments(monkeypatch: pytest.MonkeyPatch, *operations: int) -> None:
     monkeypatch.setattr(kill.Campaign, "_draw", lambda _: drawn.pop(0))
 
 
-def killed(work: Callable[[Path], None], folder: Path, kills: int) -> Any:
+def killed(work: Callable[[Path], int | None], folder: Path, kills: int) -> Any:
     one = kill.Campaign(writer(work), folder / "writer", random.Random(0))
     one.kill(kills)
     return one.toll
@@ -110,13 +112,13 @@ def killed(work: Callable[[Path], None], folder: Path, kills: int) -> Any:
         (half_writes, 2, "differences"),
         (leaves_behind, 2, "leftovers"),
         (leaves_a_process, 1, "orphans"),
-        (refuses_to_go_on, 2, "lost"),
+        (refuses_to_go_on, 3, "lost"),
     ],
 )
 def test_the_campaign_notices(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    work: Callable[[Path], None],
+    work: Callable[[Path], int | None],
     operation: int,
     what: str,
 ) -> None:
