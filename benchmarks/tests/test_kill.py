@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -163,17 +162,3 @@ def test_kills_by_the_clock_hit_the_middle(tmp_path: Path, monkeypatch: pytest.M
     for moment in list(drawn):
         end = one._live(tmp_path / "writer" / "0001", moment)
         assert end.signaled and end.code == -signal.SIGTERM
-
-
-def test_the_security_page_quotes_the_record() -> None:
-    root = Path(kill.__file__).parents[2]
-    record = json.loads((root / "benchmarks/measured/kill.json").read_text())
-    totals, page = record["totals"], (root / "SECURITY.md").read_text()
-    assert totals["kills"] == 1000 and not any(totals[name] for name in kill.BAD)
-    assert set(record["targets"]) == {target.name for target in TARGETS}
-    assert (
-        f"of {totals['kills']:,} kills {totals['before_operations']} came exactly before a file "
-        f"operation" in page
-    )
-    for name, words in (("lost", "lost work"), ("leftovers", "unfinished files")):
-        assert f"{totals[name]} {words}" in page

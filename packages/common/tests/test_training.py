@@ -219,6 +219,16 @@ def test_scores_that_a_killed_run_owes_are_made_up_for(tmp_path: Path) -> None:
     assert best[0] == best[1] and best[0]["score"] == max(score for _, score in scores[0])
 
 
+def test_a_run_killed_right_behind_its_last_checkpoint_still_names_it(tmp_path: Path) -> None:
+    _run(tmp_path)
+    (tmp_path / "model_final.pth").unlink()
+    _run(tmp_path)
+    last = Checkpoints(tmp_path).path(20)
+    assert (tmp_path / "model_final.pth").read_bytes() == last.read_bytes()
+    Checkpoints(tmp_path).mark(last, "model_final.pth")  # again: it is the same file by now
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_accumulation_does_not_change_a_mean_loss(tmp_path: Path) -> None:
     tasks = [Regression(), Regression()]
     for task in tasks:
