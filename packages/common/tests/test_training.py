@@ -221,8 +221,10 @@ def test_scores_that_a_killed_run_owes_are_made_up_for(tmp_path: Path) -> None:
 
 def test_a_run_killed_right_behind_its_last_checkpoint_still_names_it(tmp_path: Path) -> None:
     _run(tmp_path)
-    (tmp_path / "model_final.pth").unlink()
+    for name in ("model_final.pth", "last_checkpoint"):
+        (tmp_path / name).unlink()
     _run(tmp_path)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000019.pth"
     last = Checkpoints(tmp_path).path(20)
     assert (tmp_path / "model_final.pth").read_bytes() == last.read_bytes()
     Checkpoints(tmp_path).mark(last, "model_final.pth")  # again: it is the same file by now

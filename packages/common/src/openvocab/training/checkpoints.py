@@ -64,7 +64,7 @@ class Checkpoints:
                 file=sys.stderr,
             )
             return None
-        self._point_to(path)
+        self.point_to(path)
         for old in self.numbered()[: -self.keep] if self.keep else []:
             old.unlink()
         return path
@@ -103,7 +103,7 @@ class Checkpoints:
         for path in self.folder.glob(".model_*.pth"):
             path.unlink()
 
-    def _point_to(self, path: Path) -> None:
+    def point_to(self, path: Path) -> None:
         """Write detectron2's `last_checkpoint`."""
         try:
             write_text(self.folder / "last_checkpoint", path.name)

@@ -99,7 +99,9 @@ class Trainer(Generic[Batch]):
         if state["scaler"]:  # none of a run in another precision
             self.scaler.load_state_dict(state["scaler"])
         self.start = state["iteration"] + 1
-        self._mark_if_last(path, self.start)
+        if self.processes.is_main:  # the run may have been killed between these files
+            self.checkpoints.point_to(path)
+            self._mark_if_last(path, self.start)
         if self.processes.is_main:
             print(f"resumed {path}: {self.start} of {self.steps} steps are done", file=sys.stderr)
 
@@ -261,8 +263,8 @@ class Trainer(Generic[Batch]):
         return path is not None
 
     def _mark_if_last(self, path: Path, done: int) -> None:
-        """Name the last checkpoint; also when the run was killed right after it was written."""
-        if done == self.steps and self.processes.is_main:
+        """Name the last checkpoint."""
+        if done == self.steps:
             self.checkpoints.mark(path, FINAL)
 
     def _evaluate(self, done: int, path: Path) -> None:
