@@ -152,7 +152,7 @@ def test_a_traceback_is_a_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_kills_by_the_clock_hit_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(output: Path) -> None:
-        (output / "0.txt").touch()
+        (output / "0.txt").write_text("written in every life")
         if output.name != "undisturbed":
             time.sleep(30)
 
