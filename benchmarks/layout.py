@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from openvocab.reading.json_files import read_json_file
 
 FORMAT = "openvocab-comparison-6"  # of what `quality/comparison.py` writes and the report reads
 COSTS_FILE = "costs.json"
@@ -29,4 +30,4 @@ def result_file(output: Path, data: str, *parts: str) -> Path:
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds, or None if there is none."""
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    return read_json_file(path, "result") if path.is_file() else None

@@ -28,6 +28,7 @@ import openvocab
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import write_text
+from openvocab.training.log import LOG_FILE, read_log
 from openvocab.vocabulary import WORLD
 from openvocab.weights.shipped import world_file
 from openvocab.weights.state_dict import TRAINED_ON, read_metadata, read_state_dict, save_state_dict
@@ -198,8 +199,7 @@ def describe(stage: TrainingStage, output: Path) -> dict[str, Any]:
     if stage.trains:
         settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
         record["seed"] = settings["run"]["seed"]
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        record |= curve(lines)
+        record |= curve(read_log(folder / LOG_FILE))
     return record
 
 

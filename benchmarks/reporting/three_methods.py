@@ -21,6 +21,7 @@ from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.methods import available_methods
+from openvocab.reading.json_files import read_json_file
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
@@ -41,7 +42,7 @@ def collect(folder: Path) -> dict[str, Structure]:
     }
     if absent := [str(path) for path in paths.values() if not path.is_file()]:
         raise InputError(f"there is no {', '.join(absent)}; run benchmarks/run_all.py first")
-    return {m: json.loads(path.read_text("utf-8")) for m, path in paths.items()}
+    return {m: read_json_file(path, "structure") for m, path in paths.items()}
 
 
 def pages(structures: Mapping[str, Structure]) -> dict[str, str]:
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.folder is not None:
         structures = collect(args.folder)
     else:
-        structures = json.loads((DOCS / DATA).read_text("utf-8"))
+        structures = read_json_file(DOCS / DATA, "structures")
     write(structures, DOCS)
     return 0
 

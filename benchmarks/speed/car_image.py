@@ -44,6 +44,7 @@ from openvocab.clip.model import CLIP
 from openvocab.clip.weights import open_clip_config
 from openvocab.computation import dtype_of
 from openvocab.errors import InputError
+from openvocab.reading.json_files import read_json_file
 
 HEIGHT, WIDTH, NAMES = 375, 500, 20
 
@@ -203,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.memory_only:
         if not args.memory or not args.output or not args.output.is_file():
             raise InputError("--memory-only needs --memory, and an --output with times to keep")
-        kept = json.loads(args.output.read_text(encoding="utf-8"))
+        kept = read_json_file(args.output, "measurements")
         report({**kept, "memory": measure_memory(args)}, args.output)
         return 0
     load = os.getloadavg() if hasattr(os, "getloadavg") else None

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from car.config import CaRConfig
+from car.mask_classifier import SentenceScorer, TemplateScorer
 from car.segmenter import CaRSegmenter, shrink
 from openvocab.errors import InputError
 from openvocab.segmenter import Segmenter
@@ -41,6 +42,17 @@ def test_callers_may_have_switched_gradients_off(tiny, photo) -> None:
     with torch.inference_mode():
         found = tiny().segment(photo, NAMES)
     np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+def test_scores_that_are_not_finite_are_one_sentence(
+    tiny, photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in (np.nan, np.inf):
+        overflowed = np.full((len(NAMES), len(NAMES)), value, np.float32)
+        for scorer in (SentenceScorer, TemplateScorer):
+            monkeypatch.setattr(scorer, "scores", lambda *_, scores=overflowed: scores)
+        with pytest.raises(InputError, match=r"not finite.*fp32"):
+            tiny().segment(photo, NAMES)
 
 
 def test_background_is_what_nothing_wins(tiny, photo) -> None:

@@ -1,5 +1,6 @@
 """Weights from everywhere: what loads, with which heads and activation, and what is refused."""
 
+import functools
 import http.server
 import io
 import json
@@ -380,6 +381,20 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     yield server
     server.close()
     hub.answers.cache_clear()
+
+
+def test_offline_by_choice_asks_nobody_and_names_what_works(
+    silent_hub: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)  # type: ignore[attr-defined]
+    nobody = functools.cache(lambda _: pytest.fail("the network was asked"))
+    monkeypatch.setattr(hub, "answers", nobody)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("it was tried"))
+    for source in (("ViT-B-16", "openai"), ("ViT-H-14", "laion2b_s32b_b79k")):
+        with pytest.raises(InputError, match=r"HF_HUB_OFFLINE is set.*--weights world works now"):
+            load_clip(source)
+    with pytest.raises(InputError, match=r"HF_HUB_OFFLINE is set.*--weights world works now"):
+        hub.fetch("owner/repository", "weights.pth")
 
 
 def test_a_hub_that_does_not_answer_is_found_out_once(

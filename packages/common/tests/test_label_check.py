@@ -229,11 +229,11 @@ def test_sizes_are_compared_before_the_work(tmp_path: Path) -> None:
 def test_twelve_bits_in_sixteen_are_recognized_or_named(tmp_path: Path) -> None:
     grey = np.array([[0, 2048, 4095]], np.uint16)
     Image.fromarray(grey).save(tmp_path / "a.tif")
-    with pytest.warns(UserWarning, match="up to 4095 only and is read as 12 bits"):
+    with pytest.warns(UserWarning, match=r"a\.tif': .* up to 4095 only and is read as 12 bits"):
         assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 128, 255]
     Image.fromarray(grey).save(tmp_path / "a.png")
-    for source in (tmp_path / "a.png", grey):
-        with pytest.warns(UserWarning, match="up to 4095 of 65535 only, nearly black"):
+    for source, name in ((tmp_path / "a.png", r"a\.png'"), (grey, "the image array")):
+        with pytest.warns(UserWarning, match=f"{name}: .* up to 4095 of 65535 only, nearly black"):
             assert read_image(source).max() == 16
     Image.fromarray(grey * 4).save(tmp_path / "b.tif")
     with pytest.warns(UserWarning, match="up to 16380 of 65535"):

@@ -190,6 +190,10 @@ def test_search_scores_every_setting_from_the_cache(checkpoint, data, tmp_path, 
     assert len(before) == 2
     assert search_ensemble.main([*arguments, *grid[:3], "--ensemble-weights", "0.5"]) == 0
     assert before == {f: f.stat().st_mtime_ns for f in (out / "cache").glob("*.npz")}
+    damaged = next(iter(before))
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    assert run(search_ensemble.main, [*arguments, *grid]) == 2
+    assert f"{damaged.name} is damaged" in capsys.readouterr().err
     # With every pixel scored, a setting has the evaluation's score.
     full = tmp_path / "full"
     flags = ["--region.mask-threshold", "0.6", "--ensemble-weight", "0.3"]

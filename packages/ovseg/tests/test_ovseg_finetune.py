@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from openvocab.cli import run
 from openvocab.clip.model import CLIP
 from openvocab.clip.weights import config_from_state_dict
+from openvocab.errors import InputError
 from openvocab.training.distributed import Processes
 from openvocab.training.log import read_log
 from openvocab.weights.state_dict import load_strict
+from openvocab.weights.training_names import training_names
 from ovseg import finetune_clip, finetune_task
 from ovseg._convert import CLIP_PREFIX, PROMPTS
 from ovseg.contrastive import contrastive_loss
@@ -139,6 +141,8 @@ def test_full_fine_tuning_then_prompts_give_a_clip_that_names_regions(
         MaskCLIP.load(prompts / "model_final.safetensors"),
     )
     assert not before.region.mask_prompts and after.region.mask_prompts
+    for file in (tuned, prompts / "model_final.safetensors", prompts / "model_0000003.pth"):
+        assert training_names(file) == tuple(sorted(tiny.class_names()[:3]))
     original = tiny.state_dict()
     for name, tensor in after.clip_model.state_dict().items():
         if name == PROMPTS:
@@ -153,6 +157,20 @@ def test_full_fine_tuning_then_prompts_give_a_clip_that_names_regions(
     masks = np.zeros((1, 60, 60), bool)
     masks[0, 10:40, 10:40] = True
     assert after.classify(image, masks, tiny.class_names()).sum() == pytest.approx(1)
+
+
+def test_a_log_of_pairs_is_read_up_to_its_torn_line_and_other_files_are_refused(
+    tmp_path: Path,
+) -> None:
+    crop = np.zeros((4, 4, 3), np.uint8)
+    PairWriter(tmp_path).add("a", [(crop, "crab")])
+    log = tmp_path / "pairs.jsonl"
+    log.write_text(log.read_text() + '{"image": "b", "pai')
+    assert PairWriter(tmp_path).pairs == [("crops/a_0.png", "crab")]
+    for content in ('["image"]\n', '{"picture": 1}\n'):
+        log.write_text(content)
+        with pytest.raises(InputError, match=r"pairs\.jsonl is not a log of pairs"):
+            PairWriter(tmp_path)
 
 
 def test_a_killed_run_continues_to_the_bit(command, check_survival) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from openvocab.cli import run
+from openvocab.errors import InputError
 from openvocab.image import read_label_map
 from san import evaluate, predict
 from san.weights import save_network
@@ -157,6 +158,21 @@ def test_evaluate_a_folder_pair(weights, labelled, tmp_path: Path, capsys) -> No
     assert result["card"]["method"] == "SAN" and result["card"]["n_images"] >= 3
     scores = result["scores"]["detectron2"]
     assert scores["pACC"] > 99.9  # the truth is what the original predicted
+
+
+def test_evaluate_scores_seen_and_unseen_classes(
+    weights, labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = Path(labelled[labelled.index("--names") + 1]).read_text().split("\n")
+    (tmp_path / "seen.txt").write_text(f"{names[0]}\nnot a class\n")
+    options = ["--weights", str(weights), "--output", str(tmp_path / "out")]
+    assert evaluate.main([*labelled, *options, "--seen", str(tmp_path / "seen.txt")]) == 0
+    assert "1 seen classes: mIoU" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "seen_unseen.json").read_text())["seen"] == [0]
+    (tmp_path / "seen.txt").write_text("not a class\n")
+    wrong = [*labelled, *options, "--seen", str(tmp_path / "seen.txt")]
+    with pytest.raises(InputError, match="none of the seen names"):
+        evaluate.main(wrong)
 
 
 def test_evaluate_with_augmentation(weights, labelled, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ _RESAMPLING = {
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _LOSSY = frozenset("JPEG MPO JPEG2000 AVIF WEBP HEIF".split())  # of label maps
 _TOP_OF_12_BITS = 4095
+_ARRAY = "the image array"
 _DARK = 1 << 14  # a 16-bit image below it has 14 bits or fewer, or is nearly black
 _MANY_COLORS = 1024  # more than the classes of any set
 _open_lock = threading.Lock()
@@ -108,7 +109,7 @@ def read_image(
     image, label = _open(source, max_pixels)
     try:
         image.load()
-        return np.array(_to_rgb(_upright(image)), order="C")
+        return np.array(_to_rgb(_upright(image), label), order="C")
     except _DAMAGE as error:
         raise InputError(_damaged(label, error)) from error
 
@@ -478,12 +479,12 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, label: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         deep = image.mode.startswith("I;16") or image.format == "PNG"
         values = np.asarray(image)
         return Image.fromarray(
-            _grey_to_8bit(values, deep, may_be_12_bits=image.format == "TIFF")
+            _grey_to_8bit(values, deep, label, may_be_12_bits=image.format == "TIFF")
         ).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
@@ -493,7 +494,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_8bit(
-    values: npt.NDArray[Any], deep: bool, *, may_be_12_bits: bool = False
+    values: npt.NDArray[Any], deep: bool, label: str, *, may_be_12_bits: bool = False
 ) -> ImageArray:
     """Scale grey values: 16-bit by 257, floats from 0..1, integers up to 255 as they are.
 
@@ -507,14 +508,14 @@ def _grey_to_8bit(
         if may_be_12_bits and 255 < top <= _TOP_OF_12_BITS:
             divisor = _TOP_OF_12_BITS / 255
             warnings.warn(
-                f"a TIFF of 16 bits holds values up to {top:g} only and is read as 12 bits: "
-                f"{_TOP_OF_12_BITS} is white",
+                f"{label}: a TIFF of 16 bits holds values up to {top:g} only and is read as 12 "
+                f"bits: {_TOP_OF_12_BITS} is white",
                 stacklevel=2,
             )
         elif 0 < top < _DARK:
             warnings.warn(
-                f"an image of 16 bits holds values up to {top:g} of 65535 only, nearly black; "
-                "if it has fewer bits, scale its values to 0..65535",
+                f"{label}: an image of 16 bits holds values up to {top:g} of 65535 only, nearly "
+                "black; if it has fewer bits, scale its values to 0..65535",
                 stacklevel=2,
             )
         return np.asarray(values / divisor + 0.5).astype(np.uint8)
@@ -567,7 +568,7 @@ def _array_to_rgb(array: npt.NDArray[Any], max_pixels: int) -> ImageArray:
     _check_size(pixels.shape[1], pixels.shape[0], "the image array", max_pixels)
     pixels = _array_to_8bit(pixels)
     if pixels.shape[2] == 4:
-        return np.array(_to_rgb(Image.fromarray(pixels)))
+        return np.array(_to_rgb(Image.fromarray(pixels), _ARRAY))
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
@@ -577,7 +578,7 @@ def _array_to_8bit(pixels: npt.NDArray[Any]) -> ImageArray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
-        return _grey_to_8bit(pixels, deep=True)
+        return _grey_to_8bit(pixels, True, _ARRAY)
     if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
         return (pixels * 255 + 0.5).astype(np.uint8)
     raise InputError(

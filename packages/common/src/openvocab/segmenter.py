@@ -298,11 +298,16 @@ class Segmenter(Protocol):
 
     @overload
     def segment(
-        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ...
+        self, image: ImageSource, vocabulary: Names, *, return_scores: bool = ..., bgr: bool = ...
     ) -> Segmentation: ...
     @overload
     def segment(
-        self, image: list[ImageSource], vocabulary: Names, *, return_scores: bool = ...
+        self,
+        image: list[ImageSource],
+        vocabulary: Names,
+        *,
+        return_scores: bool = ...,
+        bgr: bool = ...,
     ) -> list[Segmentation]: ...
     def segment(
         self,
@@ -310,6 +315,7 @@ class Segmenter(Protocol):
         vocabulary: Names,
         *,
         return_scores: bool = False,
+        bgr: bool = False,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or a list of images of any sizes.
 
@@ -317,6 +323,8 @@ class Segmenter(Protocol):
             image: One image in a form that `read_image` accepts, or a list of such images.
             vocabulary: A `Vocabulary`, a list of names, or one string of names with commas.
             return_scores: Whether results keep the scores (K, H, W), which need much memory.
+            bgr: Whether arrays and tensors have the channel order blue, green, red, as those of
+                `cv2.imread`.
 
         Returns:
             One result for one image, or a list of results for a list. Each image of a list gets the

@@ -11,10 +11,9 @@ The original's command line works too:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,14 @@ from openvocab.evaluation.run import (
     run_evaluation,
     sample_set,
 )
-from openvocab.files import write_text
-from openvocab.metrics.scores import seen_unseen
+from openvocab.evaluation.seen import (
+    SEEN_FILE,
+    add_seen_argument,
+    report_seen,
+    seen_classes_of,
+)
 from openvocab.segmenter import Segmenter
-from openvocab.vocabulary import Vocabulary, available_vocabularies
+from openvocab.vocabulary import Vocabulary
 from ovseg.config import InferenceConfig, ensemble_weights
 from ovseg.options import (
     add_model_arguments,
@@ -46,7 +49,6 @@ from ovseg.options import (
 
 _TTA_SIZES = (256, 384, 512, 640, 768, 896)
 _TTA_MAX_SIZE = 3584
-SEEN_FILE = "seen_unseen.json"
 
 # What the original's evaluation reads besides the model.
 _OPTIONS: dict[str, Any] = {
@@ -75,12 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_augmentation_arguments(parser, sizes=_TTA_SIZES, max_size=_TTA_MAX_SIZE)
     add_computation_arguments(parser)
     more = parser.add_argument_group("OVSeg")
-    more.add_argument(
-        "--seen",
-        metavar="NAMES",
-        help="also score seen, unseen and their harmonic mean: a file with one class name that was "
-        "seen in training per line, or a vocabulary such as coco-stuff-171",
-    )
+    add_seen_argument(more)
     more.add_argument(
         "--proposals",
         choices=("maskformer", "ground-truth"),
@@ -113,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     data: SampleSet = sample_set(args)
-    seen = _seen(args, options, data.vocabulary)
+    weights = weights_named(args, options)
+    seen = seen_classes_of(args.seen, weights, "ovseg", data.vocabulary)
     from ovseg.proposals import GroundTruthProposals  # late: it imports torch
 
     oracle = GroundTruthProposals(data) if args.proposals == "ground-truth" else None
@@ -129,20 +127,7 @@ def _evaluate(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     run_evaluation(args, load, oracle or data)
     result = args.output / RESULT_FILE
     if seen is not None and result.is_file():
-        _report_seen(Result.load(result), seen, args.output / SEEN_FILE)
-
-
-def _seen(
-    args: argparse.Namespace, options: Mapping[str, Any], vocabulary: Vocabulary
-) -> list[int] | None:
-    """Return the classes that training saw, from the arguments or from the checkpoint."""
-    if args.seen is not None:
-        return seen_ids(args.seen, vocabulary)
-    from openvocab.weights.training_names import seen_by_training, training_names  # late: torch
-
-    names = training_names(weights_named(args, options), "ovseg")
-    ids = seen_by_training(names, vocabulary)
-    return ids if 0 < len(ids) < len(vocabulary) else None
+        report_seen(Result.load(result), seen, args.output / SEEN_FILE)
 
 
 def with_published_weight(inference: InferenceConfig, vocabulary: Vocabulary) -> InferenceConfig:
@@ -159,41 +144,6 @@ def with_published_weight(inference: InferenceConfig, vocabulary: Vocabulary) ->
 def _adapter_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
     adapter: Mapping[str, Any] = options.get("MODEL", {}).get("CLIP_ADAPTER", {})
     return adapter
-
-
-def seen_ids(names: str, vocabulary: Vocabulary) -> list[int]:
-    """Return which classes of a vocabulary are in a list of seen names.
-
-    Args:
-        names: a file with one name per line, or the key of a vocabulary.
-        vocabulary: vocabulary of the data set.
-
-    Raises:
-        InputError: if there is no such list, or none of its names is a class.
-    """
-    if Path(names).is_file():
-        seen = {line.strip() for line in Path(names).read_text("utf-8").splitlines()}
-    elif names in available_vocabularies():
-        seen = set(Vocabulary.load(names).names)
-    else:
-        raise InputError(f"--seen is {names!r}; give a file of names or a vocabulary's name")
-    ids = [index for index, name in enumerate(vocabulary.names) if name.strip() in seen]
-    if not ids:
-        raise InputError(
-            f"none of the seen names in {names} is a class of this data set; "
-            "give names of this data set"
-        )
-    return ids
-
-
-def _report_seen(result: Result, seen: Sequence[int], path: Path) -> None:
-    scores = seen_unseen(result.matrix, seen)
-    write_text(path, json.dumps({"seen": list(seen), **asdict(scores)}, indent=1) + "\n")
-    print(
-        f"{len(seen)} seen classes: mIoU {scores.seen_miou:.2f}, pACC {scores.seen_pacc:.2f}; "
-        f"{len(result.names) - len(seen)} unseen: mIoU {scores.unseen_miou:.2f}, pACC "
-        f"{scores.unseen_pacc:.2f}; harmonic mIoU {scores.harmonic_miou:.2f}"
-    )
 
 
 def _take_over(args: argparse.Namespace, options: Mapping[str, Any]) -> None:

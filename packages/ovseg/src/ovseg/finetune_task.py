@@ -25,7 +25,7 @@ from openvocab.training.losses import Losses
 from openvocab.training.run import begin_run, train_task
 from openvocab.training.schedule import CosineSchedule, parameter_groups
 from openvocab.training.task import Task
-from openvocab.weights.state_dict import load_strict, save_state_dict
+from openvocab.weights.state_dict import TRAINED_ON, load_strict, save_state_dict
 from ovseg._convert import PROMPTS, read_mask_clip
 from ovseg.contrastive import Cached, contrastive_loss
 from ovseg.mask_clip import LOGIT_SCALE, MaskPromptedCLIP
@@ -241,8 +241,8 @@ class FinetuneTask(Task[PairBatch]):
         load_strict(self.clip, tensors, source="the checkpoint")
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return what the shapes of the tensors do not determine of the CLIP's architecture."""
-        return choices_of(self.clip.config)
+        """Return what the shapes do not tell of the CLIP, and the titles that it has seen."""
+        return {**choices_of(self.clip.config), TRAINED_ON: self._titles}
 
     def export(self, folder: Path) -> None:
         """Write `model_final.safetensors`, for `ovseg.replace_clip` and `MaskCLIP.load`."""

@@ -31,6 +31,7 @@ from openvocab.evaluation.run import SampleSet, sample_set
 from openvocab.files import atomic_path, sha256_of, write_text
 from openvocab.image import read_image
 from openvocab.metrics.scores import ConfusionMatrix, scores
+from openvocab.reading.array_files import read_arrays
 from openvocab.semantic import bilinear_matrix
 from openvocab.vocabulary import Vocabulary
 from ovseg.ensemble import Branches, ensemble
@@ -72,8 +73,13 @@ class StoredImage:
 
     @classmethod
     def load(cls, path: Path) -> StoredImage:
-        """Read an image's file."""
-        with np.load(path) as data:
+        """Read an image's file.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        data = read_arrays(path, "file of the search's cache")
+        try:
             valid = torch.from_numpy(data["valid"])
             return cls(
                 torch.from_numpy(data["masks"]),
@@ -82,6 +88,10 @@ class StoredImage:
                 tuple(torch.from_numpy(data[f"clip_prob_{i}"]) for i in range(len(valid))),
                 valid,
             )
+        except KeyError as error:
+            raise InputError(
+                f"{path} has no array {error}; delete it, so that it is made anew"
+            ) from None
 
 
 @torch.inference_mode()

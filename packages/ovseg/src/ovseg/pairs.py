@@ -28,11 +28,14 @@ from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.image import ImageArray, read_image
+from openvocab.reading.files import read_text
+from openvocab.reading.json_files import parse_json
 from openvocab.training.order import Key, seed_of
 from ovseg.regions import expand_boxes, tight_boxes
 
 PAINT = (124, 116, 103)  # CLIP's mean colour, rounded
 LIST_FILE, LOG_FILE, SHEET_FILE = "pairs.tsv", "pairs.jsonl", "contact_sheet.png"
+_MOST_BYTES = 1 << 30  # of the log
 
 _RATIO = (3 / 4, 4 / 3)
 # First bytes of files whose colours are not exactly what was written.
@@ -284,12 +287,18 @@ def contact_sheet(
 
 
 def _read_entries(log: Path) -> list[dict[str, Any]]:
+    """Return the finished images; a last line that was cut off is left out."""
+    if not log.is_file():
+        return []
     entries = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+    for line in read_text(log, "log of pairs", most_bytes=_MOST_BYTES).splitlines():
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:  # killed while it was written
+            entry = parse_json(line, str(log), "a line of a log")
+        except InputError:  # killed while it was written
             break
+        if not isinstance(entry, dict) or not {"image", "pairs"} <= entry.keys():
+            raise InputError(f"{log} is not a log of pairs; give another folder, or delete it")
+        entries.append(entry)
     return entries
 
 

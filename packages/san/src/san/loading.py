@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from openvocab.computation import computation_options
 from openvocab.formats.detectron2 import merge, read_yaml
@@ -40,6 +41,26 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def checkpoint_of(args: argparse.Namespace) -> Path:
+    """Return the checkpoint that parsed arguments name; a published one is fetched.
+
+    Raises:
+        InputError: it is not there and cannot be fetched, or the configuration cannot be read.
+    """
+    from san.weights import find_checkpoint  # late: it imports torch
+
+    file, given = _settings(args)
+    named = (settings.get("MODEL", {}).get("WEIGHTS") for settings in (given, file))
+    return find_checkpoint(args.weights or next(filter(None, named), "san_vit_b_16"))
+
+
+def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the configuration says, and what `--opts` changes."""
+    file = read_yaml(args.config_file) if args.config_file else {}
+    file = check_types(file, OPTIONS, str(args.config_file))
+    return file, read_overrides(args.opts, OPTIONS)
+
+
 def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
     """Load the model that parsed arguments name.
 
@@ -48,14 +69,11 @@ def load_from_arguments(args: argparse.Namespace) -> SANSegmenter:
     """
     from san.config import from_detectron2  # late: these import torch
     from san.segmenter import load_san
-    from san.weights import find_checkpoint, stored_config
+    from san.weights import stored_config
 
-    file = read_yaml(args.config_file) if args.config_file else {}
-    file = check_types(file, OPTIONS, str(args.config_file))
-    given = read_overrides(args.opts, OPTIONS)
+    file, given = _settings(args)
     model = file.get("MODEL", {})
-    weights = args.weights or given.get("MODEL", {}).get("WEIGHTS") or model.get("WEIGHTS")
-    path = find_checkpoint(weights or "san_vit_b_16")
+    path = checkpoint_of(args)
     described = "SAN" in model or "SIDE_ADAPTER" in model
     # A file of the original leaves out what the published ViT-B/16 has. What a checkpoint of ours
     # stores is all of its own architecture, so that a file only changes it.

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError, shorten_value
 from openvocab.image import read_image, read_label_map
+from openvocab.reading.array_files import parse_array
 from openvocab.reading.files import DAMAGE, open_regular, read_bytes
 from openvocab.vocabulary import NOTHING, Vocabulary
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 _MOST_BYTES = 1 << 32  # 150 classes at 2048 x 2048 pixels in doubles, and more
 _NOTHING_STORED = {False: 255, True: 65535}  # by whether there are more than 255 classes
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_prediction(path: Path, num_classes: int, offset: int = 0) -> NDArray[np.int32]:
@@ -67,7 +65,7 @@ def _read_array(path: Path) -> NDArray[Any]:
     """Read an array; of an `.npz` its "labels", else its "scores", else its only array."""
     try:
         if path.suffix.lower() == ".npy":
-            return _parse_array(read_bytes(path, "array", most_bytes=_MOST_BYTES))
+            return parse_array(read_bytes(path, "array", most_bytes=_MOST_BYTES))
         with open_regular(path, "arrays", most_bytes=_MOST_BYTES) as file:
             with zipfile.ZipFile(file) as archive:
                 name = _member(archive.namelist(), path)
@@ -76,23 +74,13 @@ def _read_array(path: Path) -> NDArray[Any]:
                         f"{path} would unpack to more than {_MOST_BYTES} bytes; "
                         "store labels instead of scores"
                     )
-                return _parse_array(archive.read(name))
+                return parse_array(archive.read(name))
     except InputError:
         raise
     except DAMAGE as error:
         raise InputError(
             f"{path} is no array of NumPy ({error!r:.80}); write it with numpy.save"
         ) from None
-
-
-def _parse_array(data: bytes) -> NDArray[Any]:
-    """Make an array whose header promises exactly the bytes that are there."""
-    file = io.BytesIO(data)
-    shape, fortran, dtype = _HEADERS[npy.read_magic(file)](file)
-    if dtype.kind not in "fiu":
-        raise ValueError(f"values of type {dtype}")
-    flat = np.frombuffer(data, dtype=dtype, offset=file.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
 
 
 def _member(names: Sequence[str], path: Path) -> str:

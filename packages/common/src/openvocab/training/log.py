@@ -24,9 +24,12 @@ from tqdm import tqdm
 
 from openvocab.errors import InputError, import_extra
 from openvocab.files import write_text
+from openvocab.reading.files import read_text
+from openvocab.reading.json_files import parse_json
 from openvocab.training.curves import plot_losses
 
 LOG_FILE, CURVE_FILE, WANDB_FILE = "metrics.jsonl", "losses.png", "wandb_run.txt"
+_MOST_BYTES = 1 << 30  # of the log
 
 
 class TrainingLog:
@@ -161,13 +164,22 @@ class _Events:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the logged lines; a last line that was cut off is left out."""
+    """Return the logged lines; a last line that was cut off is left out.
+
+    Raises:
+        InputError: it is another file.
+    """
+    if not path.is_file():
+        return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in read_text(path, "training log", most_bytes=_MOST_BYTES).splitlines():
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = parse_json(line, str(path), "a line of a log")
+        except InputError:
             break
+        if not isinstance(entry, dict) or "iteration" not in entry:
+            raise InputError(f"{path} is not the log of a training; give another output folder")
+        lines.append(entry)
     return lines
 
 

@@ -28,6 +28,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from openvocab.computation import dtype_of
 from openvocab.errors import InputError
 from openvocab.files import write_text
+from openvocab.reading.json_files import read_json_file
 from openvocab.training.checkpoints import BEST, FINAL, Checkpoints
 from openvocab.training.distributed import Processes
 from openvocab.training.log import TrainingLog, peak_memory_mb
@@ -279,8 +280,7 @@ class Trainer(Generic[Batch]):
         if self.log is None or not scores:
             return
         score, record = next(iter(scores.values())), self.config.output / BEST_FILE
-        best = json.loads(record.read_text())["score"] if record.is_file() else -math.inf
-        if score > best:
+        if score > _best_score(record):
             self.checkpoints.mark(path, BEST)
             write_text(record, json.dumps({"iteration": done - 1, "score": score, **scores}))
         self.log.write(done - 1, scores)
@@ -347,6 +347,17 @@ class Trainer(Generic[Batch]):
 
     def _terminate(self, *_: int | FrameType | None) -> None:
         self._terminated = True
+
+
+def _best_score(record: Path) -> float:
+    """Return the best score so far; minus infinity before there is one."""
+    if not record.is_file():
+        return -math.inf
+    known = read_json_file(record, "best score")
+    score = known.get("score") if isinstance(known, dict) else None
+    if not isinstance(score, int | float):
+        raise InputError(f"{record} holds no score; delete it, and go on with --resume")
+    return score
 
 
 @contextmanager
