@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -284,6 +284,7 @@ def _be(
 ) -> NoReturn:
     """Be the child: count operations on files, end or report at the chosen one, and work."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
     out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (1, 2):
         os.dup2(out, stream)
@@ -444,6 +445,22 @@ def campaign(
         "minutes": round((time.monotonic() - begin) / 60, 1),
         "findings": findings[:_SHOWN],
     }
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """Say what a record holds, as SECURITY.md quotes it."""
+    totals = record["totals"]
+    tolls = record["targets"].values()
+    counts = {n.name: sum(toll["by"].get(n.name, 0) for toll in tolls) for n in set(_SIGNALS)}
+    by = ", ".join(f"{counts[name]} by {name}" for name in sorted(counts) if counts[name])
+    return (
+        f"{totals['kills']:,} kills of {len(tolls)} commands and writers ({by}), "
+        f"{totals['before_operations']} of them exactly before an operation on a file; "
+        f"{totals['resumed']:,} went on, with "
+        f"{totals['lost']} losses of finished work, {totals['differences']} differences, "
+        f"{totals['leftovers']} unfinished files, {totals['orphans']} processes left behind and "
+        f"{totals['complaints']} tracebacks."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

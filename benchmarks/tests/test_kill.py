@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -162,3 +163,10 @@ def test_kills_by_the_clock_hit_the_middle(tmp_path: Path, monkeypatch: pytest.M
     for moment in list(drawn):
         end = one._live(tmp_path / "writer" / "0001", moment)
         assert end.signaled and end.code == -signal.SIGTERM
+
+
+def test_the_security_page_quotes_the_record() -> None:
+    root = Path(kill.__file__).parents[2]
+    record = json.loads((root / "benchmarks/measured/kill.json").read_text("utf-8"))
+    assert set(record["targets"]) == {target.name for target in TARGETS}
+    assert kill.sentence(record) in (root / "SECURITY.md").read_text("utf-8")
