@@ -67,10 +67,10 @@ def build_report(folder: Path) -> Path:
             shown = {**page, "set": data, "part": part}
             write_text(
                 folder / f"{data['slug']}-images-{number}.html",
-                _render("images_page.html.jinja", shown),
+                render("images_page.html.jinja", shown),
             )
     for suffix in ("html", "md"):
-        write_text(folder / f"report.{suffix}", _render(f"report.{suffix}.jinja", page))
+        write_text(folder / f"report.{suffix}", render(f"report.{suffix}.jinja", page))
     return folder / "report.html"
 
 
@@ -145,7 +145,8 @@ def _by_method(results: Path, kind: str) -> dict[str, Any]:
     return {key: read_json(paths[key]) for key in _in_order(dict(sorted(paths.items())))}
 
 
-def _render(template: str, page: Mapping[str, Any]) -> str:
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """Fill in a template of the folder `templates` with what its page shows."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape="html" in template,
