@@ -280,5 +280,5 @@ def svg(body: str, width: float, height: float, title: str, methods: Sequence[st
         f'aria-label="{escape(title)}" color="{_INK[0]}" fill="currentColor" '
         'font-family="system-ui, sans-serif" font-size="13">'
         f"<title>{escape(title)}</title>"
-        f"<style>{light}@media (prefers-color-scheme:dark){{{dark}}}</style>{body}</svg>"
+        f"<style>{light}@media screen and (prefers-color-scheme:dark){{{dark}}}</style>{body}</svg>"
     )

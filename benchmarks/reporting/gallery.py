@@ -216,7 +216,14 @@ def _panels(
     entries: list[Panel] = []
     for key, labels in {"image": plain, **maps}.items():
         drawn = draw_overlay(
-            image, labels, names, alpha=0.7, legend=False, max_side=_EXAMPLE, text_size=_TEXT
+            image,
+            labels,
+            names,
+            alpha=0.7,
+            legend=False,
+            max_side=_EXAMPLE,
+            text_size=_TEXT,
+            numbers=False,
         )
         jpeg = base64.b64encode(_encoded(Image.fromarray(drawn), "JPEG", quality=80))
         entries.append({"key": key, "jpeg": jpeg.decode("ascii")})

@@ -108,6 +108,17 @@ def test_the_report_prints(browser, report) -> None:
     assert found.startswith(b"%PDF") and 4 <= found.count(b"/Type /Page\n") <= 20
 
 
+def test_paper_is_white_for_readers_in_the_dark_and_cuts_nothing(browser, report) -> None:
+    browser.show(report, 794, "dark")
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+    assert browser.look("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.look(FAINT) == []
+    wider = "[...document.querySelectorAll('.wide, .diagram')]"
+    assert browser.look(f"{wider}.filter(e => e.scrollWidth > e.clientWidth + 1).length") == 0
+    assert browser.look(_CUT) == 0
+
+
 @pytest.mark.parametrize(
     ("body", "script", "said"),
     [

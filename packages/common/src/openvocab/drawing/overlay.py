@@ -62,6 +62,7 @@ def draw_overlay(
     legend: bool = True,
     max_side: int = _MAX_SIDE,
     text_size: int | None = None,
+    numbers: bool = True,
 ) -> ImageArray:
     """Draw labels over their image, with names in the regions and a legend sorted by area.
 
@@ -75,6 +76,7 @@ def draw_overlay(
         legend: add the legend, to the right or below.
         max_side: the longest side of the drawn image, without the legend.
         text_size: of the names in pixels; None: what suits the size of the drawn image.
+        numbers: write the number that a region has in a legend where its name does not fit.
 
     Returns:
         (H', W', 3) uint8.
@@ -92,7 +94,9 @@ def draw_overlay(
     text_size = _text_size(*size) if text_size is None else text_size
     entries = legend_entries(shares, names, colors)
     picture = _tint(_fit_image(image, size), shown, colors, alpha)
-    picture = _name_regions(picture, shown, [index for index, _ in shares], entries, text_size)
+    picture = _name_regions(
+        picture, shown, [index for index, _ in shares], entries, text_size, numbers
+    )
     return add_legend(picture, entries, text_size) if legend else picture
 
 
@@ -230,8 +234,12 @@ def _name_regions(
     order: Sequence[int],
     entries: Sequence[LegendEntry],
     text_size: int,
+    numbers: bool,
 ) -> ImageArray:
-    """Write the name where its region is widest, or what is before its comma, or its number."""
+    """Write the name where its region is widest, or what is before its comma, or its number.
+
+    Numbers are left out unless `numbers` is set.
+    """
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     from scipy.ndimage import find_objects  # late: it takes as long to import as all the rest
@@ -243,7 +251,8 @@ def _name_regions(
             continue
         row, column = _widest_place(labels[box] == index)
         center = box[1].start + column, box[0].start + row
-        for line in (entry.name, entry.name.split(",")[0], entry.number):
+        short = entry.name.split(",")[0]
+        for line in (entry.name, short, *((entry.number,) if numbers else ())):
             font = font_for(line, text_size, bold=True)
             room = pen.textbbox(center, line, font, anchor="mm", stroke_width=1)
             if _share_in(labels, index, room) > 0.9:
