@@ -27,6 +27,7 @@ _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars", "--remote-debugging-pipe",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 )  # fmt: skip
 _SECONDS = 600  # after which it is ended, whatever it does
 
@@ -150,6 +151,12 @@ class Browser:
                 windowsVirtualKeyCode=code,
                 text=text if kind == "keyDown" else "",
             )
+
+    def grant(self, *permissions: str) -> None:
+        """Allow pages what a person would be asked for, such as "videoCapture"."""
+        session, self._session = self._session, ""
+        self.call("Browser.grantPermissions", permissions=list(permissions))
+        self._session = session
 
     def complaints(self) -> list[str]:
         """Return what the page logged, and every address that it asked for but its own.

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.speed.app import hostile_uploads
+from benchmarks.speed.app import crafted_uploads
 from PIL import Image
 
 from openvocab.formats.run_length import decode_labels
@@ -197,9 +197,9 @@ def test_answers_hold_no_path_of_the_server(app_url) -> None:
         assert [place for place in places if f"{place}/".encode() in answer] == []
 
 
-@pytest.mark.parametrize("what", hostile_uploads())
-def test_hostile_uploads_get_sentences(app_url, what) -> None:
-    said = refusal(app_url, {"url": data_address(hostile_uploads()[what])}, NAMES, "san", 0)
+@pytest.mark.parametrize("what", crafted_uploads())
+def test_crafted_uploads_get_sentences(app_url, what) -> None:
+    said = refusal(app_url, {"url": data_address(crafted_uploads()[what])}, NAMES, "san", 0)
     assert re.fullmatch(r"[^\n]*image[^\n]*", said) and "/" not in said.replace("150x150", "")
     assert "Traceback" not in said
 

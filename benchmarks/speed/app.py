@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -23,11 +24,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.experiments.fuzz import mutate
+from benchmarks.experiments.fuzz_seeds import make_seeds
 from benchmarks.measuring import report
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
@@ -78,8 +82,8 @@ def data_address(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
-def hostile_uploads() -> dict[str, bytes]:
-    """Return uploads that break careless readers."""
+def crafted_uploads() -> dict[str, bytes]:
+    """Return uploads that break careless readers, none of which is a picture."""
     whole = png(scene(0, "val").image)
     bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:]
     generator = np.random.default_rng(0)
@@ -100,33 +104,67 @@ def hostile_uploads() -> dict[str, bytes]:
     return found
 
 
-def try_hostile(address: str) -> dict[str, int]:
-    """Send what breaks careless readers; count the answers that are one sentence about an image."""
+def fuzzed_uploads(count: int) -> Iterator[bytes]:
+    """Yield damaged pictures from the images of the fuzzing campaign; some can still be read."""
+    seeds = [seed for seed in make_seeds(Path("canary")) if seed.kind == "image"]
+    others = [seed.data for seed in seeds]
+    for number in range(count):
+        rng = random.Random(f"page {number}")
+        yield mutate(rng.choice(seeds).data, rng, others)
+
+
+def try_hostile(address: str, log: Path, count: int) -> dict[str, int]:
+    """Send hostile pictures, each in the request and as an upload of its own.
+
+    Returns:
+        How many were sent, and of these how many were read as pictures, were answered with one
+        sentence about an image, or with anything else; and the tracebacks in the server's log.
+    """
     counts: Counter[str] = Counter()
-    for data in hostile_uploads().values():
-        kind, content = answer_to(address, Order(data_address(data), "dog", {}))
-        said = content.get("error") if kind == "error" else None
-        good = isinstance(said, str) and "image" in said and "\n" not in said
-        counts["sentences" if good else "others"] += 1
-    return {"uploads": counts.total(), "sentences": counts["sentences"]}
+    for data in (*crafted_uploads().values(), *fuzzed_uploads(count)):
+        for picture in ({"url": data_address(data)}, {"path": upload(address, data)}):
+            kind, content = answer_to(address, picture, "dog")
+            said = content.get("error") if kind == "error" else None
+            sentence = isinstance(said, str) and "image" in said and said.isprintable()
+            counts["read" if kind == "complete" else "sentences" if sentence else "others"] += 1
+    tracebacks = log.read_text("utf-8").count("Traceback")
+    kinds = {kind: counts[kind] for kind in ("read", "sentences", "others")}
+    return {"uploads": counts.total(), **kinds, "tracebacks": tracebacks}
+
+
+def upload(address: str, data: bytes) -> str:
+    """Upload a file as a browser does, and return where the server has it."""
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="photo.png"\r\n\r\n'
+    request = urllib.request.Request(
+        f"{address}/gradio_api/upload",
+        head + data + b"\r\n--x--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        path: str = json.load(answer)[0]
+    return path
 
 
 @contextmanager
-def page() -> Iterator[tuple[str, int]]:
+def page(log: Path) -> Iterator[tuple[str, int]]:
     """Start the page with the world's SAN; give its address and process, and stop it at the end.
+
+    Args:
+        log: for what the server says of errors.
 
     Raises:
         InputError: it does not start, such as without gradio.
     """
     command = [sys.executable, "-m", "san.app", "--weights", "world", "--port", "0"]
-    server = subprocess.Popen(
-        [*command, "--device", "cpu"], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
+    with log.open("w") as said:
+        server = subprocess.Popen(
+            [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=said, text=True
+        )
     try:
         assert server.stdout is not None
         found = next(filter(None, (re.search(r"http://\S+", x) for x in server.stdout)), None)
         if found is None:
-            raise InputError("the page did not start; its message stands above")
+            raise InputError(f"the page did not start: {log.read_text('utf-8').strip()}")
         yield found[0], server.pid
     finally:
         server.send_signal(signal.SIGTERM)
@@ -140,15 +178,15 @@ def ask(address: str, order: Order) -> dict[str, Any]:
         OSError: the server does not answer.
         ValueError: it answers with something else.
     """
-    kind, content = answer_to(address, order)
+    kind, content = answer_to(address, {"url": order.picture}, order.names)
     if kind != "complete":
         raise ValueError(f"the answer is {kind}")
     return {one["name"]: one["rle"] for one in content[0]["segments"]}
 
 
-def answer_to(address: str, order: Order) -> tuple[str, Any]:
+def answer_to(address: str, picture: dict[str, str], names: str) -> tuple[str, Any]:
     """Send one picture; return the kind of the last event, such as "complete", and its data."""
-    data = [{"url": order.picture}, order.names, "san", 0]
+    data = [picture, names, "san", 0]
     request = urllib.request.Request(
         f"{address}/gradio_api/call/segment",
         json.dumps({"data": data}).encode(),
@@ -219,18 +257,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="JSON file for the measurements")
     parser.add_argument("--users", type=int, default=100, help="at once (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=1000, help="in all (default: %(default)s)")
+    parser.add_argument(
+        "--hostile", type=int, default=200, help="damaged pictures (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.users < 1 or args.requests < 2 * args.users or args.requests % args.users:
         raise InputError("--requests must be a multiple of --users, and at least twice as many")
     orders = make_orders(PICTURES)
-    with page() as (address, pid):
+    with TemporaryDirectory() as folder, page(log := Path(folder, "log")) as (address, pid):
         alone = load_page(address, pid, orders, 1, 20)
         loaded = load_page(address, pid, orders, args.users, args.requests // args.users)
-        hostile = try_hostile(address)
+        hostile = try_hostile(address, log, args.hostile)
     found = {"cpus": os.cpu_count(), "alone": alone, "loaded": loaded, "hostile": hostile}
     report(found, args.output)
-    failed = loaded["right"] < loaded["requests"] or hostile["sentences"] < hostile["uploads"]
-    return int(failed)
+    lost = loaded["right"] < loaded["requests"]
+    return int(lost or hostile["others"] > 0 or hostile["tracebacks"] > 0)
 
 
 if __name__ == "__main__":

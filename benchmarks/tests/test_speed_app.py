@@ -16,10 +16,12 @@ def test_no_answer_is_lost_or_mixed_up(tmp_path, monkeypatch) -> None:
         pytest.skip("gradio is not installed")
     monkeypatch.setattr(app, "PICTURES", 4)
     target = tmp_path / "app.json"
-    assert app.main(["--users", "4", "--requests", "12", "--output", str(target)]) == 0
+    small = ["--users", "4", "--requests", "12", "--hostile", "10"]
+    assert app.main([*small, "--output", str(target)]) == 0
     record = json.loads(target.read_text())
     loaded, hostile = record["loaded"], record["hostile"]
-    assert hostile["sentences"] == hostile["uploads"] >= 10
+    assert hostile["uploads"] == hostile["read"] + hostile["sentences"] == 2 * (12 + 10)
+    assert hostile["sentences"] >= 2 * 12 and hostile["tracebacks"] == hostile["others"] == 0
     assert (loaded["requests"], loaded["right"], loaded["mixed_up"], loaded["lost"]) == (
         12,
         12,
