@@ -18,7 +18,7 @@ _SCENE = 3  # of the examples, from 1 on
 
 def main(url: str, target: Path) -> None:
     """Segment an example with all methods and save what is seen, in few colors."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         browser = start_browser(Path(folder, "profile"))
         try:
             browser.show(url, width=1300)

@@ -28,6 +28,7 @@ def test_no_answer_is_lost_or_mixed_up(tmp_path, monkeypatch) -> None:
         0,
         0,
     )
+    assert record["start_to_first_mask_seconds"] > 0
     assert 0 < loaded["seconds"]["p50"] <= loaded["seconds"]["p95"]
 
 
