@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +24,15 @@ class InputError(ValueError):
 
 
 class NamesError(InputError):
-    """Names that cannot be used, with whatever image."""
+    """Names that cannot be used, with whatever image.
+
+    Attributes:
+        names: those names, as far as they are known.
+    """
+
+    def __init__(self, message: object = "", names: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 def import_extra(module: str, extra: str, task: str) -> Any:

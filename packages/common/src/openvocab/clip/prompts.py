@@ -46,7 +46,7 @@ def check_lengths(names: Sequence[str], templates: Templates, context: int = 77)
     long = [name for name in names if len(name.encode()) > room]  # a token is a byte or more
     bad = _unusable(long, lambda prompts: tokenize(prompts, context), templates)
     if bad:
-        raise NamesError(_list_of_bad_names(bad))
+        raise NamesError(_list_of_bad_names(bad), bad)
 
 
 def _unusable(
@@ -164,11 +164,22 @@ class TextEncoder:
         return self.encode_names(texts, _TEXT_ALONE)
 
     def names_per_template(self, names: Sequence[str], templates: Templates = "vild") -> Tensor:
-        """Embed K names in each of T templates: (T, K, E), unit length, on the model's device."""
+        """Embed K names in each of T templates: (T, K, E), unit length, on the model's device.
+
+        Raises:
+            NamesError: see `encode_names`.
+        """
         templates = resolve_templates(templates)
         prompts = [template.replace("{}", name) for template in templates for name in names]
         shape = (len(templates), len(names), self.clip.config.embed_dim)
-        return self.encode_texts(prompts).reshape(shape)
+        try:
+            return self.encode_texts(prompts).reshape(shape)
+        except NamesError:
+            # The prompts that cannot be used are as many as the templates for each name.
+            bad = _unusable(list(dict.fromkeys(names)), self._embed, templates)
+            if bad:
+                raise NamesError(_list_of_bad_names(bad), bad) from None
+            raise
 
     def _ensemble_or_explain(
         self, names: Sequence[str], missing: Sequence[str], templates: tuple[str, ...]
@@ -179,7 +190,7 @@ class TextEncoder:
         except InputError:
             bad = _unusable(missing, self._embed, templates)
             if bad:
-                raise NamesError(_list_of_bad_names(bad)) from None
+                raise NamesError(_list_of_bad_names(bad), bad) from None
             raise
 
     def _ensemble(self, names: Sequence[str], templates: tuple[str, ...]) -> Tensor:

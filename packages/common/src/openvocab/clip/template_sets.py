@@ -23,14 +23,25 @@ def available_templates() -> tuple[str, ...]:
 def load_templates(name: str) -> tuple[str, ...]:
     """Return a template set: "vild" 14, "imagenet" 80, "car" 15, "single" 1 or "origami" 1.
 
+    "vild:3" is the template number 3 of "vild" alone; they count from 0.
+
     Raises:
-        InputError: if there is no set of this name.
+        InputError: if there is no set of this name, or no template of this number.
     """
+    whole, colon, number = name.partition(":")
     known = available_templates()
-    if name not in known:
-        raise InputError(f"template set {name!r} is not known; use one of {', '.join(known)}")
-    file = resources.files("openvocab.clip").joinpath("templates", f"{name}.json")
-    return tuple(json.loads(file.read_text(encoding="utf-8")))
+    if whole not in known:
+        raise InputError(f"template set {whole!r} is not known; use one of {', '.join(known)}")
+    file = resources.files("openvocab.clip").joinpath("templates", f"{whole}.json")
+    templates = tuple(json.loads(file.read_text(encoding="utf-8")))
+    if not colon:
+        return templates
+    if not (number.isascii() and number.isdigit() and int(number) < len(templates)):
+        raise InputError(
+            f"template set {whole!r} has no template {number!r}; its templates are 0 to "
+            f"{len(templates) - 1}"
+        )
+    return (templates[int(number)],)
 
 
 def resolve_templates(templates: Templates) -> tuple[str, ...]:

@@ -67,6 +67,31 @@ def bootstrap_interval(
     return _interval(estimate, values, level)
 
 
+def share_interval(
+    parts: Sequence[float], wholes: Sequence[float], *, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return the sum of parts by the sum of wholes over images, in percent, with its interval.
+
+    Args:
+        parts: one for each image, such as the pixels that are wrong.
+        wholes: one for each image, such as all its pixels; 1 for each gives a mean.
+        level: probability inside the interval, in (0, 1).
+        seed: of the draws.
+
+    Raises:
+        InputError: no images, or nothing in them.
+    """
+    images = len(wholes)
+    if not images or not sum(wholes):
+        raise InputError("there are no pixels to resample; evaluate at least one image with labels")
+    counts = np.array([parts, wholes], dtype=np.float64)
+    random = np.random.default_rng(seed)
+    times = random.multinomial(images, np.full(images, 1 / images), size=_DRAWS_FOR_PAIR)
+    part, whole = times @ counts.T[:, :1], times @ counts.T[:, 1:]
+    drawn = 100 * (part / np.maximum(whole, 1))[:, 0]
+    return _interval(100 * float(counts[0].sum() / counts[1].sum()), drawn, level)
+
+
 def paired_difference(
     first: Sequence[PairCounts],
     second: Sequence[PairCounts],
