@@ -34,6 +34,7 @@ from benchmarks.measuring import in_fresh_process, start_server
 from benchmarks.quality.comparison import collect, seen_classes
 from benchmarks.quality.foreign import Foreign, not_stated, read_foreign, score_foreign
 from benchmarks.quality.plan import Missing, Plan, check_weights, evaluate_all, find_data
+from benchmarks.quality.wording import measure_short
 from benchmarks.reporting.report import build_report
 from benchmarks.structure import latency
 from benchmarks.structure import measure as structure
@@ -135,6 +136,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--structure", action=argparse.BooleanOptionalAction, default=True,
         help="measure structure and cost",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wording", action=argparse.BooleanOptionalAction, default=True,
+        help="on the world, let more and more names compete; openvocab.wording measures more of it",
     )  # fmt: skip
     parser.add_argument(
         "--full-structure", action="store_true",
@@ -333,6 +338,8 @@ def _conclude(
     results = args.output / "results"
     for name in plan.data:
         collect(plan, name)
+    if args.wording:
+        missing += measure_short(plan, print)
     if args.structure:
         missing += measure_latency(plan.weights, results, resume=args.resume)
         missing += measure_structure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import NamedTuple
 
 from openvocab.methods import colors_of, title_of
@@ -28,9 +29,21 @@ def curves(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) ->
     return _draw(series, x_title, y_title, _LOGARITHMIC, _LOGARITHMIC)
 
 
-def points(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) -> str:
-    """Draw the points (x, y) of each method; the x axis is logarithmic, the y axis begins at 0."""
-    return _draw(series, x_title, y_title, _LOGARITHMIC, _FROM_ZERO)
+def points(
+    series: Mapping[str, Sequence[Point]],
+    x_title: str,
+    y_title: str,
+    intervals: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+) -> str:
+    """Draw the points (x, y) of each method; the x axis is logarithmic, the y axis begins at 0.
+
+    Args:
+        series: The points of each method.
+        x_title: The title of the horizontal axis.
+        y_title: The title of the vertical axis.
+        intervals: The lower and the upper end of the interval of each point, by method.
+    """
+    return _draw(series, x_title, y_title, _LOGARITHMIC, _FROM_ZERO, intervals=intervals)
 
 
 def percentages(
@@ -62,12 +75,15 @@ def _draw(
     x_axis: _Axis,
     y_axis: _Axis,
     diagonal: bool = False,
+    intervals: Mapping[str, Sequence[Point]] = MappingProxyType({}),
 ) -> str:
     """Draw the points of each method, joined, over two axes."""
     points = [point for values in series.values() for point in values]
     if not points:
         return ""
-    x_range, y_range = x_axis.span([x for x, _ in points]), y_axis.span([y for _, y in points])
+    highest = [high for ends in intervals.values() for _, high in ends]
+    x_range = x_axis.span([x for x, _ in points])
+    y_range = y_axis.span([y for _, y in points] + highest)
     right = max(_RIGHT, 14 + max(map(_text_width, map(title_of, series))))
     x = _scale(x_range, _LEFT, _WIDTH - right, x_axis.scale)
     y = _scale(y_range, _HEIGHT - _BOTTOM, _TOP + 14, y_axis.scale)
@@ -87,15 +103,21 @@ def _draw(
         )
     ends = {m: (x(max(values)[0]), y(max(values)[1])) for m, values in series.items() if values}
     labels = _placed(ends)
-    for method, values in series.items():
+    for number, (method, values) in enumerate(series.items()):
         placed = [(x(a), y(b)) for a, b in sorted(values)]
         if not placed:
             continue
+        beside = 3 * (number - (len(series) - 1) / 2)  # so that no interval hides another
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in placed)
         marks = [
             f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="2.5"/>'
         ]
         marks = marks if len(placed) > 1 else []
+        marks += [
+            f'<line x1="{a + beside:.1f}" x2="{a + beside:.1f}" y1="{y(low):.1f}" '
+            f'y2="{y(high):.1f}" stroke="currentColor" stroke-opacity="0.45" stroke-width="2"/>'
+            for (a, _), (low, high) in zip(placed, intervals.get(method, ()), strict=False)
+        ]
         marks += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4"/>' for a, b in placed]
         left, height = labels[method]
         marks.append(

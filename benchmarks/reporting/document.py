@@ -28,6 +28,7 @@ from benchmarks.quality.published import published
 from benchmarks.reporting import three_methods
 from benchmarks.reporting.figures import own_mib
 from benchmarks.reporting.report import AS_IT_IS, bound, cell, verdict
+from benchmarks.reporting.wording import distractor_curves
 from openvocab.cli import CommandParser, run
 from openvocab.drawing.overlay import side_by_side
 from openvocab.errors import InputError
@@ -42,6 +43,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MEASURED = HERE.parent / "measured"
 PICTURE = ROOT / "docs" / "pictures" / "methods.png"
+CURVES = ROOT / "docs" / "figures" / "wording.svg"
 _SCENES, _SIDE = 3, 180  # in the picture
 BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n*)(.*?)(\n*<!-- end -->)", re.DOTALL)
 
@@ -113,6 +115,12 @@ def measurements() -> dict[str, Any]:
     return {WORLD: None, **found, "published": rows}
 
 
+def wording_curves(values: Mapping[str, Any]) -> str:
+    """Draw the curves of the wording from what was measured, as SVG."""
+    methods = values["wording"]["methods"]
+    return distractor_curves({key: found["wording"] for key, found in methods.items()})
+
+
 def rendered(text: str, values: Mapping[str, Any]) -> str:
     """Return a document with all its blocks made anew.
 
@@ -156,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         three_methods.write(structures, three_methods.DOCS)
         write_picture(args.folder, PICTURE)
     values = measurements()
+    write_text(CURVES, wording_curves(values))
     for path in documents():
         text = path.read_text("utf-8")
         if (new := rendered(text, values)) != text:

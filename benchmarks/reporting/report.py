@@ -37,6 +37,7 @@ from benchmarks.reporting.gallery import RIGHT
 from benchmarks.reporting.images import SCRIPT, embedded_json, groups, parts, script_hash
 from benchmarks.reporting.structure_table import millions, side_by_side
 from benchmarks.reporting.verdicts import ranking, sentences
+from benchmarks.reporting.wording import read_wordings, wording_section
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
@@ -85,6 +86,7 @@ def read_page(folder: Path) -> dict[str, Any]:
         raise InputError(f"{results} holds no results; run benchmarks/run_all.py first")
     sets = [read_set(results, value) for value in comparisons]
     curves = read_curves(structures, latencies)
+    wording = wording_section(read_wordings(results))
     shown = {key: title_of(key) for key in _in_order(structures, latencies, *_scored(comparisons))}
     for comparison in comparisons:
         shown |= comparison.get("titles", {})
@@ -100,7 +102,8 @@ def read_page(folder: Path) -> dict[str, Any]:
         "right_from": RIGHT,
         "heading": f"{_listed(list(shown.values()))}, measured",
         "side_by_side": side_by_side(structures),
-        "figures": _figures(structures, curves, sets),
+        "figures": _figures(structures, curves, sets) | wording["figures"],
+        "wording": wording,
         "curves": curves,
         "sets": sets,
         "glance": at_a_glance(sets),

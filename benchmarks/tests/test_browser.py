@@ -20,6 +20,7 @@ from browser import FAINT, TOO_WIDE, Browser, start_browser
 from PIL import Image
 
 from openvocab.evaluation.log import ImageRecord
+from openvocab.evaluation.wording import FORMAT as WORDING_FORMAT
 from openvocab.metrics.calibration import BINS
 from openvocab.metrics.scores import PairCounts
 
@@ -31,6 +32,25 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
     found = start_browser(tmp_path_factory.mktemp("profile"))
     yield found
     found.close()
+
+
+def worded(number: int) -> dict[str, Any]:
+    """What a run measures of the wording, with numbers that are as wide as they can be."""
+    share = {"estimate": 98.76 - number, "low": 10.0, "high": 100.0}
+    rows = [
+        {
+            "part": "distractors", "title": f"{count} other names", "changed": count,
+            "unreadable": [], "miou": 90.0 - number * count, "low": 1.0, "high": 99.0,
+            **({"difference": -12.34, "difference_low": -45.67, "difference_high": -0.12}
+               if count else {}),
+        }
+        for count in (0, 10, 20)
+    ]  # fmt: skip
+    return {
+        "images": 6, "rows": rows, "notes": ["A note."],
+        "absent": {"names": share, "pixels": share},
+        "card": {"wording": {"names": ["a"] * 60, "scored against distractors": ["a"] * 20}},
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +80,10 @@ def report(world_run, tmp_path_factory) -> Path:
         }
         curves["names"][-1] |= {"seconds": None, "reason": "could take 90 s"}
         timed = {"side": SIDES[1], "few_names": 4, "curves": curves}
-        for name, content in (("latency", timed), ("structure", structures[method])):
+        wording = {"format": WORDING_FORMAT, "wording": worded(number)}
+        for name, content in (
+            ("latency", timed), ("structure", structures[method]), ("wording", wording),
+        ):  # fmt: skip
             path = folder / "results" / f"{name}-{method}.json"
             path.write_text(json.dumps(content))
     return build_report(folder)

@@ -111,3 +111,12 @@ def test_a_picture_shows_what_the_methods_say(world_run, tmp_path) -> None:
     document.write_picture(world_run, path)
     width, height = Image.open(path).size
     assert width > 5 * 180 and height > 3 * 180
+
+
+def test_the_curves_of_the_wording_show_what_was_measured() -> None:
+    values = document.measurements()
+    assert document.CURVES.read_text("utf-8") == document.wording_curves(values)
+    for found in values["wording"]["methods"].values():
+        rows = [row for row in found["wording"]["rows"] if row["part"] == "distractors"]
+        assert [row["changed"] for row in rows] == [0, 5, 10, 20, 40]
+        assert all(row["low"] <= row["miou"] <= row["high"] for row in rows)

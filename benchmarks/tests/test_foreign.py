@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ from openvocab.errors import InputError
 from openvocab.evaluation.results import Result
 from openvocab.formats.detectron2 import PredictedClass, write_predictions
 from openvocab.formats.run_length import encode_labels
+
+DENSE_CLIP = Path(__file__).parents[2] / "examples" / "dense_clip"
 
 
 def guess(pictures: Path, wrong: float) -> dict[str, np.ndarray]:
@@ -83,6 +89,45 @@ def test_the_report_says_what_was_stated_and_what_was_not(run_with_foreign) -> N
     missing = json.loads((run_with_foreign / "results" / "missing.json").read_text())["missing"]
     (asked,) = (e["sentence"] for e in missing if e["what"] == "card of CAT-Seg")
     assert "training_data" in asked and "weights," not in asked and "maps.yaml" in asked
+
+
+HOSTILE = '<script>alert(1)</script> "quoted" \u0645\u0631\u062d\u0628\u0627 ' + "x" * 300
+
+
+def test_a_plugin_a_folder_and_a_json_become_one_report(
+    checkpoints, pictures, predictions, tmp_path
+) -> None:
+    installed = tmp_path / "site" / "openvocab_dense_clip-0.1.0.dist-info"
+    installed.mkdir(parents=True)
+    project = tomllib.loads((DENSE_CLIP / "pyproject.toml").read_text("utf-8"))["project"]
+    entries = project["entry-points"]["openvocab.methods"]
+    lines = ["[openvocab.methods]", *(f"{key} = {value}" for key, value in entries.items())]
+    (installed / "entry_points.txt").write_text("\n".join(lines))
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: openvocab-dense-clip\n")
+    paths = [str(installed.parent), str(DENSE_CLIP / "src"), os.environ.get("PYTHONPATH", "")]
+    maps, other = predictions
+    words = ["--models", "maskclip", "--weights", f"maskclip={checkpoints['car']}", "--limit", "3"]
+    words += ["--predictions", f"CAT-Seg={maps}", f"{HOSTILE}={other}", "--no-structure"]
+    words += ["--datasets", str(pictures), "--output", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, run_all.__file__, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "out" / "results").glob("*--comparison.json")
+    found = json.loads(path.read_text())
+    assert len(found["results"]) == 3 and {"maskclip", "foreign-cat-seg"} < found["results"].keys()
+    for name in found["results"].values():
+        interval = Result.load(path.parent / name).intervals["detectron2"]
+        assert interval.low <= interval.estimate <= interval.high
+    assert len(found["between"]) == 3 and all(
+        pair["low"] <= pair["high"] for pair in found["between"]
+    )
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert page.count("MaskCLIP") > 3 and page.count("CAT-Seg") > 3
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
 
 
 def test_predictions_that_cannot_be_scored_leave_the_others(
