@@ -21,6 +21,7 @@ import torch
 from benchmarks.measuring import add_measuring_arguments, in_fresh_process, report
 from benchmarks.quality.plan import Missing, Plan, is_world
 from openvocab.cli import CommandParser, run
+from openvocab.clip.template_sets import available_templates
 from openvocab.compare import Evaluation
 from openvocab.errors import InputError
 from openvocab.evaluation.variations import Part
@@ -33,7 +34,6 @@ from openvocab.world import open_world
 SHORT_PARTS: tuple[Part, ...] = ("distractors",)
 SHORT_SCENES, SHORT_COUNTS = 6, (0, 10, 40)  # of run_all
 SCENES = 16  # of the documentation
-TEMPLATES = ("single", "origami", "car", "imagenet")
 
 
 class MeasuredWording(TypedDict):
@@ -62,7 +62,7 @@ def measure(
         logs / key,
         parts=SHORT_PARTS if short else PARTS,
         counts=SHORT_COUNTS if short else None,
-        templates=TEMPLATES,
+        templates=available_templates(),
         resume=resume,
         progress=not short,
     )

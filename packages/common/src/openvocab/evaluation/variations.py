@@ -27,6 +27,7 @@ WORLD_COUNTS = (0, 5, 10, 20, 40)
 WORLD_TARGETS = 20  # of the world's 60 names, where only the others can be distractors
 OWN = "own wording"
 _COPIES = ("car-", "ovseg-")  # vocabularies with the classes of another one, some in torn words
+_FEW = 8  # names that are enough to see whether a CLIP is the small one of the world
 _VOID = 65535
 
 
@@ -175,8 +176,7 @@ class Study:
         random = np.random.default_rng(self.seed)
         all_names = _carried_names() if pool is None else pool
         found = distractors((*names, *vocabulary.words), all_names)
-        bad = self.unreadable(found)
-        if bad and self.data.name == WORLD:
+        if self.data.name == WORLD and self.unreadable(found[:_FEW]):
             # The small CLIP of the world has learned the world's names only.
             order = random.permutation(len(names)).tolist()
             self.notes.append(
@@ -185,6 +185,7 @@ class Study:
             )
             some = SomeClasses(self.data, sorted(order[:WORLD_TARGETS]))
             return some, tuple(names[i] for i in order[WORLD_TARGETS:]), ()
+        bad = self.unreadable(found)
         usable = [name for name in found if name not in bad]
         order = random.permutation(len(usable)).tolist()
         return self.data, tuple(usable[i] for i in order), tuple(sorted(bad))
