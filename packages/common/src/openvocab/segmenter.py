@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,14 +23,23 @@ from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.formats.run_length import Mask, encode_labels
 from openvocab.image import ImageArray, ImageSource, images_in, read_image
-from openvocab.vocabulary import NOTHING, Augmentation, Vocabulary
+from openvocab.vocabulary import (
+    NOTHING,
+    NOTHING_8BIT,
+    NOTHING_16BIT,
+    Augmentation,
+    Vocabulary,
+)
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from openvocab.formats.objects import Table
     from openvocab.inference.confidence import Evidence
     from openvocab.metrics.calibration import Calibration
 
-NOTHING_8BIT = 255
-NOTHING_16BIT = 65535
+_ALPHA = 0.55  # how much of a region's color covers the image
+_SHOWN_SIDE = 1024  # longest side of the picture in a notebook
 
 Names: TypeAlias = Vocabulary | Sequence[str] | str
 
@@ -49,6 +60,8 @@ class Segmentation:
             scores of the method are not calibrated.
         extra: Further results of a method, such as its masks. The entry "pictures" is a dict of
             images (H, W, 3) by name, which the prediction command writes to files.
+        image: The image (H, W, 3) uint8 that was segmented, for pictures. None if a method does not
+            keep it.
     """
 
     labels: npt.NDArray[np.int32]
@@ -57,6 +70,7 @@ class Segmentation:
     confidence: npt.NDArray[np.float32] | None = None
     named: npt.NDArray[np.float32] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    image: ImageArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or self.labels.dtype != np.int32:
@@ -189,9 +203,66 @@ class Segmentation:
         gone = [i for i, name in enumerate(self.vocabulary.names) if name in names]
         return self._without(np.isin(self.labels, gone)) if gone else self
 
-    def overlay(self, image: ImageSource) -> ImageArray:
-        """Draw the names over the image, with a legend; (H', W', 3) uint8."""
-        return draw_overlay(read_image(image), self.labels, self.vocabulary.names)
+    def overlay(self, image: ImageSource | None = None, *, legend: bool = True) -> ImageArray:
+        """Draw the names over the image, pixel on pixel.
+
+        Args:
+            image: What to draw on. None takes the image that was segmented.
+            legend: Whether to add the legend, to the right of the image or below.
+
+        Returns:
+            (H, W, 3) uint8; with a legend (H', W', 3), whose upper left (H, W) show the image.
+
+        Raises:
+            InputError: No image is given, and the result has not kept its own.
+        """
+        pixels = self.image if image is None else read_image(image)
+        if pixels is None:
+            raise InputError("this result has not kept its image; give it to overlay()")
+        names = self.vocabulary.names
+        return draw_overlay(pixels, self.labels, names, legend=legend, max_side=None)
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture that a notebook shows."""
+        image, alpha = self.image, _ALPHA
+        if image is None:
+            image, alpha = np.full((*self.labels.shape, 3), 255, np.uint8), 1.0
+        names = self.vocabulary.names
+        picture = draw_overlay(image, self.labels, names, alpha=alpha, max_side=_SHOWN_SIDE)
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "PNG")
+        return content.getvalue()
+
+    def show(self) -> None:
+        """Show the picture in the notebook, or outside of one in the viewer of the system."""
+        if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
+            shell.display_pub.publish({"image/png": self._repr_png_(), "text/plain": "picture"})
+        else:
+            Image.open(io.BytesIO(self._repr_png_())).show()
+
+    def table(self) -> Table:
+        """Return a row for each name that was found, see `openvocab.formats.objects.to_table`."""
+        from openvocab.formats.objects import to_table  # late: the formats need this module
+
+        return to_table(self)
+
+    def to_supervision(self) -> Any:
+        """Return `supervision.Detections`, see `openvocab.formats.objects.to_supervision`."""
+        from openvocab.formats.objects import to_supervision
+
+        return to_supervision(self)
+
+    def to_fiftyone(self) -> Any:
+        """Return `fiftyone.Detections`, see `openvocab.formats.objects.to_fiftyone`."""
+        from openvocab.formats.objects import to_fiftyone
+
+        return to_fiftyone(self)
+
+    def to_torch(self) -> dict[str, Tensor]:
+        """Return tensors, see `openvocab.formats.objects.to_torch`."""
+        from openvocab.formats.objects import to_torch
+
+        return to_torch(self)
 
     def to_json(self) -> dict[str, Any]:
         """Describe the labels as plain data: size, names, and for each found name its RLE mask.
@@ -200,7 +271,7 @@ class Segmentation:
         """
         shares = dict(label_shares(self.labels))
         codes = encode_labels(self.labels)
-        found = [
+        found: list[dict[str, Any]] = [
             {"index": i, "name": self.vocabulary.names[i], "area": share, "rle": codes[i]}
             for i, share in shares.items()
         ]
@@ -480,6 +551,7 @@ class BaseSegmenter(ABC):
         while arrays := [read_image(one, bgr=bgr) for one in islice(images, at_once)]:
             with self._turn, plain_arithmetic():
                 found = self.segment_arrays(arrays, names, return_scores or need_scores)
+            found = [replace(one, image=own) for one, own in zip(found, arrays, strict=True)]
             if limited:
                 found = [one.with_threshold(**limits) for one in found]
             if need_scores and not return_scores:

@@ -25,6 +25,7 @@ from openvocab.errors import InputError
 from openvocab.reading.names import read_names, same_word
 
 NOTHING = -1
+NOTHING_8BIT, NOTHING_16BIT = 255, 65535  # in PNGs, which hold no negative numbers
 WORLD = "world"  # the embedded world: its names, scenes and weights are called so everywhere
 BACKGROUND_NAME = "background"
 

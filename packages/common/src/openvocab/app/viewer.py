@@ -20,8 +20,8 @@ from PIL import Image
 from openvocab.app.engine import Found, whole
 from openvocab.drawing.overlay import palette
 from openvocab.image import ImageArray
+from openvocab.vocabulary import NOTHING_16BIT
 
-NOTHING_16BIT = 65535
 _LOSSLESS = 600_000  # pixels up to which a picture travels as PNG
 
 

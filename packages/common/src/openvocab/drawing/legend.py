@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from openvocab.drawing.fonts import MISSING, drawable, font_for, shorten
 from openvocab.image import ImageArray
+from openvocab.vocabulary import NOTHING_8BIT, NOTHING_16BIT
 
 WHITE, INK, GREY = (255, 255, 255), (24, 24, 27), (113, 113, 122)
 _MAX_ENTRIES = 120  # the largest are listed, the others counted
@@ -20,13 +21,13 @@ _SCREEN = 1.6  # width to height of what the picture is looked at on
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """One line of a legend, by falling area; a remark has neither colour nor number.
+    """One line of a legend, by falling area; a remark has no color.
 
     Attributes:
         name: as it can be drawn.
         share: of the image, as text.
         color: of the region.
-        number: stands in the region where the name does not fit.
+        number: its value in a label map; stands in the region where the name does not fit.
     """
 
     name: str
@@ -38,7 +39,7 @@ class LegendEntry:
 def legend_entries(
     shares: Sequence[tuple[int, float]], names: Sequence[str], colors: npt.NDArray[np.uint8]
 ) -> list[LegendEntry]:
-    """List what was found.
+    """List what was found, with the value of each name in label maps that are PNGs.
 
     Args:
         shares: (label, share of the image), largest first.
@@ -46,18 +47,19 @@ def legend_entries(
         colors: (K, 3) uint8, of all labels.
     """
     entries = []
-    for rank, (index, share) in enumerate(shares[:_MAX_ENTRIES], start=1):
+    for index, share in shares[:_MAX_ENTRIES]:
         red, green, blue = (int(value) for value in colors[index])
         name = drawable(names[index])
         if MISSING in name:
             name = f"{name} (label {index})"
-        entries.append(LegendEntry(name, _percent(share), (red, green, blue), str(rank)))
+        entries.append(LegendEntry(name, _percent(share), (red, green, blue), str(index)))
     if rest := shares[_MAX_ENTRIES:]:
         total = sum(share for _, share in rest)
         entries.append(LegendEntry(f"and {len(rest)} more", _percent(total)))
     nothing = 1 - sum(share for _, share in shares)
     if nothing > 1e-9:
-        entries.append(LegendEntry("nothing", _percent(nothing)))
+        value = NOTHING_8BIT if len(names) <= NOTHING_8BIT else NOTHING_16BIT
+        entries.append(LegendEntry("nothing", _percent(nothing), number=str(value)))
     return entries
 
 
@@ -156,7 +158,7 @@ def _draw_entry(
     if entry.color is not None:
         box = (left, round(middle) - half, left + 2 * half, round(middle) + half)
         pen.rectangle(box, entry.color, INK)
-        pen.text((name_left - 0.4 * text_size, middle), entry.number, GREY, plain, "rm")
+    pen.text((name_left - 0.4 * text_size, middle), entry.number, GREY, plain, "rm")
     font = font_for(entry.name, text_size)
     room = left + width - name_left - _share_width(text_size) - 0.4 * text_size
     color = GREY if entry.color is None else INK

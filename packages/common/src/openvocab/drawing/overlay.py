@@ -60,13 +60,14 @@ def draw_overlay(
     *,
     alpha: float = 0.55,
     legend: bool = True,
-    max_side: int = _MAX_SIDE,
+    max_side: int | None = _MAX_SIDE,
     text_size: int | None = None,
     numbers: bool = True,
 ) -> ImageArray:
     """Draw labels over their image, with names in the regions and a legend sorted by area.
 
-    The picture is for looking at: tiny images are enlarged, huge ones shrunk to `max_side`.
+    The picture is for looking at: tiny images are enlarged, huge ones shrunk to `max_side`. The
+    number of a name, in the legend and in regions without room for the name, is its label.
 
     Args:
         image: (H, W, 3) uint8.
@@ -74,7 +75,8 @@ def draw_overlay(
         names: all of them; only those that occur are shown.
         alpha: how much of a region's colour covers the image, 0..1.
         legend: add the legend, to the right or below.
-        max_side: the longest side of the drawn image, without the legend.
+        max_side: the longest side of the drawn image, without the legend; None keeps every image
+            at its own size, so that the picture lies on it pixel on pixel.
         text_size: of the names in pixels; None: what suits the size of the drawn image.
         numbers: write the number that a region has in a legend where its name does not fit.
 
@@ -89,7 +91,7 @@ def draw_overlay(
     shares = label_shares(labels)
     colors = palette(len(names))
     height, width = labels.shape
-    size = _display_size(height, width, max_side)
+    size = (height, width) if max_side is None else _display_size(height, width, max_side)
     shown = _fit_labels(labels, size)
     text_size = _text_size(*size) if text_size is None else text_size
     entries = legend_entries(shares, names, colors)
@@ -188,7 +190,7 @@ def _display_size(height: int, width: int, max_side: int) -> tuple[int, int]:
 
 
 def _text_size(height: int, width: int) -> int:
-    return int(np.clip(math.sqrt(height * width) / 42, 13, 34))
+    return int(np.clip(math.sqrt(height * width) / 42, 13, 160))
 
 
 def _at_height(image: ImageArray, height: int) -> tuple[int, int]:

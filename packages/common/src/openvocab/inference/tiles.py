@@ -20,14 +20,12 @@ from openvocab.files import atomic_path
 from openvocab.image import ImageArray
 from openvocab.inference.progress import Progress
 from openvocab.segmenter import (
-    NOTHING_8BIT,
-    NOTHING_16BIT,
     BaseSegmenter,
     Names,
     Segmentation,
     Segmenter,
 )
-from openvocab.vocabulary import Vocabulary
+from openvocab.vocabulary import NOTHING_8BIT, NOTHING_16BIT, Vocabulary
 
 RASTER_SUFFIXES = frozenset((".tif", ".tiff"))
 _BLOCK = 256  # side of the pieces in which a raster of labels is stored
