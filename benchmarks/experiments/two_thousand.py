@@ -6,7 +6,9 @@ The photos are scenes of the embedded world, and the method is the world's SAN. 
 command of a user in a process of its own, which is killed when a third and two thirds of the photos
 are done. The result is then opened with the library of each tool (extra `tools`, pycocotools and
 supervision), and the masks of some photos are compared with the label maps. `--memory` runs the
-command on folders of these sizes, and measures the most memory that its process takes.
+command on folders of these sizes, and measures the most memory that its process takes; with
+`--plain`, the method is no network but takes the brightest channel of each pixel, which leaves the
+memory of the folder run itself.
 """
 
 from __future__ import annotations
@@ -35,6 +37,29 @@ from openvocab.image import read_label_map
 from openvocab.inference.layout import JOURNAL, NAMES
 from openvocab.world import scene
 
+# The same command with a method that costs next to nothing.
+_PLAIN = """
+import argparse, sys
+import numpy as np
+from openvocab.cli import run
+from openvocab.predict import add_predict_arguments, run_prediction
+from openvocab.segmenter import BaseSegmenter, Segmentation
+
+class Brightest(BaseSegmenter):
+    def segment_arrays(self, images, vocabulary, return_scores):
+        labels = [image.argmax(axis=2).astype(np.int32) for image in images]
+        return [Segmentation(one, vocabulary) for one in labels]
+
+    def describe(self):
+        return {"method": "brightest"}
+
+def main(argv):
+    parser = argparse.ArgumentParser()
+    add_predict_arguments(parser)
+    return run_prediction(parser.parse_args(argv), lambda args: Brightest())
+
+sys.exit(run(main))
+"""
 _DRAWN = 200  # different scenes; further photos are copies of them
 _COMPARED = 20  # photos whose masks are compared with the label map
 Found = Iterator[tuple[str, dict[str, NDArray[np.bool_]]]]
@@ -53,10 +78,12 @@ def write_photos(folder: Path, count: int, side: int) -> Path:
     return folder
 
 
-def command(photos: Path, output: Path, kinds: Sequence[str]) -> list[str]:
-    """Return the command that a user types."""
-    options = ["--weights", "world", "--vocabulary", "world", "--device", "cpu"]
+def command(photos: Path, output: Path, kinds: Sequence[str], *, plain: bool = False) -> list[str]:
+    """Return the command that a user types; `plain` takes the method without a network."""
     kept = ["--save", ",".join(kinds), "--skip-existing", "--output", str(output)]
+    if plain:
+        return [sys.executable, "-c", _PLAIN, str(photos), "--class-names", "r,g,b", *kept]
+    options = ["--weights", "world", "--vocabulary", "world", "--device", "cpu"]
     return [sys.executable, "-m", "san.predict", str(photos), *options, *kept]
 
 
@@ -226,17 +253,20 @@ READERS: dict[str, Callable[[Path], Found]] = {
 }
 
 
-def measure_memory(place: Path, counts: Sequence[int], side: int) -> list[dict[str, Any]]:
+def measure_memory(
+    place: Path, counts: Sequence[int], side: int, *, plain: bool
+) -> list[dict[str, Any]]:
     """Return the most memory that the command takes for folders of these sizes."""
     found = []
     for count in counts:
         photos = write_photos(place / f"photos{count}", count, side)
         output = place / f"results{count}"
-        arguments = command(photos, output, ("label", "json", "coco"))
+        arguments = command(photos, output, ("label", "json", "coco"), plain=plain)
         result = run_once(arguments, place / "log.txt", lambda: False)
         if result.pop("exit_code"):
             raise RuntimeError((place / "log.txt").read_text()[-2000:])
-        found.append({"images": count, "side": side, **result})
+        method = "brightest channel" if plain else "san"
+        found.append({"method": method, "images": count, "side": side, **result})
     return found
 
 
@@ -251,17 +281,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=128, metavar="PIXELS", help="of its photos")
     parser.add_argument("--memory", type=int, nargs="*", default=(), metavar="N")
     parser.add_argument("--memory-side", type=int, default=64, metavar="PIXELS")
+    parser.add_argument("--plain", action="store_true", help="measure memory without a network")
     add_measuring_arguments(parser)
     args = parser.parse_args(argv)
-    if args.images < 9:
-        raise InputError(f"--images is {args.images}, expected at least 9")
+    if 0 < args.images < 9:
+        raise InputError(f"--images is {args.images}, expected at least 9, or 0 for no killed run")
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         result = {"cores": len(os.sched_getaffinity(0)), "threads": args.threads}
-        result |= {"killed_twice": measure_kills(place, args.images, args.side)}
-        result |= {"memory": measure_memory(place, args.memory, args.memory_side)}
+        if args.images:
+            result |= {"killed_twice": measure_kills(place, args.images, args.side)}
+        result |= {"memory": measure_memory(place, args.memory, args.memory_side, plain=args.plain)}
     report(result, args.output)
     return 0
 
