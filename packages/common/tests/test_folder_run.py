@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,30 @@ def test_thresholds_and_scores_reach_files_and_summary(predict: Predict) -> None
     with open("output/summary.csv", newline="") as table:
         (row,) = csv.DictReader(table)
     assert row["file"] == "in/a.png" and row["name"] == "" and float(row["seconds"]) > 0
+
+
+def test_thresholds_on_raw_scores_are_announced_in_one_line(
+    predict: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo("in/a.png")
+    assert predict("in", *RGB, "--min-score", "0.5", "--none-of-these", "0.5") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not calibrated, so --none-of-these and --min-score" in line
+    for quiet in (("--min-area", "0.1"), ("--min-score", "0.5", "--quiet")):
+        assert predict("in", *RGB, *quiet) == 0
+        assert capsys.readouterr().err == ""
+
+    class Calibrated(Brightest):
+        calibrated = True
+
+        def segment_arrays(self, *arguments: Any) -> list[Segmentation]:
+            found = super().segment_arrays(*arguments)
+            return [
+                replace(one, confidence=np.full(one.labels.shape, 0.7, np.float32)) for one in found
+            ]
+
+    assert predict("in", *RGB, "--min-score", "0.5", make=Calibrated()) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_summary_has_every_image_in_order(predict: Predict) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from openvocab import cli
 from openvocab.formats.run_length import decode_rle
@@ -132,6 +133,35 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     image = next(read_frames(turned)).image
     assert image.shape[:2] == upright.shape[1::-1]
     assert np.abs(image.astype(int) - np.rot90(upright, -1)).mean() < 3
+
+
+def test_a_folder_of_images_and_videos(
+    predict: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in/trip").mkdir(parents=True)
+    Image.fromarray(moving(0)).save("in/a.png")
+    clip("in/b.mp4", [moving(0)], [0])
+    clip("in/trip/b.mov", [moving(0), moving(5)], [0, 0.1])
+    assert predict("in", *NAMES) == 0
+    assert Path("output/a_labels.png").exists() and Path("output/b/000000_labels.png").exists()
+    assert len(Path("output/trip/b.jsonl").read_text().splitlines()) == 2
+    assert Path("output/trip/b_overlay.mp4").exists()
+    assert "1 of 1 images done" in capsys.readouterr().out
+    Path("output/b.jsonl").unlink()
+    before = Path("output/trip/b.jsonl").stat().st_mtime_ns
+    assert predict("in", *NAMES, "--skip-existing") == 0
+    assert Path("output/b.jsonl").exists()
+    assert Path("output/trip/b.jsonl").stat().st_mtime_ns == before
+    assert predict("in", *NAMES, "--skip-existing", "--glob", "*.mov", "--every", "9") == 0
+    assert len(Path("output/trip/b.jsonl").read_text().splitlines()) == 1  # made anew
+
+
+def test_formats_that_videos_do_not_have(
+    predict: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip("clip.mp4", [moving(0)], [0])
+    assert predict("clip.mp4", *NAMES, "--save", "coco") == 2
+    assert "writes only label, overlay, json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -230,6 +230,7 @@ def list_images(
     *,
     recursive: bool = True,
     only: str | None = None,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
 ) -> list[Path]:
     """Find the images that files, folders (searched recursively) and globs name.
 
@@ -241,6 +242,7 @@ def list_images(
         recursive: also look into the folders of a folder.
         only: glob for folders: only visible files whose name or path in the folder matches it are
             taken, whatever their suffix.
+        suffixes: of the files that folders and globs name, in lower case.
 
     Returns:
         Paths in the order of the patterns, sorted within each, every file once.
@@ -250,12 +252,18 @@ def list_images(
     """
     found: dict[str, Path] = {}
     for pattern in patterns:
-        for path in _images_of(pattern, recursive, only):
+        for path in _images_of(pattern, recursive, only, suffixes):
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
-def walk_images(folder: Path, *, recursive: bool = True, only: str | None = None) -> Iterator[Path]:
+def walk_images(
+    folder: Path,
+    *,
+    recursive: bool = True,
+    only: str | None = None,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+) -> Iterator[Path]:
     """Yield the visible image files below a folder, sorted, without following folder links.
 
     A folder that cannot be read causes a warning. See `list_images` for the arguments.
@@ -264,7 +272,7 @@ def walk_images(folder: Path, *, recursive: bool = True, only: str | None = None
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in sorted(names):
             path = Path(root, name)
-            if not name.startswith(".") and _is_wanted(path, folder, only):
+            if not name.startswith(".") and _is_wanted(path, folder, only, suffixes):
                 yield path
 
 
@@ -272,9 +280,9 @@ def _warn_of_folder(error: OSError) -> None:
     warnings.warn(f"the folder '{error.filename}' is left out: {error.strerror}", stacklevel=2)
 
 
-def _is_wanted(path: Path, folder: Path, only: str | None) -> bool:
+def _is_wanted(path: Path, folder: Path, only: str | None, suffixes: Collection[str]) -> bool:
     if only is None:
-        return path.suffix.lower() in IMAGE_SUFFIXES
+        return path.suffix.lower() in suffixes
     relative = path.relative_to(folder).as_posix()
     return fnmatch.fnmatch(path.name, only) or fnmatch.fnmatch(relative, only)
 
@@ -298,11 +306,14 @@ def images_in(source: object) -> list[Path] | None:
 
 
 def _images_of(
-    pattern: str | os.PathLike[str], recursive: bool = True, only: str | None = None
+    pattern: str | os.PathLike[str],
+    recursive: bool = True,
+    only: str | None = None,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
 ) -> list[Path]:
     path = Path(pattern)
     if os.path.isdir(path):
-        images = list(walk_images(path, recursive=recursive, only=only))
+        images = list(walk_images(path, recursive=recursive, only=only, suffixes=suffixes))
         if not images:
             what = _suffixes() if only is None else f"that matches '{only}'"
             raise InputError(
@@ -312,7 +323,7 @@ def _images_of(
     if os.path.lexists(path):
         return [path]
     matches = [Path(match) for match in _matches(os.fspath(pattern)) if not os.path.isdir(match)]
-    images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
+    images = [match for match in matches if match.suffix.lower() in suffixes]
     if not images:
         raise InputError(
             f"no image at '{pattern}': give an existing file, a folder, or a quoted glob like "

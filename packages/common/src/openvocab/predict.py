@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from openvocab.cli import CommandParser, run
 from openvocab.computation import add_computation_arguments, check_precision, choose_device
 from openvocab.errors import InputError
 from openvocab.formats.writers import FORMATS
-from openvocab.image import DEFAULT_MAX_PIXELS, list_images
+from openvocab.image import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, list_images
 from openvocab.inference.exports import check_names
 from openvocab.inference.folder import Prediction
 from openvocab.inference.layout import DEFAULT_KINDS, KINDS
@@ -37,6 +37,7 @@ from openvocab.inference.streams import (
     run_stream,
 )
 from openvocab.inference.tiles import TiledSegmenter
+from openvocab.inference.video import VIDEO_SUFFIXES
 from openvocab.methods import add_method_arguments, find_method, load_from_arguments
 from openvocab.segmenter import Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary, parse_names
@@ -156,24 +157,29 @@ def add_predict_arguments(parser: argparse.ArgumentParser, *, templates: str = "
     add_computation_arguments(parser)
 
 
-def plan_prediction(args: argparse.Namespace) -> Prediction:
+def plan_prediction(
+    args: argparse.Namespace, images: Mapping[Path, Path] | None = None
+) -> Prediction:
     """Check the arguments of `add_predict_arguments`, without loading a model.
+
+    Args:
+        args: parsed.
+        images: with the relative path that names the results of each; None looks for them.
 
     Raises:
         InputError: no image, no name, an unknown vocabulary or device, results that cannot be
             written or that would overwrite an image.
     """
     vocabulary = _checked_vocabulary(args)
-    patterns = [*args.images, *args.input]
-    if not patterns:
-        raise InputError("no image is given; name files, folders or globs with --input")
+    if images is None:
+        images = _find_inputs(args)
     thresholds = _thresholds(args)
     kinds = None if args.save is None else tuple(kind for kind in args.save if kind in KINDS)
     formats = tuple(kind for kind in args.save or () if kind in FORMATS)
     if formats and is_one_file(args.output):
         raise InputError(f"--save {formats[0]} needs a folder as --output, not '{args.output}'")
     check_names(formats, vocabulary.names)
-    names = result_names(_find_images(patterns, args))
+    names = result_names(images)
     outputs = plan_outputs(names, args.output, kinds)
     check_no_input_is_overwritten(outputs)
     folders = {file.parent for files in outputs.values() for file in files.values()}
@@ -233,16 +239,25 @@ def run_prediction(
         raise InputError("this method cannot show its steps; leave --show-steps out")
     if args.show_steps and args.tile is not None:
         raise InputError("a method shows its steps for whole images; give --show-steps or --tile")
-    streams = plan_streams(args, _checked_vocabulary(args), _thresholds(args))
-    args.images, args.input = (
-        [one for one in given if not is_stream(one, args)] for given in (args.images, args.input)
-    )
-    prediction = None if streams and not args.images + args.input else plan_prediction(args)
+    vocabulary, thresholds = _checked_vocabulary(args), _thresholds(args)
+    inputs = _find_inputs(args)
+    long = {path: name for path, name in inputs.items() if is_stream(str(path), args)}
+    streams = plan_streams(args, long, vocabulary, thresholds)
+    images = {path: name for path, name in inputs.items() if path not in long}
+    prediction = plan_prediction(args, images) if images else None
     ready = segmenter if isinstance(segmenter, Segmenter) else segmenter(args)
     if args.show_steps and explain is not None:
         from openvocab.drawing.steps import ShowingSteps
 
         ready = ShowingSteps(ready, explain)
+    limits = [name for name in ("none_of_these", "min_score") if thresholds[name] is not None]
+    if limits and not args.quiet and not getattr(ready, "calibrated", False):
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in limits)
+        print(
+            f"these weights are not calibrated, so {options} is compared with the method's own "
+            "scores, which are no probabilities; see python -m openvocab.calibrate --help",
+            file=sys.stderr,
+        )
     codes = [run_stream(stream, ready) for stream in streams]
     if prediction is None:
         return max(codes)
@@ -306,15 +321,20 @@ def _named_vocabulary(name: str, templates: str) -> Vocabulary:
     return Vocabulary.load(name)
 
 
-def _find_images(patterns: Sequence[str], args: argparse.Namespace) -> dict[Path, Path]:
-    """Return the images with the relative path, without suffix, that names their results."""
+def _find_inputs(args: argparse.Namespace) -> dict[Path, Path]:
+    """Return images and videos with the relative path that names the results of each."""
+    patterns = [*args.images, *args.input]
+    if not patterns:
+        raise InputError("no image is given; name files, folders or globs with --input")
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found: dict[Path, Path] = {}
     seen: set[str] = set()
     results = os.path.realpath(args.output)
     for pattern in patterns:
         folder = Path(pattern)
         inside = os.path.isdir(folder)
-        for path in list_images([pattern], recursive=args.recursive, only=args.glob):
+        every = list_images([pattern], recursive=args.recursive, only=args.glob, suffixes=suffixes)
+        for path in every:
             real = os.path.realpath(path)
             if inside and results != os.path.realpath(folder) and _is_below(real, results):
                 continue  # a result of an earlier run

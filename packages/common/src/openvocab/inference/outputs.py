@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 from PIL import Image
 
+from openvocab.drawing.overlay import draw_overlay
 from openvocab.errors import InputError, one_line
 from openvocab.files import atomic_paths
 from openvocab.image import IMAGE_SUFFIXES, ImageArray
@@ -154,15 +155,17 @@ def write_results(
     with atomic_paths(targets) as temporaries:
         for kind, file in zip(files, temporaries, strict=False):
             if kind == "overlay":
-                write_picture(found.overlay(image), file)
+                names = found.vocabulary.names
+                picture = draw_overlay(image, found.labels, names, max_side=max(image.shape[:2]))
+                write_picture(picture, file)
             elif kind == "json":
                 content = {"image": one_line(str(source)), **found.to_json(), "method": method}
                 file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
             else:
                 found.write(file)
         rest = iter(temporaries[len(files) :])
-        for picture in pictures.values():
-            write_picture(picture, next(rest))
+        for own in pictures.values():
+            write_picture(own, next(rest))
         for (_, data), file in zip(others, rest, strict=True):
             file.write_bytes(data)
 

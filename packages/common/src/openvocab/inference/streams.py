@@ -63,16 +63,25 @@ def is_stream(path: str, args: argparse.Namespace) -> bool:
 
 
 def plan_streams(
-    args: argparse.Namespace, vocabulary: Vocabulary, thresholds: Mapping[str, float | None]
+    args: argparse.Namespace,
+    paths: Mapping[Path, Path],
+    vocabulary: Vocabulary,
+    thresholds: Mapping[str, float | None],
 ) -> list[Stream]:
-    """Check the arguments, and return an order for each video and raster among the inputs.
+    """Check the arguments, and return an order for each video and raster.
+
+    Args:
+        args: of the command.
+        paths: the videos and rasters, with the relative path that names the results of each.
+        vocabulary: the names.
+        thresholds: arguments of `Segmentation.with_threshold`.
 
     Raises:
         InputError: two have the same name, the output is no folder, or an option makes no sense.
     """
-    paths = [Path(one) for one in [*args.images, *args.input] if is_stream(one, args)]
     check_tiles(args.tile, args.overlap)
-    if len({path.stem.casefold() for path in paths}) < len(paths):
+    names = {relative.with_suffix("").as_posix().casefold() for relative in paths.values()}
+    if len(names) < len(paths):
         raise InputError("two inputs have the same name; predict them into different folders")
     for option in ("every", "smooth"):
         if not 0 <= getattr(args, option) < float("inf"):
@@ -84,11 +93,15 @@ def plan_streams(
                 "give a folder with --output"
             )
         check_writable({args.output})
-    return [_plan(path, args, vocabulary, thresholds) for path in paths]
+    return [
+        _plan(path, args.output / relative.parent, args, vocabulary, thresholds)
+        for path, relative in paths.items()
+    ]
 
 
 def _plan(
     path: Path,
+    folder: Path,
     args: argparse.Namespace,
     vocabulary: Vocabulary,
     thresholds: Mapping[str, float | None],
@@ -98,18 +111,23 @@ def _plan(
         if limits or "label" not in (args.save or ("label",)):
             what = f"--{limits[0].replace('_', '-')}" if limits else "--save without label"
             raise InputError(f"rasters in tiles give labels as they are; leave out {what}")
-        return RasterPrediction(
-            path, args.output, vocabulary, args.tile, args.overlap, quiet=args.quiet
+        return RasterPrediction(path, folder, vocabulary, args.tile, args.overlap, quiet=args.quiet)
+    kinds = tuple(kind for kind in args.save or VIDEO_KINDS if kind in VIDEO_KINDS)
+    if not kinds:
+        raise InputError(
+            f"'{path}' is a video, and of a video --save writes only {', '.join(VIDEO_KINDS)}; "
+            "add one of them, or choose images only with --glob"
         )
     return VideoPrediction(
         path,
-        args.output,
+        folder,
         vocabulary,
-        tuple(kind for kind in args.save or VIDEO_KINDS if kind in VIDEO_KINDS),
+        kinds,
         every=args.every,
         smooth=args.smooth,
         max_pixels=args.max_pixels,
         thresholds=thresholds,
+        skip_existing=args.skip_existing,
         quiet=args.quiet,
     )
 

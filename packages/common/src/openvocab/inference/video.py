@@ -21,14 +21,16 @@ import numpy.typing as npt
 
 from openvocab.drawing.overlay import draw_overlay
 from openvocab.errors import InputError, import_extra, one_line
-from openvocab.files import atomic_path
+from openvocab.files import atomic_path, write_text
 from openvocab.image import DEFAULT_MAX_PIXELS, ImageArray
 from openvocab.inference.progress import Progress
-from openvocab.segmenter import Segmentation, Segmenter, check_thresholds
+from openvocab.inference.summary import file_state
+from openvocab.segmenter import BaseSegmenter, Segmentation, Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"))
 VIDEO_KINDS = ("label", "overlay", "json")
+STAMP = ".predict.json"  # beside the label maps, where there are any
 _TICKS = 1000  # of the overlay's clock in a second
 
 
@@ -171,6 +173,7 @@ class VideoPrediction:
         smooth: see `LabelSmoother`; 0 for labels as they are.
         max_pixels: of a frame.
         thresholds: arguments of `Segmentation.with_threshold`.
+        skip_existing: leave the video alone if an earlier run with the same settings was complete.
         quiet: print no progress.
     """
 
@@ -182,6 +185,7 @@ class VideoPrediction:
     smooth: float = 0.0
     max_pixels: int = DEFAULT_MAX_PIXELS
     thresholds: Mapping[str, float | None] = field(default_factory=dict)
+    skip_existing: bool = False
     quiet: bool = False
 
     def run(self, segmenter: Segmenter) -> str | None:
@@ -193,6 +197,9 @@ class VideoPrediction:
         Raises:
             InputError: the names cannot be used, or nothing can be read.
         """
+        stamp = self._stamp(segmenter)
+        if self.skip_existing and self._is_complete(stamp):
+            return None
         scores = check_thresholds(**self.thresholds) and not getattr(segmenter, "calibrated", False)
         smoother = LabelSmoother(self.smooth) if self.smooth else None
         progress = Progress(0, quiet=self.quiet)
@@ -220,7 +227,40 @@ class VideoPrediction:
                 progress.advance()
             progress.close()
             outputs.close()
+        if failure is None:
+            write_text(self._stamp_file, stamp)
         return failure
+
+    @property
+    def _stamp_file(self) -> Path:
+        """The file that says with which settings the results were completed."""
+        if "label" in self.kinds:
+            return self.folder / self.path.stem / STAMP
+        return self.folder / f".{self.path.stem}{STAMP}"
+
+    def _stamp(self, segmenter: Segmenter) -> str:
+        """Return what decides the results, as text."""
+        vocabulary = self.vocabulary
+        if isinstance(segmenter, BaseSegmenter):
+            vocabulary = segmenter.vocabulary(vocabulary)
+        method = {key: value for key, value in segmenter.describe().items() if key != "device"}
+        settings = {
+            "file": file_state(self.path),
+            "names": vocabulary.sha256(),
+            "templates": str(vocabulary.templates),
+            "method": method,
+            "thresholds": dict(self.thresholds),
+            "kinds": self.kinds,
+            "every": self.every,
+            "smooth": self.smooth,
+        }
+        return json.dumps(settings) + "\n"
+
+    def _is_complete(self, stamp: str) -> bool:
+        results = {"label": "", "overlay": "_overlay.mp4", "json": ".jsonl"}
+        files = [self.folder / f"{self.path.stem}{results[kind]}" for kind in self.kinds]
+        whole = self._stamp_file.is_file() and all(file.exists() for file in files)
+        return whole and self._stamp_file.read_text("utf-8") == stamp
 
 
 class _Outputs:
