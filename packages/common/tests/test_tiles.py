@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def test_the_command_takes_tiles_for_photos(predict: Callable[..., int]) -> None
 
 def test_a_raster_keeps_its_place_and_its_gaps(predict: Callable[..., int]) -> None:
     rasterio = pytest.importorskip("rasterio")
+    rasterize = pytest.importorskip("rasterio.features").rasterize
     image = picture((300, 420))
     image[:, 400:] = 0  # no data here, as at the edge of a satellite's swath
     place = rasterio.transform.from_origin(500_000, 4_100_000, 0.5, 0.5)
@@ -119,7 +121,8 @@ def test_a_raster_keeps_its_place_and_its_gaps(predict: Callable[..., int]) -> N
         "scene.tif", "w", **profile, crs="EPSG:32633", transform=place, nodata=0
     ) as file:
         file.write(image.transpose(2, 0, 1))
-    assert predict("scene.tif", *NAMES, "--tile", "128", "--overlap", "32") == 0
+    save = ("--save", "label,polygons")
+    assert predict("scene.tif", *NAMES, "--tile", "128", "--overlap", "32", *save) == 0
     with rasterio.open("output/scene_labels.tif") as file:
         labels, colors = file.read(1), file.colormap(1)
         assert (file.crs.to_epsg(), file.transform, file.nodata) == (32633, place, 255)
@@ -127,6 +130,17 @@ def test_a_raster_keeps_its_place_and_its_gaps(predict: Callable[..., int]) -> N
     np.testing.assert_array_equal(labels[:, :400], expected[:, :400])
     assert (labels[:, 400:] == 255).all() and colors[0] != colors[1]
     np.testing.assert_array_equal(read_label_map("output/scene_labels.tif"), labels)
+
+    outlines = json.loads(Path("output/polygons/scene.geojson").read_text())
+    assert outlines["crs"]["properties"]["name"] == "EPSG:32633"
+    shapes = [(one["geometry"], one["properties"]["index"]) for one in outlines["features"]]
+    burnt = rasterize(shapes, (300, 420), fill=255, transform=place, dtype="uint8")
+    np.testing.assert_array_equal(burnt, labels)
+    listed = ["red", "green", "blue"]
+    assert all(
+        listed[one["properties"]["index"]] == one["properties"]["name"]
+        for one in outlines["features"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,15 @@ def _plan(
         if limits or "label" not in (args.save or ("label",)):
             what = f"--{limits[0].replace('_', '-')}" if limits else "--save without label"
             raise InputError(f"rasters in tiles give labels as they are; leave out {what}")
-        return RasterPrediction(path, folder, vocabulary, args.tile, args.overlap, quiet=args.quiet)
+        return RasterPrediction(
+            path,
+            folder,
+            vocabulary,
+            args.tile,
+            args.overlap,
+            polygons="polygons" in (args.save or ()),
+            quiet=args.quiet,
+        )
     kinds = tuple(kind for kind in args.save or VIDEO_KINDS if kind in VIDEO_KINDS)
     if not kinds:
         raise InputError(

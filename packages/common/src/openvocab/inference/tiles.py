@@ -6,7 +6,8 @@ the edge, where a network sees more of its surroundings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from openvocab.drawing.overlay import palette
 from openvocab.errors import InputError, import_extra
-from openvocab.files import atomic_path
+from openvocab.files import atomic_paths
 from openvocab.image import ImageArray
 from openvocab.inference.progress import Progress
 from openvocab.segmenter import (
@@ -150,6 +151,8 @@ class RasterPrediction:
         vocabulary: the names.
         tile: side of a tile in pixels.
         overlap: pixels that neighbours share at least.
+        polygons: also write the outlines of all parts as GeoJSON, `polygons/NAME.geojson`, in the
+            coordinates of the raster.
         quiet: print no progress.
     """
 
@@ -158,6 +161,7 @@ class RasterPrediction:
     vocabulary: Vocabulary
     tile: int
     overlap: int
+    polygons: bool = False
     quiet: bool = False
 
     def run(self, segmenter: Segmenter) -> str | None:
@@ -173,9 +177,13 @@ class RasterPrediction:
         try:
             with rasterio.open(self.path) as source:
                 self._check(source)
-                target = self.folder / f"{self.path.stem}_labels.tif"
-                with atomic_path(target) as temporary:
-                    self._write(rasterio, source, temporary, segmenter)
+                targets = [self.folder / f"{self.path.stem}_labels.tif"]
+                if self.polygons:
+                    targets.append(self.folder / "polygons" / f"{self.path.stem}.geojson")
+                with atomic_paths(targets) as (labels, *outlines):
+                    names = self._write(rasterio, source, labels, segmenter).names
+                    for file in outlines:
+                        write_outlines(labels, names, file)
         except rasterio.errors.RasterioError as error:
             raise InputError(
                 f"'{self.path}' cannot be read as a raster: {error}; convert it to GeoTIFF"
@@ -190,7 +198,7 @@ class RasterPrediction:
                 "1, 3 or more of uint8; convert it with gdal_translate -ot Byte -scale"
             )
 
-    def _write(self, rasterio: Any, source: Any, file: Path, segmenter: Segmenter) -> None:
+    def _write(self, rasterio: Any, source: Any, file: Path, segmenter: Segmenter) -> Vocabulary:
         if isinstance(segmenter, BaseSegmenter):
             vocabulary = segmenter.vocabulary(self.vocabulary)
         else:
@@ -227,6 +235,7 @@ class RasterPrediction:
                 target.write(stored, 1, window=kept)
                 progress.advance()
         progress.close()
+        return vocabulary
 
     def _labels(
         self, source: Any, window: Any, segmenter: Segmenter, vocabulary: Vocabulary
@@ -238,3 +247,27 @@ class RasterPrediction:
             return np.full(missing.shape, -1, np.int32)
         labels = segmenter.segment(image, vocabulary).labels
         return np.where(missing, np.int32(-1), labels)
+
+
+def write_outlines(labels: Path, names: Sequence[str], file: Path) -> None:
+    """Write the parts of a GeoTIFF of labels as GeoJSON, in its coordinates and one by one.
+
+    Args:
+        labels: the GeoTIFF, whose pixels without a name have no data.
+        names: of the labels.
+        file: to write; it has a polygon with its holes for each connected part.
+    """
+    rasterio = import_extra("rasterio", "geo", "writing polygons of a raster")
+    shapes = import_extra("rasterio.features", "geo", "writing polygons of a raster").shapes
+    with rasterio.open(labels) as source, file.open("w", encoding="utf-8") as target:
+        crs = {"type": "name", "properties": {"name": str(source.crs)}}
+        head = {"type": "FeatureCollection", **({"crs": crs} if source.crs else {})}
+        target.write(json.dumps(head)[:-1] + ', "features": [')
+        band = rasterio.band(source, 1)
+        parts = shapes(band, mask=source.dataset_mask() > 0, transform=source.transform)
+        for count, (geometry, label) in enumerate(parts):
+            properties = {"name": names[int(label)], "index": int(label)}
+            feature = {"type": "Feature", "properties": properties, "geometry": geometry}
+            text = json.dumps(feature, ensure_ascii=False)
+            target.write((",\n" if count else "\n") + text)
+        target.write("\n]}\n")
