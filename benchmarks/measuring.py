@@ -47,33 +47,49 @@ def report(result: Mapping[str, Any], output: Path | None) -> None:
         write_text(output, text + "\n")
 
 
-def best_time(work: Callable[[], object], repeats: int = 3) -> float:
+def synchronize(device: str) -> None:
+    """Wait until a device has done all that it was given, as a clock must."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
+
+
+def timed(work: Callable[[], Any], repeats: int = 1, device: str = "cpu") -> tuple[float, Any]:
+    """Return the shortest of several runs in seconds, and the last result."""
+    best, result = float("inf"), None
+    for _ in range(repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        result = work()
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return best, result
+
+
+def best_time(work: Callable[[], object], repeats: int = 3, device: str = "cpu") -> float:
     """Return the shortest of several runs in seconds, after one that does not count."""
     work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return timed(work, repeats, device)[0]
 
 
-def best_times(works: dict[str, Callable[[], object]], repeats: int = 3) -> dict[str, float]:
+def best_times(
+    works: dict[str, Callable[[], object]], repeats: int = 3, device: str = "cpu"
+) -> dict[str, float]:
     """Time several things in turn, so that other work on the machine meets all of them."""
     for work in works.values():
         work()
     best = dict.fromkeys(works, float("inf"))
     for _ in range(repeats):
         for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], timed(work, 1, device)[0])
     return best
 
 
-def matrix_product(dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+def matrix_product(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Callable[[], object]:
     """Return the plain 4096 x 4096 x 4096 product that everything is measured against."""
-    a, b = torch.randn(SIDE, SIDE).to(dtype), torch.randn(SIDE, SIDE).to(dtype)
+    a, b = (torch.randn(SIDE, SIDE).to(device, dtype) for _ in range(2))
     return lambda: a @ b
 
 
@@ -125,12 +141,24 @@ def peak_memory_gib() -> float:
 
     Not `ru_maxrss`, which on Linux a process inherits from the one that started it.
     """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**20
+    if (found := _memory_of_status("VmHWM")) is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def resident_memory_gib() -> float:
+    """Return this process's resident memory now; where the system does not tell, the largest."""
+    found = _memory_of_status("VmRSS")
+    return peak_memory_gib() if found is None else found
+
+
+def _memory_of_status(key: str) -> float | None:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    line = next(x for x in status.read_text().splitlines() if x.startswith(key))
+    return int(line.split()[1]) / 2**20
 
 
 def start_server() -> None:

@@ -42,7 +42,7 @@ from car.visual_prompts import VisualPrompter
 from openvocab.cli import CommandParser, run
 from openvocab.clip.model import CLIP
 from openvocab.clip.weights import open_clip_config
-from openvocab.computation import dtype_of
+from openvocab.computation import add_device_argument, choose_device, dtype_of
 from openvocab.errors import InputError
 from openvocab.reading.json_files import read_json_file
 
@@ -55,28 +55,31 @@ def random_clip(name: str) -> CLIP:
     return CLIP(open_clip_config(name, "quick_gelu")).eval().requires_grad_(False)
 
 
-def random_segmenter(precision: str, proposer: str, classifier: str) -> CaRSegmenter:
+def random_segmenter(
+    precision: str, proposer: str, classifier: str, *, device: str = "cpu", compile: bool = False
+) -> CaRSegmenter:
     """Return CaR with random weights that keeps every name, and has all texts at hand."""
     config = CaRConfig(confidence_threshold=0.0, visual_prompt_type=("circle", "blur"))
     segmenter = CaRSegmenter(
-        random_clip(proposer),
-        random_clip(classifier),
+        random_clip(proposer).to(device),
+        random_clip(classifier).to(device),
         config,
         precision=precision,  # type: ignore[arg-type]
+        compile=compile,
         cache_dir=False,
     )
     car = segmenter.car
     for encoder in (car.mask_proposal_generator.text, car.mask_classifier.text):
-        know_names(encoder, random_table(encoder.clip.config.embed_dim), templates=15)
+        know_names(encoder, random_table(encoder.clip.config.embed_dim, device), templates=15)
     return segmenter
 
 
-def random_table(width: int) -> Callable[..., torch.Tensor]:
+def random_table(width: int, device: str = "cpu") -> Callable[..., torch.Tensor]:
     """Return a maker of unit vectors (..., width), the same for the same shape."""
 
     def make(*shape: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        return F.normalize(torch.randn(*shape, width, generator=generator), dim=-1)
+        return F.normalize(torch.randn(*shape, width, generator=generator), dim=-1).to(device)
 
     return make
 
@@ -94,7 +97,8 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Time the stages of one step, and the plain product, in turn."""
-    segmenter = random_segmenter(args.precision, args.proposer, args.classifier)
+    device = choose_device(args.device)
+    segmenter = random_segmenter(args.precision, args.proposer, args.classifier, device=device)
     car, image = segmenter.car, picture(args.height, args.width)
     generator = car.mask_proposal_generator
     names = generator.text.encode_names([""] * args.names)
@@ -122,8 +126,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "crf": lambda: DenseCRF(crf_image(image)).marginals(probability),
         "crf_6_labels": lambda: DenseCRF(crf_image(image)).marginals(probability[:6]),
     }
-    product = {"product": matrix_product(dtype_of(args.precision))}
-    times = best_times({**product, **stages}, args.repeats)
+    product = {"product": matrix_product(dtype_of(args.precision), device)}
+    times = best_times({**product, **stages}, args.repeats, device)
     peak = matrix_throughput(times["product"])
     flops = {stage: count_flops(stages[stage]) for stage in ("trunk", "classifier")}
     steps = ("gradients_and_maps", "prompts", "classifier")
@@ -143,7 +147,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def segment_large(args: argparse.Namespace) -> dict[str, Any]:
     """Segment one large picture with many names; run in a process of its own for its memory."""
     names, height, width = args.large
-    segmenter = random_segmenter(args.precision, args.proposer, args.classifier)
+    segmenter = random_segmenter(
+        args.precision, args.proposer, args.classifier, device=choose_device(args.device)
+    )
     start = time.perf_counter()
     asked = [f"name {index}" for index in range(names)]
     recurrences: list[Recurrence] = []
@@ -167,7 +173,7 @@ def measure_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Return the peak memory of `segment_large` in a process of its own; its time is left out."""
     options = ["--precision", args.precision, "--proposer", args.proposer]
     options += ["--classifier", args.classifier, "--large", *map(str, args.memory)]
-    options += ["--threads", str(torch.get_num_threads())]
+    options += ["--threads", str(torch.get_num_threads()), "--device", args.device]
     found = in_fresh_process("benchmarks.speed.car_image", options)
     found.pop("seconds")
     return found
@@ -177,6 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = CommandParser(description=__doc__.split("\n\n")[0])
     add_measuring_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the best counts")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--names", type=int, default=NAMES)
@@ -212,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "load_average_before": load,
+        "device": choose_device(args.device),
         "precision": args.precision,
         "names": args.names,
         "size": [args.height, args.width],

@@ -11,8 +11,7 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -27,10 +26,11 @@ from benchmarks.measuring import (
     matrix_product,
     matrix_throughput,
     report,
+    timed,
 )
 from benchmarks.speed.known_texts import know_names
 from openvocab.cli import CommandParser, run
-from openvocab.computation import Precision
+from openvocab.computation import Precision, add_device_argument, choose_device
 from openvocab.semantic import MaskGeometry, semantic_labels
 from openvocab.vocabulary import Vocabulary
 from ovseg.config import InferenceConfig, OVSegConfig, load_published
@@ -103,13 +103,21 @@ def picture() -> np.ndarray:
 
 
 def segmenter_of(
-    model: OVSeg, inference: InferenceConfig, names: int, precision: Precision = "fp32"
+    model: OVSeg,
+    inference: InferenceConfig,
+    names: int,
+    precision: Precision = "fp32",
+    *,
+    device: str = "cpu",
+    compile: bool = False,
 ) -> OVSegSegmenter:
     """Return a segmenter whose text embeddings are random and already there."""
-    segmenter = OVSegSegmenter(model, inference, precision=precision, cache_dir=False)
+    segmenter = OVSegSegmenter(
+        model, inference, device=device, precision=precision, compile=compile, cache_dir=False
+    )
     width = model.config.clip.embed_dim
     generator = torch.Generator().manual_seed(1)
-    table = F.normalize(torch.randn(names, width, generator=generator), dim=-1)
+    table = F.normalize(torch.randn(names, width, generator=generator), dim=-1).to(device)
     know_names(model.clip_adapter.text_encoder, lambda *shape: table)
     return segmenter
 
@@ -119,51 +127,43 @@ def vocabulary_of(names: int) -> Vocabulary:
     return Vocabulary(tuple(f"name {index}" for index in range(names)))
 
 
-def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Return the shortest time of some runs in seconds, and the last result."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = work()
-        best = min(best, time.perf_counter() - start)
-    return best, result
-
-
 @torch.inference_mode()
-def measure_stages(model: DecidedOVSeg, valid: int, names: int, repeats: int) -> dict[str, Any]:
+def measure_stages(
+    model: DecidedOVSeg, valid: int, names: int, repeats: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Measure every stage of one image, and the matrix product before and after."""
     model.valid = valid
     inference = load_published(VARIANT)[1]
-    segmenter = segmenter_of(model, inference, names)
+    segmenter = segmenter_of(model, inference, names, device=device)
     adapter, vocabulary = model.clip_adapter, vocabulary_of(names)
-    image = torch.from_numpy(picture()).permute(2, 0, 1)
+    image = torch.from_numpy(picture()).permute(2, 0, 1).to(device)
     classifier = segmenter.classifier(vocabulary)
-    product = matrix_product()
+    product = matrix_product(device=device)
     product()
     seconds: dict[str, float] = {}
-    before, _ = timed(product, 3)
-    seconds["maskformer"], out = timed(lambda: model([image], classifier), repeats)
+    before, _ = timed(product, 3, device)
+    seconds["maskformer"], out = timed(lambda: model([image], classifier), repeats, device)
     logits = out.mask_logits[-1, 0]
     seconds["masks"], prob = timed(
-        lambda: mask_probability(logits, (SIDE, SIDE), (SIDE, SIDE)), repeats
+        lambda: mask_probability(logits, (SIDE, SIDE), (SIDE, SIDE)), repeats, device
     )
     binary = prob > inference.region.mask_threshold
     rows = binary.flatten(1).any(1).nonzero().squeeze(1)
     normalized = adapter.normalize(image)
     chunks = torch.split(rows, adapter.regions_per_batch)
     seconds["cut"], regions = timed(
-        lambda: [adapter.cut(normalized, prob[c], binary[c]) for c in chunks], repeats
+        lambda: [adapter.cut(normalized, prob[c], binary[c]) for c in chunks], repeats, device
     )
     seconds["clip"], features = timed(
-        lambda: torch.cat([adapter.encode_regions(r) for r in regions]), repeats
+        lambda: torch.cat([adapter.encode_regions(r) for r in regions]), repeats, device
     )
-    after, _ = timed(product, 3)
+    after, _ = timed(product, 3, device)
     flops = {
         "maskformer": count_flops(lambda: model([image], classifier)),
         "clip": len(rows) * count_flops(lambda: adapter.encode_regions(_first(regions[0]))),
     }
     label = partial(_labels, segmenter, vocabulary, out, features)
-    seconds["labels"], _ = timed(label, repeats)
+    seconds["labels"], _ = timed(label, repeats, device)
     total = sum(seconds.values())
     peak = matrix_throughput(min(before, after))
     return {
@@ -196,13 +196,15 @@ def _labels(
     classifier = segmenter.classifier(vocabulary)
     class_prob = out.class_logits[-1, 0].softmax(-1)[:, :-1]
     clip_prob = (LOGIT_SCALE * features @ classifier[:-1].T).softmax(-1)
-    valid = torch.arange(len(class_prob)) < len(clip_prob)
+    valid = torch.arange(len(class_prob), device=class_prob.device) < len(clip_prob)
     votes = ensemble(Branches(class_prob, clip_prob, valid), segmenter.inference.ensemble_weight)
     geometry = MaskGeometry((SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE), resize_logits=False)
     return semantic_labels(votes.weights, out.mask_logits[-1, 0], geometry)
 
 
-def measure_precision(config: OVSegConfig, valid: int, names: int, repeats: int) -> dict[str, Any]:
+def measure_precision(
+    config: OVSegConfig, valid: int, names: int, repeats: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Measure a whole image in bfloat16 against fp32, with the agreement of the labels."""
     inference = load_published(VARIANT)[1]
     image, vocabulary = picture(), vocabulary_of(names)
@@ -210,11 +212,13 @@ def measure_precision(config: OVSegConfig, valid: int, names: int, repeats: int)
     dtypes: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
     for precision, dtype in dtypes.items():
         model = random_ovseg(config, valid)
-        segmenter = segmenter_of(model, inference, names, precision)
-        product = matrix_product(dtype)
+        segmenter = segmenter_of(model, inference, names, precision, device=device)
+        product = matrix_product(dtype, device)
         product()
-        products[precision], _ = timed(product, 3)
-        seconds[precision], found = timed(partial(segmenter.segment, image, vocabulary), repeats)
+        products[precision], _ = timed(product, 3, device)
+        seconds[precision], found = timed(
+            partial(segmenter.segment, image, vocabulary), repeats, device
+        )
         labels[precision] = found.labels
     return {
         "valid_proposals": valid,
@@ -238,6 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = CommandParser(description=__doc__.split("\n\n")[0])
     add_measuring_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--proposals", type=int, nargs="+", default=[20, 50, 100])
     parser.add_argument("--names", type=int, default=150)
     parser.add_argument("--precision-proposals", type=int, default=20)
@@ -256,17 +261,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.once:
         print(json.dumps(segment_once(*args.once)))
         return 0
-    config = load_published(VARIANT)[0]
+    config, device = load_published(VARIANT)[0], choose_device(args.device)
     model = random_ovseg(config, max(args.proposals))
     result: dict[str, Any] = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "device": device,
         "load_before": os.getloadavg(),
-        "stages": [measure_stages(model, v, args.names, args.repeats) for v in args.proposals],
+        "stages": [
+            measure_stages(model, valid, args.names, args.repeats, device)
+            for valid in args.proposals
+        ],
     }
     del model
     result["precision"] = measure_precision(
-        config, args.precision_proposals, args.names, args.repeats
+        config, args.precision_proposals, args.names, args.repeats, device
     )
     result["load_after"] = os.getloadavg()
     if not args.no_memory:

@@ -29,7 +29,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.speed.known_texts import know_names
 from openvocab.cli import CommandParser, run
-from openvocab.computation import Precision
+from openvocab.computation import Precision, add_device_argument, choose_device
 from openvocab.semantic import MaskGeometry, semantic_labels, semantic_scores
 from openvocab.vocabulary import Vocabulary
 from san import SAN, SANPrediction, SANSegmenter, san_vit_b_16
@@ -53,10 +53,12 @@ class DecidedSAN(SAN):
         real = super().forward(images, class_embeddings, all_layers=all_layers)[-1]
         generator = torch.Generator().manual_seed(0)
         height, width = real.mask_logits.shape[2:]
+        classes = 5 * torch.randn(real.class_logits.shape, generator=generator)
         return [
             SANPrediction(
-                5 * torch.randn(real.class_logits.shape, generator=generator),
+                classes.to(real.class_logits.device),
                 decided_masks(real.mask_logits.shape[1], (height, width))
+                .to(real.mask_logits.device)
                 .expand_as(real.mask_logits)
                 .contiguous(),
             )
@@ -76,8 +78,9 @@ def random_san() -> SAN:
     return DecidedSAN(san_vit_b_16()).eval().requires_grad_(False)
 
 
-def picture(height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """Return a smooth random picture (height, width, 3)."""
+def picture(height: int = SIDE, width: int | None = None) -> np.ndarray:
+    """Return a smooth random picture (height, width, 3), a square without a width."""
+    width = height if width is None else width
     generator = np.random.default_rng(0)
     coarse = torch.from_numpy(generator.uniform(0, 255, (1, 3, 12, 12)))
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
@@ -93,21 +96,22 @@ def cached_text(segmenter: SANSegmenter, count: int) -> Vocabulary:
     return vocabulary
 
 
-def measure_network(repeats: int) -> dict[str, Any]:
+def measure_network(repeats: int, device: str = "cpu") -> dict[str, Any]:
     """Measure the network at 150 names: utilisation, stages, batch of four."""
-    network = random_san()
-    pixels = torch.randn(1, 3, SIDE, SIDE)
-    classes = torch.randn(151, network.config.clip.embed_dim)
+    network = random_san().to(device)
+    pixels = torch.randn(1, 3, SIDE, SIDE).to(device)
+    classes = torch.randn(151, network.config.clip.embed_dim).to(device)
     flops = count_flops(lambda: network(pixels, classes))
     four = pixels.repeat(4, 1, 1, 1)
     with torch.inference_mode():
         times = best_times(
             {
-                "product": matrix_product(),
+                "product": matrix_product(device=device),
                 "network": lambda: network(pixels, classes),
                 "four": lambda: network(four, classes),
             },
             repeats,
+            device,
         )
     peak = matrix_throughput(times["product"])
     return {
@@ -118,13 +122,13 @@ def measure_network(repeats: int) -> dict[str, Any]:
     }
 
 
-def measure_labels(repeats: int) -> dict[str, Any]:
+def measure_labels(repeats: int, device: str = "cpu") -> dict[str, Any]:
     """Measure the step from masks to labels on smooth masks, against the network's time."""
-    masks = decided_masks(100, (SIDE // 16, SIDE // 16))
+    masks = decided_masks(100, (SIDE // 16, SIDE // 16)).to(device)
     geometry = MaskGeometry((SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE))
-    network = random_san()
-    pixels, classes = torch.randn(1, 3, SIDE, SIDE), torch.randn(151, 512)
-    prob = {k: (5 * torch.randn(100, k + 1)).softmax(-1)[:, :-1] for k in (20, 150, 847)}
+    network = random_san().to(device)
+    pixels, classes = torch.randn(1, 3, SIDE, SIDE).to(device), torch.randn(151, 512).to(device)
+    prob = {k: (5 * torch.randn(100, k + 1)).softmax(-1)[:, :-1].to(device) for k in (20, 150, 847)}
     with torch.inference_mode():
         times = best_times(
             {
@@ -136,6 +140,7 @@ def measure_labels(repeats: int) -> dict[str, Any]:
                 "full_volume_150": lambda: semantic_scores(prob[150], masks, geometry).argmax(0),
             },
             repeats,
+            device,
         )
     streamed = semantic_labels(prob[150], masks, geometry)
     full = semantic_scores(prob[150], masks, geometry).argmax(0)
@@ -173,24 +178,28 @@ def names_of_queries(network: SAN, image: np.ndarray, count: int) -> torch.Tenso
     return torch.nn.functional.normalize(apart[torch.arange(count) % len(apart)], dim=-1)
 
 
-def measure_precision(repeats: int, *, compiled: bool) -> dict[str, Any]:
+def measure_precision(repeats: int, *, compiled: bool, device: str = "cpu") -> dict[str, Any]:
     """Measure whole images in fewer bits, and compiled, against fp32, and compare the labels."""
     image = picture()
-    table = names_of_queries(spread_san(), image, 150)
+    table = names_of_queries(spread_san(), image, 150).to(device)
     vocabulary = Vocabulary(tuple(f"name {index}" for index in range(150)))
     segmenters: dict[str, SANSegmenter] = {}
-    works: dict[str, Callable[[], object]] = {"product_fp32": matrix_product()}
+    works: dict[str, Callable[[], object]] = {"product_fp32": matrix_product(device=device)}
     precisions: tuple[Precision, ...] = ("fp32", *DTYPES)
     for name in precisions:
-        segmenters[name] = SANSegmenter(spread_san(), precision=name, cache_dir=False)
+        segmenters[name] = SANSegmenter(
+            spread_san(), device=device, precision=name, cache_dir=False
+        )
         know_names(segmenters[name].text, lambda *shape: table)
         works[name] = partial(segmenters[name].segment, image, vocabulary)
     if compiled:
-        segmenters["compiled"] = SANSegmenter(spread_san(), compile=True, cache_dir=False)
+        segmenters["compiled"] = SANSegmenter(
+            spread_san(), device=device, compile=True, cache_dir=False
+        )
         know_names(segmenters["compiled"].text, lambda *shape: table)
         works["compiled"] = lambda: segmenters["compiled"].segment(image, vocabulary)
-    works |= {f"product_{name}": matrix_product(dtype) for name, dtype in DTYPES.items()}
-    times = best_times(works, repeats)
+    works |= {f"product_{name}": matrix_product(dtype, device) for name, dtype in DTYPES.items()}
+    times = best_times(works, repeats, device)
     labels = {name: s.segment(image, vocabulary).labels for name, s in segmenters.items()}
     return {
         "names_found_fp32": len(np.unique(labels["fp32"])),
@@ -219,6 +228,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = CommandParser(description=__doc__.split("\n\n")[0])
     add_measuring_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the best counts")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--large", nargs=3, type=int, metavar=("NAMES", "HEIGHT", "WIDTH"),
@@ -234,12 +244,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.large:
         print(json.dumps(segment_large(*args.large)))
         return 0
+    device = choose_device(args.device)
     result = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "network": measure_network(args.repeats),
-        "labels": measure_labels(args.repeats),
-        "precision": measure_precision(args.repeats, compiled=args.compile),
+        "device": device,
+        "network": measure_network(args.repeats, device),
+        "labels": measure_labels(args.repeats, device),
+        "precision": measure_precision(args.repeats, compiled=args.compile, device=device),
         "memory": in_fresh_process(
             "benchmarks.speed.san_image", ["--large", "10000", "1024", "1536"]
         ),

@@ -27,9 +27,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from benchmarks.measuring import best_time, matrix_product, matrix_throughput
+from benchmarks.measuring import best_time, matrix_product, matrix_throughput, synchronize
 from openvocab.cli import CommandParser, run
 from openvocab.clip.config import VisionConfig
+from openvocab.computation import add_device_argument, choose_device
 from openvocab.datasets.transforms import TransformConfig
 from openvocab.files import write_text
 from openvocab.training.losses import (
@@ -81,9 +82,10 @@ class MeasuredStep:
     optimizer: torch.optim.Optimizer
     queries: int
 
-    def __init__(self, images: int) -> None:
-        self.images = torch.randn(images, 3, SIDE, SIDE)
-        self.labels = torch.stack([_label_map(seed) for seed in range(images)])
+    def __init__(self, images: int, *, device: str = "cpu", side: int = SIDE) -> None:
+        self.device = device
+        self.images = torch.randn(images, 3, side, side).to(device)
+        self.labels = torch.stack([_label_map(seed, side) for seed in range(images)]).to(device)
 
     def targets(self) -> list[Targets]:
         """Make masks of the label maps."""
@@ -109,14 +111,14 @@ class MeasuredStep:
         The loader's batch is waited for as in training, where workers prepare it during the step
         before; what is computed with are pictures of constant content.
         """
-        clock = Clock()
+        clock = Clock(self.device)
         next(loader)
         clock.stop("data")
         targets = self.targets()
         clock.stop("targets")
         layers = self.forward()
         clock.stop("forward")
-        draw = PerImageDraws(range(len(targets)))
+        draw = PerImageDraws(range(len(targets)), torch.device(self.device))
         matches = [self.match(layer, targets, draw) for layer in layers]
         clock.stop("matching")
         totals = totals_of([len(target.labels) for target in targets], self.queries, 0.1)
@@ -141,14 +143,15 @@ class SANParts(MeasuredStep):
     title = "SAN ViT-B/16, random weights"
     network: SAN
 
-    def __init__(self, images: int) -> None:
-        super().__init__(images)
+    def __init__(self, images: int, *, device: str = "cpu", side: int = SIDE) -> None:
+        super().__init__(images, device=device, side=side)
         torch.manual_seed(0)
-        self.network = SAN(san_vit_b_16())
+        self.network = SAN(san_vit_b_16()).to(device)
         self.optimizer = san_optimizer(self.network, SANOptimizer())
         self.criterion = SANCriterion(SANLosses())
         self.queries = self.network.config.num_queries
-        self.text = F.normalize(torch.randn(CLASSES, self.network.config.clip.embed_dim), dim=-1)
+        width = self.network.config.clip.embed_dim
+        self.text = F.normalize(torch.randn(CLASSES, width), dim=-1).to(device)
 
     def forward(self) -> list[Any]:
         """See `MeasuredStep`."""
@@ -172,17 +175,17 @@ class OVSegParts(MeasuredStep):
     title = "OVSeg Swin-B, random weights"
     network: OVSeg
 
-    def __init__(self, images: int) -> None:
-        super().__init__(images)
+    def __init__(self, images: int, *, device: str = "cpu", side: int = SIDE) -> None:
+        super().__init__(images, device=device, side=side)
         torch.manual_seed(0)
         config, _ = load_published("ovseg_swinB_vitL_bs32_120k")
         vision = VisionConfig(image_size=2, patch_size=2, width=8, layers=1, heads=1, mlp_width=8)
         clip = replace(config.clip, vision=vision, text=replace(config.clip.text, layers=1))
-        self.network = OVSeg(replace(config, clip=clip)).train()
+        self.network = OVSeg(replace(config, clip=clip)).train().to(device)
         self.optimizer = ovseg_optimizer(self.network, OVSegOptimizer())
         self.criterion = OVSegCriterion(OVSegLosses())
         self.queries = config.num_queries
-        self.text = F.normalize(torch.randn(CLASSES + 1, clip.embed_dim), dim=-1)
+        self.text = F.normalize(torch.randn(CLASSES + 1, clip.embed_dim), dim=-1).to(device)
 
     def forward(self) -> list[Any]:
         """See `MeasuredStep`."""
@@ -205,12 +208,15 @@ class OVSegParts(MeasuredStep):
 class Clock:
     """Adds up the time between stops by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.seconds: dict[str, float] = {}
+        self._device = device
+        synchronize(device)
         self._last = time.perf_counter()
 
     def stop(self, name: str) -> None:
         """Credit the time since the last stop to a name."""
+        synchronize(self._device)
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
@@ -291,12 +297,12 @@ def _write_photographs(folder: Path, count: int) -> None:
             image.save(folder / name / f"{index}.{suffix}")
 
 
-def _label_map(seed: int) -> Tensor:
+def _label_map(seed: int, side: int = SIDE) -> Tensor:
     """A map of rectangles of `PRESENT` classes."""
     rng = np.random.default_rng(seed)
     classes = rng.permutation(CLASSES)[:PRESENT]
     cells = rng.permutation(np.arange(100) % PRESENT).reshape(10, 10)
-    return torch.from_numpy(classes[cells].repeat(SIDE // 10, 0).repeat(SIDE // 10, 1))
+    return torch.from_numpy(classes[cells].repeat(side // 10, 0).repeat(side // 10, 1))
 
 
 def split(step: MeasuredStep, repeats: int, workers: int) -> dict[str, Any]:
@@ -317,19 +323,20 @@ def split(step: MeasuredStep, repeats: int, workers: int) -> dict[str, Any]:
     }
 
 
-def measure(images: int, repeats: int, workers: int) -> dict[str, Any]:
+def measure(images: int, repeats: int, workers: int, device: str = "cpu") -> dict[str, Any]:
     """Run everything."""
-    product = matrix_throughput(best_time(matrix_product()))
+    product = matrix_throughput(best_time(matrix_product(device=device), device=device))
     return {
         "image": f"{SIDE} x {SIDE}, {PRESENT} classes each",
         "classes_in_an_image": PRESENT,
         "images_per_step": images,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "device": device,
         "torch": torch.__version__,
         "matrix_product_gflops": product / 1e9,
-        "san": split(SANParts(images), repeats, workers),
-        "ovseg": split(OVSegParts(images), repeats, workers),
+        "san": split(SANParts(images, device=device), repeats, workers),
+        "ovseg": split(OVSegParts(images, device=device), repeats, workers),
         "kept_for_backward_mib": memory(images),
         "loader": {"workers": workers, "samples_per_second": loader_rate(workers, 48, 4)},
     }
@@ -342,8 +349,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path)
+    add_device_argument(parser)
     args = parser.parse_args(argv)
-    text = json.dumps(measure(args.images, args.repeats, args.workers), indent=2)
+    text = json.dumps(
+        measure(args.images, args.repeats, args.workers, choose_device(args.device)), indent=2
+    )
     print(text)
     if args.output is not None:
         write_text(args.output, text + "\n")

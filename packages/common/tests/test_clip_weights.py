@@ -17,7 +17,13 @@ from openvocab.clip import CLIP, load_clip
 from openvocab.clip._torchscript import is_torchscript, read_torchscript
 from openvocab.errors import InputError
 from openvocab.weights import hub
-from openvocab.weights.state_dict import load_strict, read_state_dict, save_state_dict
+from openvocab.weights.state_dict import (
+    fill,
+    load_strict,
+    read_state_dict,
+    save_state_dict,
+    unfilled,
+)
 
 
 @pytest.fixture
@@ -221,3 +227,43 @@ def test_models_are_built_for_loading_without_memory_or_torchs_compiler() -> Non
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class _Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
+        self.register_buffer("own", torch.ones(2), persistent=False)
+
+
+def test_a_model_takes_its_weights_over_and_copies_what_is_shared() -> None:
+    with unfilled():
+        whole, overlapping, half = _Small(), _Small(), _Small()
+    one, two = torch.randn(2, 3), torch.randn(2, 3)
+    fill(whole, {"two.weight": two, "one.weight": one}, source="here")
+    assert whole.one.weight.data_ptr() == one.data_ptr()
+    assert whole.two.weight.data_ptr() == two.data_ptr()
+    assert whole.one.weight.requires_grad and not whole.own.is_meta
+    fill(overlapping, {"one.weight": one, "two.weight": one}, source="here")
+    pointers = {overlapping.one.weight.data_ptr(), overlapping.two.weight.data_ptr()}
+    assert len(pointers) == 2 and torch.equal(overlapping.two.weight, one)
+    fill(half, {"one.weight": one.half(), "two.weight": two.T.contiguous().T}, source="here")
+    assert half.one.weight.dtype == torch.float32 and half.two.weight.is_contiguous()
+    with unfilled(), pytest.raises(InputError, match="1 missing"):
+        fill(_Small(), {"one.weight": one}, source="here")
+
+
+def test_a_clip_does_not_share_memory_with_the_state_dict_it_was_made_of(clip: CLIP) -> None:
+    tensors = clip.state_dict()
+    for source in (tensors, {"model": dict(tensors)}):
+        loaded = load_clip(source, activation="quick_gelu", heads=HEADS)
+        loaded.visual.proj.zero_()
+        assert clip.visual.proj.any()
+
+
+def test_weights_stay_mapped_when_their_file_is_written_anew(clip: CLIP, tmp_path: Path) -> None:
+    path = tmp_path / "clip.safetensors"
+    save_state_dict(path, clip.state_dict())
+    loaded = load_clip(path, activation="quick_gelu", heads=HEADS)
+    save_state_dict(path, {name: 0 * tensor for name, tensor in loaded.state_dict().items()})
+    assert same(clip, loaded)

@@ -26,6 +26,18 @@ def test_auto_is_cuda_then_mps_then_cpu(monkeypatch, name, cuda, mps, expected) 
     assert choose_device(name) == expected
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda", None])
+@pytest.mark.parametrize(
+    ("rank", "expected"), [("0", "cuda"), ("1", "cuda:1"), ("2", "cuda"), ("one", "cuda")]
+)
+def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch, name, rank, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: None)  # there is no GPU here
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert choose_device(name) == expected
+
+
 def test_a_device_that_is_there_is_taken() -> None:
     assert choose_device("cpu") == "cpu"
 

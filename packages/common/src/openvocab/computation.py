@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,7 +58,7 @@ def choose_device(name: str | None = "auto") -> str:
 
     Args:
         name: a device such as "cuda:1"; "auto" or None takes the first of cuda, mps and cpu that
-            this machine has.
+            this machine has. Of several GPUs each process of torchrun takes its own.
 
     Raises:
         InputError: there is no device of this name, here or anywhere.
@@ -66,7 +67,7 @@ def choose_device(name: str | None = "auto") -> str:
 
     if name is None or name == "auto":
         if torch.cuda.is_available():
-            return "cuda"
+            return _own_gpu()
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(name).type
@@ -80,7 +81,16 @@ def choose_device(name: str | None = "auto") -> str:
         raise InputError(
             f"the device {name!r} is not available here; use auto, or cpu, which always is"
         ) from error
-    return name
+    return _own_gpu() if name == "cuda" else name
+
+
+def _own_gpu() -> str:
+    """Return "cuda", or the GPU of this process where torchrun has started several processes."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK", "0")
+    own = local.isdecimal() and 0 < int(local) < torch.cuda.device_count()
+    return f"cuda:{local}" if own else "cuda"
 
 
 def check_precision(precision: str) -> None:

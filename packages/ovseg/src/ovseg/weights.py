@@ -21,8 +21,7 @@ from openvocab.vocabulary import WORLD
 from openvocab.weights.folders import find_pretrained
 from openvocab.weights.shipped import read_shared, save_shared, world_file
 from openvocab.weights.state_dict import (
-    check_fits,
-    load_strict,
+    fill,
     read_metadata,
     save_state_dict,
     unfilled,
@@ -165,7 +164,8 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
 
     Args:
         config: the architecture; the number of training classes is the state dict's.
-        tensors: the state dict. It may be a plain dict: nothing depends on version metadata.
+        tensors: the state dict, which the model takes over. It may be a plain dict: nothing
+            depends on version metadata.
         source: description of where the weights come from, for errors.
 
     Raises:
@@ -181,9 +181,7 @@ def load_model(config: OVSegConfig, tensors: Mapping[str, Tensor], *, source: st
         config = replace(config, mask_prompt_depth=len(tensors[CLIP_PREFIX + PROMPTS]))
     with unfilled():
         model = OVSeg(config)
-    check_fits(model, tensors, source=source)  # before it takes memory
-    model.to_empty(device="cpu")
-    load_strict(model, tensors, source=source)
+    fill(model, tensors, source=source)
     return model.eval()
 
 

@@ -18,7 +18,7 @@ from openvocab.weights.folders import find_pretrained
 from openvocab.weights.hub import fetch
 from openvocab.weights.shipped import read_shared, save_shared, world_file
 from openvocab.weights.state_dict import (
-    check_fits,
+    fill,
     load_strict,
     read_metadata,
     save_state_dict,
@@ -90,10 +90,8 @@ def load_network(
     with unfilled():
         network = SAN(config)
     tensors = _our_names(network, tensors)
-    check_fits(network, tensors, source=str(path))  # before it takes memory
-    network = network.to_empty(device="cpu")
+    fill(network, tensors, source=str(path))
     network.reset_buffers()
-    load_strict(network, tensors, source=str(path))
     return network.eval(), inference
 
 

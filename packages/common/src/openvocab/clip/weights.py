@@ -37,8 +37,7 @@ from openvocab.vocabulary import WORLD
 from openvocab.weights.hub import fetch_open_clip
 from openvocab.weights.shipped import world_file
 from openvocab.weights.state_dict import (
-    check_fits,
-    load_strict,
+    fill,
     read_metadata,
     read_state_dict,
     unfilled,
@@ -88,7 +87,7 @@ def load_clip(
     if isinstance(source, nn.Module):
         clip = _from_module(source, activation)
     elif isinstance(source, Mapping):
-        clip = build_clip(source, activation, heads=heads, origin="the state dict")
+        clip = build_clip(_copied(source), activation, heads=heads, origin="the state dict")
     else:
         clip = _from_name_or_path(source, activation, heads)
     return clip.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -104,7 +103,7 @@ def build_clip(
     """Build the CLIP whose architecture the shapes of a state dict determine, and load it strictly.
 
     Args:
-        state_dict: OpenAI's or open_clip's names.
+        state_dict: OpenAI's or open_clip's names; the CLIP takes the tensors over.
         activation: activation function with which the weights were trained.
         heads: numbers of heads of the image and the text tower; None for those of the published
             architecture.
@@ -343,9 +342,7 @@ def _from_hub(name: str, tag: str, activation: Activation | None) -> CLIP:
 def _build(config: CLIPConfig, tensors: Mapping[str, Tensor], *, origin: str) -> CLIP:
     with unfilled():
         clip = CLIP(config)
-    check_fits(clip, tensors, source=origin)  # before it takes memory
-    clip = clip.to_empty(device="cpu").float()
-    load_strict(clip, tensors, source=origin)
+    fill(clip.float(), tensors, source=origin)
     return clip
 
 
@@ -365,9 +362,18 @@ def _from_module(module: nn.Module, activation: Activation | None) -> CLIP:
     towers = [blocks.get(f"{name}transformer.resblocks.0.attn") for name in ("visual.", text)]
     heads: Any = tuple(getattr(a, "num_heads", getattr(a, "heads", None)) for a in towers)
     told = _agree(activation, stored, origin)
-    return build_clip(
-        module.state_dict(), told, heads=heads if None not in heads else None, origin=origin
-    )
+    tensors = _copied(module.state_dict())
+    return build_clip(tensors, told, heads=heads if None not in heads else None, origin=origin)
+
+
+def _copied(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the tensors of somebody else, since a model takes over what it is built of."""
+    copied = {}
+    for name, value in state_dict.items():
+        copied[name] = value.clone() if isinstance(value, Tensor) else value
+        if isinstance(value, Mapping):  # a wrapper, such as {"model": ...}
+            copied[name] = _copied(value)
+    return copied
 
 
 def _agree(asked: Activation | None, stored: Any, origin: str) -> Activation | None:

@@ -66,7 +66,7 @@ class _WithoutNormal(TorchFunctionMode):
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Build modules without memory, whose weights are loaded after `to_empty`.
+    """Build modules without memory, which get their weights by `fill`.
 
     Not only `torch.device("meta")`: there, the first normally distributed number imports torch's
     compiler, which takes longer than loading a CLIP.
@@ -89,6 +89,43 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: 
     check_fits(module, state_dict, source=source)
     check_finite(state_dict, source=source)
     module.load_state_dict(dict(state_dict), strict=True)
+
+
+def fill(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Give a module that was built `unfilled` its weights, strictly and without a copy of them.
+
+    A file that is mapped into memory stays mapped, so that a model takes no more memory than its
+    weights, and processes share them. Only what has another type than the module, is not contiguous
+    or overlaps an earlier tensor is copied. Buffers that no state dict holds get memory, but no
+    values.
+
+    Args:
+        module: becomes the owner of the tensors.
+        state_dict: names with tensors, which nobody else may change afterwards.
+        source: where the tensors come from, for the error.
+
+    Raises:
+        InputError: see `load_strict`.
+    """
+    check_fits(module, state_dict, source=source)
+    check_finite(state_dict, source=source)
+    own = module.state_dict()
+    tensors = {n: t.detach().to(own[n].dtype).contiguous() for n, t in state_dict.items()}
+    module.load_state_dict(_disjoint(tensors), strict=True, assign=True)
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_meta:
+                part._buffers[name] = torch.empty_like(buffer, device="cpu")
+
+
+def _disjoint(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy contiguous tensors that overlap an earlier one, so that each has its own memory."""
+    result, end = {}, 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_ptr()):
+        start = tensor.data_ptr()
+        result[name] = tensor.clone() if start < end else tensor
+        end = max(end, start + tensor.nbytes)
+    return result
 
 
 def check_fits(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
