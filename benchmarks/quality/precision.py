@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,21 +58,6 @@ def measure(key: str, count: int, device: str) -> dict[str, Any]:
     }
 
 
-def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write measurements by method as a table in Markdown, as the documentation shows it."""
-    lines = [
-        "| | scenes | mIoU in fp32 | bf16: equal labels | mIoU | fp16: equal labels | mIoU |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for key, found in methods.items():
-        cells = [f"{found['fp32']['miou']:.2f}"]
-        for name in ("bf16", "fp16"):
-            change = found[name]["miou"] - found["fp32"]["miou"]
-            cells += [f"{100 * found[name]['equal_labels']:.2f} %", f"{change:+.2f}"]
-        lines.append(f"| {title_of(key)} | {found['scenes']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = CommandParser(
@@ -96,8 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(args.device)
     keys = args.methods or available_methods()
     found = {key: measure(key, args.scenes, device) for key in keys}
-    result = {"data_set": f"{WORLD}:val", "device": device, "torch": torch.__version__}
-    report({**result, "methods": found}, args.output)
+    result = {
+        "data_set": f"{WORLD}:val",
+        "device": device,
+        "torch": torch.__version__,
+        "titles": {key: title_of(key) for key in found},
+        "methods": found,
+    }
+    report(result, args.output)
     return 0
 
 
