@@ -145,7 +145,7 @@ def vocabulary_of(models: str, names: int) -> Vocabulary:
     return Vocabulary.from_names(Vocabulary.load(WORLD).names[:names])
 
 
-class Clock:
+class Deadline:
     """How much of the time is left."""
 
     def __init__(self, minutes: float) -> None:
@@ -171,7 +171,9 @@ def peak_memory(device: str) -> Iterator[dict[str, float]]:
         found["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
 
 
-def measure_method(key: str, args: argparse.Namespace, device: str, clock: Clock) -> dict[str, Any]:
+def measure_method(
+    key: str, args: argparse.Namespace, device: str, deadline: Deadline
+) -> dict[str, Any]:
     """Compare a method with itself on the CPU in fp32, then measure how fast it is in batches."""
     vocabulary, image = vocabulary_of(args.models, args.names), san_image.picture(args.side)
     plain = make(key, args.models, Variant("cpu"), args.names)
@@ -187,14 +189,14 @@ def measure_method(key: str, args: argparse.Namespace, device: str, clock: Clock
         "variants": {},
     }
     for variant in variants:
-        if clock.allows(f"{key} {variant.title}"):
+        if deadline.allows(f"{key} {variant.title}"):
             segmenter = make(key, args.models, variant, args.names)
             result["variants"][variant.title] = {
                 **measure_variant(segmenter, variant, image, vocabulary, expected, flops),
                 "images_per_second": {
                     str(size): throughput(segmenter, variant, [image] * size, vocabulary)
                     for size in args.batches
-                    if clock.allows(f"{key} {variant.title} in batches of {size}")
+                    if deadline.allows(f"{key} {variant.title} in batches of {size}")
                 },
             }
     return result
@@ -308,14 +310,14 @@ def measure_exchange(device: str, numbers: int) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, device: str) -> dict[str, Any]:
     """Run everything there is time for."""
-    clock, methods, training = Clock(args.minutes), {}, {}
+    deadline, methods, training = Deadline(args.minutes), {}, {}
     kind = torch.device(device).type
     for key in args.methods:
-        if clock.allows(key):
-            methods[key] = measure_method(key, args, device, clock)
+        if deadline.allows(key):
+            methods[key] = measure_method(key, args, device, deadline)
     steps: dict[str, Callable[..., MeasuredStep]] = {"san": SANParts, "ovseg": OVSegParts}
     for key, make_step in steps.items():
-        if key in args.train and clock.allows(f"training {key}"):
+        if key in args.train and deadline.allows(f"training {key}"):
             training[key] = measure_training(make_step, args.train_side, device)
     result = {
         "device": torch.cuda.get_device_name(device) if kind == "cuda" else platform.processor(),
@@ -327,9 +329,9 @@ def measure(args: argparse.Namespace, device: str) -> dict[str, Any]:
         "methods": methods,
         "training": training,
     }
-    if (kind == "cpu" or torch.cuda.device_count() > 1) and clock.allows("two processes"):
+    if (kind == "cpu" or torch.cuda.device_count() > 1) and deadline.allows("two processes"):
         result["exchange"] = measure_exchange(kind, _EXCHANGED if kind == "cuda" else 1 << 16)
-    return {**result, "skipped": clock.skipped}
+    return {**result, "skipped": deadline.skipped}
 
 
 def table(result: dict[str, Any]) -> str:
