@@ -191,6 +191,7 @@ def test_names_of_a_file_stay_to_the_letter(tmp_path: Path, file: str, content: 
         ("object.json", b'{"a": 1}', "holds a dict"),
         ("broken.json", b'["a"', "is not a list of names"),
         ("image.txt", b"\xff\xd8\xff\xe0", "is not a list of names"),
+        ("utf16.txt", "crab\nduck".encode("utf-16"), "is not a list of names.*save it as UTF-8"),
         ("numbers.json", b"[1, 2]", "class name 1"),
     ],
 )

@@ -60,7 +60,11 @@ def _lines(path: Path) -> list[_Line]:
         names = text.rstrip().splitlines()
         if path.suffix == ".json":
             names = parse_json(text, str(path), "a list")
-    except ValueError as error:  # neither UTF-8 nor JSON
+    except UnicodeDecodeError:  # such as UTF-16, or an image
+        raise InputError(
+            f"{path} is not a list of names: it is no UTF-8 text; save it as UTF-8"
+        ) from None
+    except ValueError as error:  # no JSON
         raise InputError(f"{path} is not a list of names: {error}") from None
     if not isinstance(names, list):
         raise InputError(f"{path} holds a {type(names).__name__}; expected a list of names")
