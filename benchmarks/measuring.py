@@ -178,12 +178,12 @@ def in_fresh_process(
     The process ends when this one does, however that ends.
 
     Args:
-        module: its dotted name, such as "benchmarks.structure.latency".
-        arguments: its arguments.
+        module: dotted name of the module, such as "benchmarks.structure.latency".
+        arguments: arguments of the module.
         show: let its messages and bars through while it runs.
 
     Raises:
-        RuntimeError: it failed; with what it said.
+        RuntimeError: the module failed; the message contains its output.
     """
     start_server()
     context: Any = multiprocessing.get_context(_METHOD)  # the stubs know no `Process` of it

@@ -61,9 +61,9 @@ class Request:
 
     Attributes:
         models: methods, in order.
-        weights: by method.
-        datasets: names or folders.
-        data_root: where known sets lie.
+        weights: weights by method.
+        datasets: data sets, as names or folders.
+        data_root: folder of the known data sets.
         foreign: predictions of other programs.
     """
 

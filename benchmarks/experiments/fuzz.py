@@ -52,8 +52,8 @@ class Tally:
     """What came of the inputs.
 
     Attributes:
-        outcomes: by kind of input and outcome, how many.
-        findings: what should not be, as far as it is shown.
+        outcomes: number of inputs for each kind of input and outcome.
+        findings: outcomes that should not occur, up to the number that is shown.
         slowest: seconds of the slowest input.
         largest: bytes that the largest child grew to, over its beginning.
     """
@@ -164,9 +164,9 @@ def campaign(inputs: int, seed: int, folder: Path) -> Tally:
     """Run so many inputs.
 
     Args:
-        inputs: how many.
-        seed: of the generator; the same number gives the same inputs.
-        folder: for files; the canary is planted in it.
+        inputs: number of inputs.
+        seed: seed of the generator; the same seed gives the same inputs.
+        folder: folder for the files and the canary.
     """
     canary = folder / "canary"
     os.environ["OPENVOCAB_FUZZ_CANARY"] = str(canary)

@@ -62,9 +62,9 @@ class Seed:
     """A file to start from.
 
     Attributes:
-        kind: what readers take it.
-        suffix: of its name.
-        data: its content.
+        kind: kind of file that readers take it for.
+        suffix: suffix of its name.
+        data: contents of the file.
     """
 
     kind: str

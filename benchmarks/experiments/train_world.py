@@ -50,7 +50,7 @@ class TrainingStage:
     """One command of the recipe.
 
     Attributes:
-        name: of the folder that it writes.
+        name: name of the folder that the command writes.
         arguments: module and arguments, without the output folder.
         product: file that is there when it is done.
     """

@@ -14,8 +14,8 @@ def threshold_rows(comparison: Comparison, images: int) -> list[ThresholdRow]:
     """Hold a comparison on the world against the acceptance thresholds of its methods.
 
     Args:
-        comparison: as `comparison.py` writes it.
-        images: how many were evaluated.
+        comparison: the comparison, as `comparison.py` writes it.
+        images: number of evaluated images.
 
     Returns:
         For each threshold what it is about, the bound, what was reached, and whether it holds; None

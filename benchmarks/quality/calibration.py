@@ -41,7 +41,7 @@ def measure(segmenter: BaseSegmenter, count: int | None = None) -> dict[str, Any
 
     Args:
         segmenter: the method.
-        count: of the scenes; None for all.
+        count: number of scenes; None for all.
     """
     data = open_world("val", count)
     vocabulary = data.vocabulary

@@ -181,8 +181,8 @@ def seen_classes(
     Args:
         asked: a file of names or a vocabulary; None: what the checkpoints say of their training,
             and COCO-Stuff's names where they say nothing, as the published ones.
-        data: whose classes are told apart.
-        weights: by method.
+        data: data set whose classes are divided into seen and unseen.
+        weights: weights by method.
 
     Raises:
         InputError: a list was asked for that is neither a file nor a vocabulary.

@@ -84,7 +84,7 @@ def costs(seconds: Sequence[float], before: float) -> Costs:
     """Return seconds for an image, without the first one, which pays for the names, and memory.
 
     Args:
-        seconds: of the images in order.
+        seconds: seconds of the images, in order.
         before: GiB at most before the method was loaded: Python and libraries.
     """
     return {

@@ -22,11 +22,11 @@ class Foreign:
     """Predictions of another program.
 
     Attributes:
-        key: of the row, in file names and figures.
-        title: its name in print.
+        key: key of the row, in file names and figures.
+        title: name of the row in print.
         path: a folder or a JSON; see `openvocab.datasets.predictions.open_predictions`.
         card: YAML of what the user states of it; None where there is none.
-        offset: is added to its labels.
+        offset: number that is added to the labels.
     """
 
     key: str

@@ -29,7 +29,7 @@ class Missing:
 
     Attributes:
         what: the model or the data set.
-        sentence: what is wrong and what to do.
+        sentence: sentence that says what is wrong and what to do.
         failed: whether it ended with an error that nobody foresaw.
     """
 
@@ -54,16 +54,16 @@ class Plan:
     """What is evaluated.
 
     Attributes:
-        weights: by method.
-        data: by name.
+        weights: weights by method.
+        data: data sets by name.
         output: the output folder.
-        data_root: where known sets lie.
+        data_root: folder of the known data sets.
         limit: images of each set; None for all.
         resume: go on where an earlier run stopped.
         diagnoses: also tell each method parts of the truth; None: on the world, and those parts
             that run the method again on its first `AGAIN` images.
         seen: names that training saw, a file or a vocabulary; None: those of the training set.
-        device: of the scoring; None: a GPU where there is one.
+        device: device for scoring; None: a GPU where there is one.
         foreign: titles of the predictions of other programs, by the key of their row.
     """
 
@@ -108,7 +108,7 @@ def find_data(name: str, root: Path | None) -> SampleSet:
     The name of the world is always the world; a folder of that name is `./world`.
 
     Raises:
-        InputError: it is neither.
+        InputError: the name is neither of these.
     """
     folder = Path(name)
     if folder.is_dir() and name.partition(":")[0] != WORLD:
@@ -127,9 +127,9 @@ def load_method(
     """Load a method from `--weights METHOD=...`, with what was published for the data.
 
     Args:
-        key: of an installed method.
-        weights: what the method takes.
-        data: for whose published settings the method is asked.
+        key: key of an installed method.
+        weights: weights in a form that the method takes.
+        data: data set whose published settings the method is to use.
         device: "cpu", "cuda", ...
 
     Raises:

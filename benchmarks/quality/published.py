@@ -33,7 +33,7 @@ def differences(row: PublishedRow, card: ProtocolCard) -> list[str]:
     """Say in words why a published number may not stand beside one of ours.
 
     Args:
-        row: of `published`, on the data set of the card.
+        row: row of `published`, on the data set of the card.
         card: the protocol of our number.
 
     Returns:

@@ -55,7 +55,7 @@ def build_report(folder: Path) -> Path:
     """Write figures, report.html and report.md into an output folder.
 
     Raises:
-        InputError: it holds no results.
+        InputError: the folder holds no results.
     """
     page = read_page(folder)
     write_figures(page["figures"], folder / "figures")

@@ -33,7 +33,7 @@ def collect(folder: Path) -> dict[str, Structure]:
     """Gather the structures of a finished run, of all methods that have one.
 
     Raises:
-        InputError: one of them is not there.
+        InputError: one of the structures is missing.
     """
     paths = {
         key: folder / "results" / f"structure-{key}.json"

@@ -153,7 +153,7 @@ def page(log: Path) -> Iterator[tuple[str, int]]:
         log: for what the server says of errors.
 
     Raises:
-        InputError: it does not start, such as without gradio.
+        InputError: the page does not start, for example without gradio.
     """
     command = [sys.executable, "-m", "san.app", "--weights", "world", "--port", "0"]
     with log.open("w") as said:
@@ -176,7 +176,7 @@ def ask(address: str, order: Order) -> dict[str, Any]:
 
     Raises:
         OSError: the server does not answer.
-        ValueError: it answers with something else.
+        ValueError: the answer is not a list of segments.
     """
     kind, content = answer_to(address, {"url": order.picture}, order.names)
     if kind != "complete":

@@ -13,9 +13,10 @@ def know_names(encoder: TextEncoder, embeddings: Callable[..., Tensor], template
     """Let an encoder return these embeddings, whatever the names mean.
 
     Args:
-        encoder: is changed.
-        embeddings: makes them of a shape in front of their width: (K,) or (templates, K).
-        templates: how many sentences are made of each name.
+        encoder: encoder that is changed.
+        embeddings: function that makes embeddings for a shape without the last axis: (K,) or
+            (templates, K).
+        templates: number of sentences that are made of each name.
     """
     own = vars(encoder)  # attributes of this encoder alone
     own["encode_names"] = lambda names, sets="vild": embeddings(len(names))

@@ -71,9 +71,9 @@ class MeasuredStep:
     """One training step, cut into its parts.
 
     Attributes:
-        title: of the model.
-        network: what is trained, with the embeddings of the vocabulary given.
-        optimizer: of what is trained in it.
+        title: title of the model.
+        network: network to train, with the embeddings of the vocabulary given.
+        optimizer: optimizer of the trained parameters.
         queries: Q.
     """
 

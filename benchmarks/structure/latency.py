@@ -76,10 +76,10 @@ def curves(
     """Measure both curves as far as the time goes.
 
     Args:
-        segmenter: what is measured.
+        segmenter: segmenter to measure.
         name_counts: numbers of names, ascending, at images of `side`.
-        sides: of square images, ascending, with `FEW_NAMES` names.
-        side: see above.
+        sides: sides of square images, ascending, with `FEW_NAMES` names.
+        side: side of the images with different numbers of names.
         left: tells how many seconds are left.
 
     Returns:
@@ -133,8 +133,8 @@ def measure(method: str, weights: str, seconds: float) -> Latency:
 
     Args:
         method: key of an installed method.
-        weights: see `load_method`.
-        seconds: how long it may take, about.
+        weights: weights, see `load_method`.
+        seconds: approximate limit of the time.
     """
     start = time.monotonic()
     segmenter = load_method(method, weights)

@@ -85,8 +85,8 @@ def measure(
 
     Args:
         method: key of an installed method.
-        seconds: after which the curves of latency end early, and say so; None: no curves.
-        subject: what is measured instead of the published architecture.
+        seconds: time after which the curves of latency end early, with a note; None: no curves.
+        subject: architecture to measure in place of the published one.
     """
     start = time.monotonic()
     if subject is None:

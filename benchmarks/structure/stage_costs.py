@@ -37,7 +37,7 @@ class Meter:
     """Books time and operations to the innermost stage that is running.
 
     Attributes:
-        spent: by key of the stage; `REST` is what no stage claims.
+        spent: costs by key of the stage; `REST` is what belongs to no stage.
         counter: counts operations; None measures time alone, undisturbed.
     """
 

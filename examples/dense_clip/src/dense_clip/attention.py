@@ -73,7 +73,7 @@ def dense_features(
     Args:
         visual: CLIP's image tower; position embeddings are resized bicubically to the grid.
         pixels: images whose sides are multiples of the patch.
-        variant: which attention replaces that of the last block.
+        variant: attention that replaces that of the last block.
         sigma: NACLIP's standard deviation of the Gaussian, in patches.
 
     What the papers leave open for a vision transformer, and what is chosen here:

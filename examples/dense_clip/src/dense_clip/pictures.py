@@ -25,7 +25,7 @@ def similarity_maps(
     Args:
         segmenter: looks at the image once more.
         image: (H, W, 3) uint8 RGB.
-        vocabulary: what is looked for.
+        vocabulary: names to look for.
 
     Raises:
         InputError: see `DenseCLIPSegmenter.similarities`.

@@ -38,7 +38,7 @@ class DenseConfig:
     """Every setting that decides a label.
 
     Attributes:
-        variant: which attention replaces the last one.
+        variant: attention that replaces that of the last block.
         short_side: pixels to which the short side of an image is resized; None: the native size of
             the CLIP.
         max_side: pixels that the long side may have; longer images are shrunk until it fits.
@@ -92,9 +92,9 @@ def load_dense_clip(
 
     Args:
         weights: "NAME:TAG" of open_clip, a file, or "world"; see `openvocab.clip.load_clip`.
-        config: how; None: NACLIP as `default_config` sets it up.
+        config: settings; None: those of `default_config` for NACLIP.
         device: "cpu", "cuda", "cuda:1", "mps" ...; "auto" is the best that is there.
-        precision: of the image tower.
+        precision: number format of the image tower.
         compile: compile the image tower with torch.compile; needs a C++ compiler on a CPU.
 
     Raises:
@@ -122,11 +122,11 @@ class DenseCLIPSegmenter(BaseSegmenter):
         """Wrap a CLIP, whose image tower is brought to the precision in place.
 
         Args:
-            clip: from `openvocab.clip.load_clip`.
-            config: how.
-            precision: of the image tower; names are always encoded in fp32.
+            clip: CLIP, from `openvocab.clip.load_clip`.
+            config: settings of the method.
+            precision: number format of the image tower; names are always encoded in fp32.
             compile: compile the image tower with torch.compile; needs a C++ compiler on a CPU.
-            cache_dir: of text embeddings, see `TextEncoder`.
+            cache_dir: folder for text embeddings, see `TextEncoder`.
         """
         self.clip, self.config, self.precision = clip, config or DenseConfig(), precision
         self.weights_sha256 = clip.fingerprint()
@@ -239,7 +239,8 @@ def check_vocabulary(vocabulary: Vocabulary) -> None:
     """Refuse a vocabulary that similarities cannot answer.
 
     Raises:
-        InputError: it holds no word, or wants a class "no object" that only training gives.
+        InputError: the vocabulary holds no word, or needs a class "no object" that only training
+            gives.
     """
     if vocabulary.background.kind == "learned":
         raise InputError(

@@ -30,7 +30,7 @@ class Checkpoint:
         model: frozen, in evaluation mode, on its device.
         processor: prepares images and texts for it.
         source: hub name or folder.
-        precision: of all its parameters.
+        precision: number format of all parameters.
         weights_sha256: fingerprint of the parameters before the precision was changed.
     """
 
@@ -73,7 +73,7 @@ class Checkpoint:
         Args:
             texts: N texts.
             most: tokens that the model reads.
-            options: of the tokenizer.
+            options: options of the tokenizer.
 
         Raises:
             InputError: a text is longer, which the tokenizer would otherwise cut in silence.
@@ -103,10 +103,10 @@ def load_checkpoint(
     Only safetensors are read, and no code that a checkpoint brings along is run.
 
     Args:
-        model_class: of transformers, such as "CLIPSegForImageSegmentation".
+        model_class: class of transformers, such as "CLIPSegForImageSegmentation".
         weights: a folder written by `save_pretrained`, or the name of a repository on the hub.
-        device: see `openvocab.computation.choose_device`.
-        precision: of all parameters.
+        device: device to run on, see `openvocab.computation.choose_device`.
+        precision: number format of all parameters.
         compiled: submodules to compile with torch.compile ("" is the whole model), which needs a
             C++ compiler on a CPU.
 

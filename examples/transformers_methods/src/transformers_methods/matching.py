@@ -37,9 +37,9 @@ def match_labels(
     """Match the labels of a model with the words of a vocabulary by name; see `RULE`.
 
     Args:
-        labels: of the model, in its order.
-        vocabulary: its synonyms and background words take part.
-        aliases: names of the vocabulary by label of the model; they come before the rule.
+        labels: labels of the model, in its order.
+        vocabulary: vocabulary, with its synonyms and background words.
+        aliases: names of the vocabulary by label of the model; they override the rule.
 
     Raises:
         InputError: nothing matches, or an alias names what is not there.

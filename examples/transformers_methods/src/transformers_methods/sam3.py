@@ -113,11 +113,11 @@ def merge_instances(
     """Lay instances on each other, one after the other, so that one mask is in memory at a time.
 
     Args:
-        instances: in the order of the words; of equal ones the first wins.
+        instances: instances in the order of the words; of equal ones the first wins.
         size: (H, W) of the masks.
-        words: how many words there are.
-        overlap: see `SAM3Config`.
-        mask_threshold: see `SAM3Config`.
+        words: number of words.
+        overlap: rule for overlapping instances, see `SAM3Config`.
+        mask_threshold: threshold of the masks, see `SAM3Config`.
         return_scores: also return the scores of all words.
     """
     winners = np.full(size, NOTHING, np.int32)

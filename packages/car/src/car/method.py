@@ -101,7 +101,7 @@ METHOD = Method(
     key="car",
     title="CaR",
     summary="No training: CLIP's saliency proposes masks, CLIP scores visually prompted images, "
-    "and names that do not survive are dropped until nothing changes.",
+    "and names with low scores are dropped, until no name is dropped.",
     load=_load,
     weights="a configuration such as world or voc21, or one CLIP or two with a "
     "comma between, a folder of save_pretrained, or hf:ORG/NAME",

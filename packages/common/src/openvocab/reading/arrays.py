@@ -80,11 +80,11 @@ def array_from_buffer(
     """Make an array as protocol 5 describes it.
 
     Args:
-        data: its bytes.
+        data: bytes of the array.
         kind: `ArrayType`.
-        shape: of the array.
+        shape: shape of the array.
         order: "C", "F", or "K" with `axes`.
-        axes: from the slowest to the fastest in memory.
+        axes: order of the axes, from the slowest to the fastest in memory.
     """
     dtype, content = _dtype(kind), _bytes(data)
     _check(dtype, shape, content)

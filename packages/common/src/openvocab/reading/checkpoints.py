@@ -62,7 +62,7 @@ def kind_of(path: str | Path) -> Kind:
     """Tell by its first bytes what kind of weights a file holds.
 
     Raises:
-        InputError: it is not there, or holds something else, which is said.
+        InputError: the file is missing or holds something else; the message says what.
     """
     if not Path(path).exists():
         raise InputError(f"the weights file {path} does not exist; check the path")
@@ -106,7 +106,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             arrays; known by its content.
 
     Raises:
-        InputError: it is missing, damaged, hostile, or holds no tensors; nothing of it was run.
+        InputError: the file is missing, damaged, hostile, or holds no tensors; nothing of it was
+            run.
     """
     kind = kind_of(path)
     if kind == "safetensors":
@@ -122,7 +123,7 @@ def read_whole(path: str | Path) -> Any:
     """Read everything that torch saved, such as the state of a training.
 
     Raises:
-        InputError: it is missing, damaged or hostile.
+        InputError: the file is missing, damaged or hostile.
     """
     kind = kind_of(path)
     if kind == "safetensors":
@@ -135,10 +136,10 @@ def read_notes(path: str | Path, key: str) -> dict[str, str]:
 
     Args:
         path: a file of weights.
-        key: where files of torch keep the mapping.
+        key: key of the mapping in files of torch.
 
     Raises:
-        InputError: it is missing, damaged or hostile.
+        InputError: the file is missing, damaged or hostile.
     """
     kind = kind_of(path)
     if kind == "safetensors":
@@ -193,7 +194,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file.
 
     Raises:
-        InputError: it is damaged, or its tensors are not where it says.
+        InputError: the file is damaged, or its tensors are not where it says.
     """
     with _safetensors(path) as file:
         try:

@@ -32,11 +32,11 @@ def open_regular(path: str | os.PathLike[str], what: str, *, most_bytes: int) ->
 
     Args:
         path: the file.
-        what: names its kind in the sentence, such as "config".
+        what: name of the kind of file for the error, such as "config".
         most_bytes: larger files are refused.
 
     Raises:
-        InputError: it is not there, not regular, not readable, or too large.
+        InputError: the file is missing, not regular, not readable, or too large.
     """
     if "\0" in os.fspath(path):
         raise InputError(f"{os.fspath(path)!r} cannot be the name of a {what}; give a path")
@@ -75,7 +75,7 @@ def read_text(path: str | os.PathLike[str], what: str, *, most_bytes: int) -> st
     """Read a whole regular file as UTF-8; a byte order mark in front is taken off.
 
     Raises:
-        InputError: it cannot be read, or is no text.
+        InputError: the file cannot be read, or is no text.
     """
     data = read_bytes(path, what, most_bytes=most_bytes)
     try:
@@ -97,7 +97,8 @@ def resolved(path: str | Path, what: str) -> Path:
     """Return the absolute path that a name stands for, with `~` and links followed.
 
     Raises:
-        InputError: it stands for none: a zero byte, an unknown user, links that lead in a circle.
+        InputError: the name cannot be a path: a zero byte, an unknown user, links that lead in a
+            circle.
     """
     try:
         return Path(path).expanduser().resolve()

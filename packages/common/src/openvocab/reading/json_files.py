@@ -19,11 +19,11 @@ def read_json_file(path: str | Path, what: str, *, most_bytes: int = MOST_BYTES)
 
     Args:
         path: a regular file in UTF-8.
-        what: names its kind in the sentence, such as "predictions".
+        what: name of the kind of file for the error, such as "predictions".
         most_bytes: larger files are refused.
 
     Raises:
-        InputError: it cannot be read, is no JSON, or is nested deeper than any of ours.
+        InputError: the file cannot be read, is no JSON, or is nested deeper than any of ours.
     """
     return parse_json(read_text(path, what, most_bytes=most_bytes), str(path), what)
 

@@ -63,8 +63,7 @@ class RestrictedUnpickler(_PYTHON_UNPICKLER):  # type: ignore[misc]
 
     Args:
         data: the pickle.
-        names: by module and name, what a pickle may ask for: a `Maker`, or a value that is only
-            handed on.
+        names: allowed values by module and name: a `Maker`, or a value that is only handed on.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PYTHON_UNPICKLER.dispatch)
@@ -153,7 +152,7 @@ def read_plain_pickle(path: str | Path) -> Any:
     """Read a pickle of dicts, lists, text, numbers and arrays, of Python 2 or 3.
 
     Raises:
-        InputError: it is missing, damaged, or asks for anything else; nothing of it was run.
+        InputError: the file is missing, damaged, or asks for anything else; nothing of it was run.
     """
     data = read_bytes(path, "pickle", most_bytes=MOST_BYTES)
     try:
@@ -175,12 +174,12 @@ def check_size(content: Any, source: str, size: int) -> None:
     """Refuse what refers to its own parts so often that walking it would not end.
 
     Args:
-        content: what was read.
-        source: names it in the sentence.
+        content: contents of the pickle.
+        source: name of the source for the error.
         size: the bytes that it was read from.
 
     Raises:
-        InputError: it does.
+        InputError: the contents refer to their own parts too often.
     """
     try:
         nodes, depth = tree_size(content, containers_in)

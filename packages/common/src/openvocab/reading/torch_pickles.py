@@ -77,9 +77,9 @@ class Storage:
     """Bytes in a file.
 
     Attributes:
-        key: names them in the file.
-        dtype: how tensors see them.
-        count: of their elements, as the pickle says.
+        key: name of the bytes in the file.
+        dtype: type of the tensors' elements.
+        count: number of elements, as the pickle says.
     """
 
     key: str
@@ -134,7 +134,7 @@ class TorchPickle:
     """A pickle of tensors whose storages lie elsewhere in the file.
 
     Attributes:
-        content: what was saved, with a `StoredTensor` for each tensor.
+        content: saved contents, with a `StoredTensor` for each tensor.
     """
 
     def __init__(self, content: Any, source: str, opened: Opened) -> None:
@@ -184,7 +184,8 @@ def open_torch_zip(path: str | Path) -> TorchPickle:
     """Read the pickle of a zip archive of `torch.save` or TorchScript.
 
     Raises:
-        InputError: it is damaged, unpacks to much more than it is, or asks for more than tensors.
+        InputError: the archive is damaged, unpacks to much more than its size, or asks for more
+            than tensors.
     """
     with _sentences(path), open_zip(path) as archive:
         root = root_of(archive)
@@ -220,7 +221,7 @@ def open_torch_legacy(path: str | Path) -> TorchPickle:
     """Read the pickle of a file that torch wrote before version 1.6.
 
     Raises:
-        InputError: it is damaged, claims more than it has, or asks for more than tensors.
+        InputError: the file is damaged, claims more than it has, or asks for more than tensors.
     """
     with _sentences(path), open_regular(path, "weights", most_bytes=MOST_BYTES) as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -238,7 +239,7 @@ def open_pickle(path: str | Path) -> TorchPickle:
     """Read a pickle of arrays or tensors, as detectron2, Caffe2 and conversions write them.
 
     Raises:
-        InputError: it is damaged, or asks for more than arrays.
+        InputError: the file is damaged, or asks for more than arrays.
     """
     inline: dict[str, bytes] = {}
 
@@ -269,7 +270,8 @@ def open_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive of weights, if it does not unpack to much more than it is.
 
     Raises:
-        InputError: it does, or packs with anything but deflate.
+        InputError: the archive unpacks to much more than its size, or packs with anything but
+            deflate.
     """
     with open_regular(path, "weights", most_bytes=MOST_BYTES) as file:
         size = file.seek(0, io.SEEK_END)

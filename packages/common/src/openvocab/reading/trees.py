@@ -25,7 +25,8 @@ def tree_size(root: Any, inside: Callable[[Any], tuple[int, Iterable[Any]]]) -> 
 
     Args:
         root: the outermost value.
-        inside: gives how many plain values are directly inside a value, and the containers there.
+        inside: function that returns the number of plain values directly inside a value, and the
+            containers there.
 
     Raises:
         InputError: something contains itself.

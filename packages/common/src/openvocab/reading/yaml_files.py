@@ -32,14 +32,14 @@ def read_yaml_file(
 
     Args:
         path: a regular file.
-        what: names its kind in the sentence.
-        loader: with the tags that are allowed.
+        what: name of the kind of file for the error.
+        loader: loader with the allowed tags.
 
     Returns:
         The keys with their values; empty for an empty file.
 
     Raises:
-        InputError: it cannot be read, is no YAML, or holds anything but plain data.
+        InputError: the file cannot be read, is no YAML, or holds anything but plain data.
     """
     text = read_text(path, what, most_bytes=MOST_BYTES)
     content = parse_yaml(text, f"{path}", loader)

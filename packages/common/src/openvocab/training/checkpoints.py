@@ -29,7 +29,7 @@ class Checkpoints:
 
     Args:
         folder: the output folder.
-        keep: how many numbered ones stay; None for all.
+        keep: number of numbered checkpoints that stay; None for all.
     """
 
     def __init__(self, folder: Path, keep: int | None = 2) -> None:

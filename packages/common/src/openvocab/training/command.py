@@ -75,10 +75,10 @@ class TrainingCommand(Generic[Config]):
     """A command that trains.
 
     Attributes:
-        module: what `python -m` runs; its package holds the recipes.
+        module: module that `python -m` runs; its package holds the recipes.
         config: the dataclass of the settings; its defaults are the published recipe.
-        description: what the command is for.
-        recipes: what `--help` says of the recipes before it shows the published one.
+        description: purpose of the command.
+        recipes: text about the recipes that `--help` shows above the published one.
         train: gets the settings, an original configuration, and whether to resume; imports what
             it needs by itself, so that `--help` does not wait for torch.
         evaluate: gets the settings and an original configuration, for `--eval-only`.
@@ -117,7 +117,7 @@ class TrainingCommand(Generic[Config]):
         """Return what a command line says.
 
         Raises:
-            InputError: it cannot be understood.
+            InputError: the command line cannot be understood.
         """
         args = self.build_parser().parse_args(argv)
         package = self.module.partition(".")[0]
@@ -238,7 +238,7 @@ def settings_of(
     Args:
         args: parsed with `add_training_arguments`.
         cls: the settings' dataclass.
-        package: whose folder `recipes` holds the published recipes.
+        package: package whose folder `recipes` holds the published recipes.
         keys: detectron2 keys and ours, besides `KEYS`.
         model_keys: the other detectron2 keys that are read, with their types.
         aliases: file names of the original release and the recipes that are the same.

@@ -60,7 +60,7 @@ def join_processes(
 
     Args:
         device: "cpu", "cuda", ...; None or "auto" takes a GPU where there is one.
-        patience: how long processes wait for each other; None: as long as PyTorch does.
+        patience: time for which processes wait for each other; None: PyTorch's default.
 
     Raises:
         InputError: a GPU is asked for that is not there, or processes that cannot find each other.
@@ -97,11 +97,11 @@ def launch(
     SIGTERM is passed on, so that they can save. If one fails, the others are ended.
 
     Args:
-        module: of the command.
-        argv: its arguments.
-        processes: on this machine.
-        machines: how many machines run this command.
-        machine: which of them this is, from 0.
+        module: module of the command.
+        argv: arguments of the command.
+        processes: number of processes on this machine.
+        machines: number of machines that run this command.
+        machine: number of this machine, from 0.
         address: `tcp://host:port` of the first machine; "auto" on a single one.
 
     Returns:

@@ -19,9 +19,9 @@ def evaluate_in_processes(
     """Evaluate on data sets, every process on its share of the images.
 
     Args:
-        segmenter: with the same weights in every process.
-        sets: what to evaluate on.
-        folder: for logs and results, seen by all processes.
+        segmenter: segmenter with the same weights in every process.
+        sets: data sets to evaluate on.
+        folder: folder for logs and results, which all processes can read.
         processes: the processes.
 
     Returns:

@@ -38,7 +38,7 @@ class TrainingLog:
     Args:
         folder: the output folder.
         start: finished steps; later lines are removed.
-        steps: of the whole run.
+        steps: number of steps of the whole run.
         wandb: project and name of a W&B run; None for none.
     """
 

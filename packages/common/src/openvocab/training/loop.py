@@ -51,9 +51,9 @@ class Trainer(Generic[Batch]):
     """Runs a task to its end.
 
     Args:
-        task: what to train.
-        config: how.
-        steps: of the whole run.
+        task: task to train.
+        config: settings of the run.
+        steps: number of steps of the whole run.
         samples: size of the data set.
         processes: the processes.
     """
@@ -418,7 +418,7 @@ def check_fresh(folder: Path, *, resume: bool) -> None:
     """Refuse to start anew in a folder that holds the checkpoints of another run.
 
     Raises:
-        InputError: it does, and `resume` is not set.
+        InputError: the folder holds other checkpoints, and `resume` is not set.
     """
     found = Checkpoints(folder).numbered()
     if found and not resume:

@@ -99,10 +99,10 @@ def class_loss(
 
     Args:
         logits: (B, Q, K + 1), "no object" last.
-        targets: of each image.
-        matches: of each image.
+        targets: targets of each image.
+        matches: matched pairs of each image.
         no_object_weight: weight of the last class; all others have 1.
-        total_weight: what the weighted sum is divided by.
+        total_weight: divisor of the weighted sum.
     """
     nothing = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:2], nothing, dtype=torch.long, device=logits.device)
@@ -121,8 +121,8 @@ def matched_masks(
 
     Args:
         mask_logits: (B, Q, h, w).
-        targets: of each image, masks of one size (T, H, W).
-        matches: of each image.
+        targets: targets of each image, with masks of one size (T, H, W).
+        matches: matched pairs of each image.
 
     Returns:
         Predicted logits (N, h, w) and target masks (N, H, W) float, images in order.
@@ -162,7 +162,7 @@ def uncertain_points(
 
     Args:
         logits: (N, h, w) of matched masks.
-        counts: how many of them belong to each image.
+        counts: number of masks that belong to each image.
         points: P.
         oversample: candidates, as a multiple of P.
         importance: share of P that is taken from the candidates with the smallest |logit|.

@@ -32,7 +32,7 @@ def begin_run(config: RunConfig, *, resume: bool) -> Iterator[Processes]:
     """Join the processes that were started for a run; all start from the same random numbers.
 
     Args:
-        config: how the run is carried out.
+        config: settings of the run.
         resume: whether it may go on in a folder that holds a run.
 
     Raises:
@@ -56,9 +56,9 @@ def train_task(task: Task[Any], config: TrainConfig, processes: Processes, *, re
     """Train.
 
     Args:
-        task: what is trained.
+        task: task to train.
         config: the settings, written beside the results.
-        processes: from `begin_run`.
+        processes: processes, from `begin_run`.
         resume: go on from the last checkpoint, if there is one.
 
     Returns:

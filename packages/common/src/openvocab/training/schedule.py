@@ -70,7 +70,7 @@ def parameter_groups(
     """Collect parameters that share learning rate and weight decay into optimiser groups.
 
     Args:
-        parameters: what is trained, by name.
+        parameters: parameters to train, by name.
         rate: learning rate of a name.
         decay: weight decay of a name.
 
@@ -110,9 +110,9 @@ def decay_rule(
     """Return the weight decay of a name: none of norms, embeddings, and tables such as positions.
 
     Args:
-        model: whose parameters are named.
-        weight_decay: of everything else.
-        tables: what the last part of a table's name holds.
+        model: model whose parameters are named.
+        weight_decay: weight decay of all other parameters.
+        tables: words that occur in the last part of a table's name.
         but: norms with this in their name are decayed after all.
     """
     norms = {name for name in names_of_norms(model) if but is None or but not in name}

@@ -61,8 +61,8 @@ class SegmentationTask(Task[SegmentationBatch]):
         no_object_weight: class weight of unmatched queries.
 
     Attributes:
-        clip: its text tower, which is frozen, embeds the training vocabulary.
-        templates: of the prompts.
+        clip: CLIP whose frozen text tower embeds the training vocabulary.
+        templates: templates of the prompts.
     """
 
     module: SegmentationStep
@@ -158,7 +158,7 @@ def train_segmenter(
     """Train a segmenter.
 
     Args:
-        task: what is trained.
+        task: task to train.
         config: the settings.
         original: a configuration of the original release, or nothing.
         resume: go on from the last checkpoint, if there is one.

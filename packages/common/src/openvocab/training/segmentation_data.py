@@ -81,7 +81,7 @@ def open_training_set(config: DataConfig) -> SampleSet:
     """Return the data set that a configuration names.
 
     Raises:
-        InputError: it names none, or one that is not there.
+        InputError: the configuration names no data set, or one that is not there.
     """
     folders = {"images": config.images, "labels": config.labels, "names": config.names}
     missing = [name for name, path in folders.items() if path is None]

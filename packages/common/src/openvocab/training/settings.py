@@ -26,8 +26,8 @@ class RunConfig:
         log_period: steps between lines of the log.
         checkpoint_period: steps between checkpoints.
         eval_period: steps between evaluations; 0 for none.
-        keep: how many checkpoints stay besides the best; None for all.
-        seed: of everything random.
+        keep: number of checkpoints that stay besides the best; None for all.
+        seed: seed of all random numbers.
         device: None takes a GPU where there is one.
         wandb_project: log to this Weights & Biases project too.
         wandb_name: name of the run there.
@@ -67,7 +67,7 @@ class DataConfig:
 
     Attributes:
         dataset: name of a data set.
-        root: where the data sets lie; None for $DETECTRON2_DATASETS, else ./datasets.
+        root: folder of the data sets; None for $DETECTRON2_DATASETS, else ./datasets.
         images: folder of images, instead of `dataset`.
         labels: folder of their label maps.
         names: file with the name of each label, one a line.
@@ -93,10 +93,10 @@ class SegmentationTrainConfig:
         clip: CLIP beside which the method is trained, "name:tag" or a file.
         weights: a checkpoint of the method to start from, its CLIP included; None starts from
             `clip` alone.
-        data: what to train and evaluate on.
-        transform: how images are varied.
-        schedule: of the learning rate.
-        run: how it is carried out.
+        data: data to train and evaluate on.
+        transform: settings of the random transforms.
+        schedule: schedule of the learning rate.
+        run: settings of the run.
     """
 
     variant: str = ""

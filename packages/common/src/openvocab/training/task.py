@@ -23,11 +23,11 @@ class Task(Generic[Batch]):
     Attributes:
         module: maps a micro-batch and what `prepare` made for it to weighted losses; its trainable
             parameters are those of the optimiser.
-        optimizer: with `initial_lr` in its groups.
-        schedule: of the learning rate.
+        optimizer: optimizer with `initial_lr` in its groups.
+        schedule: schedule of the learning rate.
         data: items by `openvocab.training.order.Key`.
-        samples: how many `data` has.
-        steps: of the whole run.
+        samples: number of samples in `data`.
+        steps: number of steps of the whole run.
     """
 
     samples: int

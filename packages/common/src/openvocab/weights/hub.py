@@ -37,7 +37,7 @@ def fetch(repository: str, filename: str) -> Path:
     later differs is refused.
 
     Raises:
-        InputError: it is not here and cannot be fetched, or it changed.
+        InputError: the file is not in the cache and cannot be fetched, or it has changed.
     """
     path = _cached(repository, filename)
     if path is None:
@@ -58,8 +58,8 @@ def fetch_open_clip(known: Mapping[str, Any], name: str) -> Path:
     they first arrive, as by `fetch`.
 
     Args:
-        known: what open_clip says of them.
-        name: of the CLIP with its tag, for messages.
+        known: entry of open_clip for these weights.
+        name: name of the CLIP with its tag, for messages.
 
     Raises:
         InputError: they are not here and cannot be fetched, or are not what they should be.

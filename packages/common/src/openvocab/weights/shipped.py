@@ -61,9 +61,9 @@ def save_shared(
 
     Args:
         path: `.safetensors`.
-        state_dict: of a model around the world's CLIP.
-        metadata: of the file.
-        prefix: of CLIP's tensors in the state dict.
+        state_dict: state dict of a model around the world's CLIP.
+        metadata: metadata of the file.
+        prefix: prefix of CLIP's tensors in the state dict.
     """
     shared = read_state_dict(world_file("openvocab.clip"))
     kept = {}

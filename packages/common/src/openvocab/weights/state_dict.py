@@ -79,12 +79,13 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: 
     """Load a state dict whose names and shapes must be exactly the module's.
 
     Args:
-        module: takes the tensors.
-        state_dict: names with tensors; floats are cast to the module's dtype.
-        source: where the tensors come from, for the error.
+        module: module to load into.
+        state_dict: tensors by name; floats are cast to the module's dtype.
+        source: description of where the tensors come from, for the error.
 
     Raises:
-        InputError: names the missing, unexpected and mis-shaped tensors; nothing was loaded.
+        InputError: tensors are missing, unexpected or of another shape; the message names them, and
+            nothing was loaded.
     """
     check_fits(module, state_dict, source=source)
     check_finite(state_dict, source=source)
@@ -132,7 +133,7 @@ def check_fits(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
     """Compare names and shapes with a module's, which may still be without memory.
 
     Raises:
-        InputError: names the missing, unexpected and mis-shaped tensors.
+        InputError: tensors are missing, unexpected or of another shape; the message names them.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in state_dict]
@@ -162,7 +163,7 @@ def check_finite(state_dict: Mapping[str, Tensor], *, source: str) -> None:
     """Refuse weights that are not numbers: a model with them answers, and its answer means nothing.
 
     Raises:
-        InputError: names the first tensor with a NaN or an infinity in it.
+        InputError: a tensor holds NaN or infinity; the message names the first one.
     """
     for name, tensor in state_dict.items():
         if not tensor.is_floating_point() or tensor.is_meta:
@@ -185,7 +186,7 @@ def save_state_dict(
 
     Args:
         path: the suffix decides the format; detectron2 reads the second.
-        state_dict: names with tensors.
+        state_dict: tensors by name.
         metadata: small values stored as JSON text beside the tensors.
 
     Raises:

@@ -20,7 +20,7 @@ def training_names(weights: str | Path, package: str = "") -> tuple[str, ...]:
     Args:
         weights: a checkpoint file, a folder of `save_pretrained` or `hf:ORG/NAME`, or "world" for
             the weights that a package carries.
-        package: which package; needed for "world" only.
+        package: name of the package; needed for "world" only.
 
     Raises:
         InputError: the file is damaged.

@@ -99,7 +99,7 @@ def draw_sheet(scenes: Sequence[Scene], columns: int) -> Pixels:
     """Draw scenes, each beside its labels and over its caption.
 
     Args:
-        scenes: at least one.
+        scenes: scenes to draw, at least one.
         columns: scenes in a row.
 
     Returns:

@@ -40,7 +40,7 @@ def crop_accuracy(encoder: TextEncoder, each: int = 10) -> CropAccuracy:
     """Return top-1 accuracy among all names in percent, on stuff and on flat ground.
 
     Args:
-        encoder: of the CLIP.
+        encoder: text encoder of the CLIP.
         each: crops of each name on each ground.
     """
     vocabulary, names = world_vocabulary(), world_names()

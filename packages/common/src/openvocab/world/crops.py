@@ -26,9 +26,9 @@ def crop(
 
     Args:
         name: a thing or stuff of the world.
-        index: from 0 on; the same index always gives the same crop.
-        split: keeps crops for training apart from those for choosing and validation.
-        size: of the sides in pixels.
+        index: number of the crop from 0 on; the same number always gives the same crop.
+        split: split, so that crops for training differ from those for choosing and validation.
+        size: length of the sides in pixels.
         ground: "stuff": a thing stands on any stuff, and stuff fills the crop; "flat": everything
             but the thing, or a patch of the stuff, is one colour, as in a masked image.
 

@@ -79,9 +79,10 @@ def open_world(
 
     Args:
         split: "train", "tune" or "val".
-        count: of scenes; None: as many as `COUNTS` says. Scene i is the same in every count.
-        size: of the sides in pixels.
-        data_root: where files go if `OPENVOCAB_CACHE` is set to nothing; None: see `data_root_of`.
+        count: number of scenes; None: the number in `COUNTS`. Scene i is the same for every count.
+        size: length of the sides in pixels.
+        data_root: folder for the files if `OPENVOCAB_CACHE` is set to nothing; None: see
+            `data_root_of`.
 
     Raises:
         InputError: split, count or size make no sense, or the pictograms are not installed.

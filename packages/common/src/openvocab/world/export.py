@@ -21,10 +21,10 @@ def export(folder: Path, split: Split, count: int, size: int, first: int = 0) ->
     with commas.
 
     Args:
-        folder: where to; files of the same names are replaced.
-        split: of the scenes.
-        count: of the scenes.
-        size: of their sides in pixels.
+        folder: output folder; files of the same names are replaced.
+        split: split of the scenes.
+        count: number of scenes.
+        size: length of the sides in pixels.
         first: index of the first scene.
 
     Raises:

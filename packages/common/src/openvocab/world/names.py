@@ -23,12 +23,12 @@ class Name:
     """A thing or some stuff.
 
     Attributes:
-        label: its value in label maps.
+        label: value in label maps.
         name: the word for it.
-        category: what it is a kind of.
+        category: category to which the name belongs.
         seen: whether segmentation training gets masks of it.
         code: code point of a thing's pictogram in hexadecimal; "" for stuff.
-        article: what stands before the word in a caption.
+        article: article before the word in a caption.
         level: 0 for stuff that lies above other stuff (sky), 1 between, 2 below (ground).
     """
 
@@ -93,7 +93,7 @@ def caption_of(labels: Collection[int], rng: np.random.Generator) -> str:
     """Name things, then stuff, in random order, such as "a photo of a dog and a key on grass".
 
     Args:
-        labels: what there is, at least one.
+        labels: labels in the scene, at least one.
         rng: chooses order and frame.
     """
     names = [world_names()[label] for label in rng.permutation(sorted(labels))]

@@ -80,7 +80,7 @@ def raster(code: str, size: int) -> Pixels:
 
     Args:
         code: code point in hexadecimal.
-        size: its longer side, about.
+        size: approximate length of the longer side.
 
     Returns:
         (h, w, 4) RGB multiplied by opacity, and opacity, with one empty pixel above and to the
@@ -115,7 +115,7 @@ def place(
         code: code point in hexadecimal.
         canvas: (height, width).
         center: (row, column) of its middle.
-        length: of its longer side, in pixels.
+        length: length of the longer side, in pixels.
         angle: counter-clockwise, in degrees.
         mirrored: left and right exchanged.
 

@@ -72,12 +72,12 @@ class ModelConfig:
 
     Attributes:
         crop_size: side in pixels of crops.
-        patch_size: in pixels.
+        patch_size: side of a patch in pixels.
         stem: channels of the stem.
-        width: of both towers.
-        layers: of the image tower.
-        text_layers: of the text tower.
-        head_width: of both.
+        width: width of both towers.
+        layers: number of layers of the image tower.
+        text_layers: number of layers of the text tower.
+        head_width: width of a head in both towers.
     """
 
     crop_size: int = 64
@@ -95,7 +95,8 @@ class PretrainOptimizerConfig:
 
     Attributes:
         base_lr: learning rate behind the warm-up.
-        weight_decay: of everything but norms, embeddings, biases and position tables.
+        weight_decay: weight decay of all parameters but norms, embeddings, biases and position
+            tables.
     """
 
     base_lr: float = 1e-3
@@ -110,19 +111,19 @@ class PretrainConfig:
         weights: a CLIP to go on from; its own architecture counts then.
         model: the architecture.
         image_size: side in pixels of the native input; positions are resized to it.
-        kinds: what the samples are, one after the other and over again: "crop" (a name that fills
-            a small picture), "lone" (a name somewhere on flat ground), "scene".
+        kinds: kinds of samples, in turn: "crop" (a name that fills a small picture), "lone" (a name
+            somewhere on flat ground), "scene".
         flat: share of the crops that stand on flat ground, as in masked images.
-        lock_text: keep the text tower as it is.
-        dense_weight: of the loss of patches.
-        pooled_weight: of the loss of the mean of the patches.
-        early_weight: of the loss of the class token behind the last block but one.
+        lock_text: whether the text tower is frozen.
+        dense_weight: weight of the loss of patches.
+        pooled_weight: weight of the loss of the mean of the patches.
+        early_weight: weight of the loss of the class token behind the last block but one.
         scale: factor of the cosines at the start.
-        steps: of the whole run.
-        warmup_steps: of the learning rate.
+        steps: number of steps of the whole run.
+        warmup_steps: number of steps in which the learning rate rises.
         crops: crops of each name that an evaluation classifies.
         optimizer: AdamW.
-        run: how it is carried out.
+        run: settings of the run.
     """
 
     weights: Path | None = None
@@ -281,8 +282,8 @@ def caption_loss(logits: Tensor, present: Tensor) -> Tensor:
     """Ask of every patch to be one of the names in the caption, and of every name to be somewhere.
 
     Args:
-        logits: of patches and names (B, P, K).
-        present: which names the captions have (B, K), at least one each.
+        logits: logits of patches and names (B, P, K).
+        present: the names in the captions (B, K), at least one in each.
     """
     log = logits.log_softmax(dim=-1)
     absent = ~present[:, None]
@@ -360,8 +361,8 @@ def top1(clip: CLIP, split: Split, count: int) -> dict[str, float]:
     """Classify crops, half of them on flat ground, among all names of the world.
 
     Args:
-        clip: in evaluation mode.
-        split: of the crops.
+        clip: the CLIP, in evaluation mode.
+        split: split of the crops.
         count: crops of each name.
 
     Returns:

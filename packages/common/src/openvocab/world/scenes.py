@@ -40,7 +40,7 @@ class Scene(NamedTuple):
     Attributes:
         image: (H, W, 3) uint8 RGB.
         label: (H, W) uint8, indices into `world_names()`, 255 at nothing.
-        caption: names exactly what is visible.
+        caption: caption that names exactly what is visible.
     """
 
     image: Pixels
@@ -56,9 +56,10 @@ def scene(index: int, split: Split = "train", size: int = SIZE) -> Scene:
     ever be learned from. "tune" and "val" hold all names and all labels.
 
     Args:
-        index: from 0 on, as far as one likes.
-        split: one of `SPLITS`.
-        size: of the sides in pixels; another size is another scene, not the same one resized.
+        index: number of the scene from 0 on, without an upper limit.
+        split: name of the split, one of `SPLITS`.
+        size: length of the sides in pixels; another size gives another scene, not the same one
+            resized.
 
     Raises:
         InputError: split, index or size make no sense, or the pictograms are not installed.
@@ -117,9 +118,9 @@ class Composition:
         """Put a thing in front of all others, and its shadow under it.
 
         Args:
-            thing: where it is.
+            thing: the thing, with its place.
             color: (h, w, 3) its colour times opacity.
-            label: its value.
+            label: label of the thing.
             shadow: (rows, columns) by which the shadow lies aside; None for no shadow.
         """
         if shadow is not None:

@@ -21,9 +21,9 @@ def draw_texture(name: str, rng: np.random.Generator, size: int, unit: float) ->
     """Draw a texture.
 
     Args:
-        name: of stuff.
+        name: name of stuff.
         rng: decides all that varies.
-        size: of the sides in pixels.
+        size: length of the sides in pixels.
         unit: scale of the structure, 1 in a scene of 128 pixels.
 
     Returns:
@@ -40,7 +40,7 @@ def noise(
 
     Args:
         rng: source of the values.
-        size: of the sides.
+        size: length of the sides.
         cell: pixels from one random value to the next, in the coarsest octave.
         octaves: each has half the cell and half the weight of the one before.
         stretch: cells are this many times as wide as they are high.
