@@ -1,4 +1,4 @@
-"""The forms of the JSON that passes from what is measured to what is reported."""
+"""The types of the JSON that the measuring parts write and the reporting parts read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PartScores(TypedDict):
 
 
 class Control(TypedDict):
-    """mIoU with every predicted name exchanged for another, and the method's ratio to it."""
+    """mIoU of the shuffled-name control, and the ratio of the method's mIoU to it."""
 
     miou: float | None
     ratio: float | None
@@ -49,7 +49,7 @@ class Paired(TypedDict):
 
 
 class MethodPair(TypedDict):
-    """Two methods on the same images: what differs in their protocols, and first - second."""
+    """The differences between two methods on the same images: protocols, and first minus second."""
 
     first: str
     second: str
@@ -58,7 +58,7 @@ class MethodPair(TypedDict):
 
 
 class Between(TypedDict):
-    """A difference first - second whose interval is corrected for the number of pairs."""
+    """A difference of first minus second, with an interval corrected for the number of pairs."""
 
     first: str
     second: str
@@ -68,7 +68,7 @@ class Between(TypedDict):
 
 
 class Seen(TypedDict):
-    """Which classes training saw, and by which list."""
+    """The classes that training saw, and the list from which they come."""
 
     list: str
     classes: int
@@ -150,7 +150,7 @@ class CalibrationCurves(TypedDict):
 
 
 class Comparison(TypedDict):
-    """All that the report shows of a data set beyond the single results; by method."""
+    """Everything that the report shows of a data set beyond the single results, by method."""
 
     format: str
     data_set: str
@@ -171,7 +171,7 @@ class Comparison(TypedDict):
 
 
 class Announced(TypedDict):
-    """What an evaluation says of a diagnosis; `reason` is why it could not be done, or ""."""
+    """The description of a diagnosis; `reason` says why it could not be done, or is ""."""
 
     title: str
     note: str
@@ -205,7 +205,7 @@ class Latency(TypedDict):
 
 
 class StageCost(TypedDict):
-    """What one stage is, and what it took."""
+    """The description and the cost of one stage."""
 
     key: str
     title: str
@@ -240,7 +240,7 @@ class Vision(TypedDict):
 
 
 class TowerUse(TypedDict):
-    """What the image tower of a CLIP was shown, and which of its blocks were changed."""
+    """The inputs of a CLIP's image tower, and the blocks that ran otherwise than in CLIP."""
 
     passes: int
     pictures: int
@@ -259,14 +259,14 @@ class Tower(TowerUse):
 
 
 class AddedName(TypedDict):
-    """What one more name costs: once for its text, and on every image."""
+    """The cost of one more name: once for its text, and on every image."""
 
     text_gflop_once: float
     clip_gflop_each_image: float
 
 
 class Structure(TypedDict):
-    """How a published architecture is built and what it costs."""
+    """The structure of a published architecture and its cost."""
 
     format: str
     method: str
@@ -290,14 +290,14 @@ class Structure(TypedDict):
 
 
 class MissingEntry(TypedDict):
-    """Something that was asked for and is not there."""
+    """A requested result that is missing."""
 
     what: str
     sentence: str
 
 
 class ThresholdRow(TypedDict):
-    """An acceptance threshold, what was reached, and whether it holds; None: not decided."""
+    """An acceptance threshold, the score, and whether it is reached; None: not decided."""
 
     what: str
     path: str

@@ -1,4 +1,4 @@
-"""Where a run of `run_all.py` keeps what: results as JSON, and below `runs` what resuming needs."""
+"""The files of a run of `run_all.py`: results as JSON, and below `runs` the logs for resuming."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def slug(name: str) -> str:
 
 
 def run_folder(output: Path, data: str, method: str) -> Path:
-    """Return where the evaluation of a method on a data set is logged."""
+    """Return the folder in which the evaluation of a method on a data set is logged."""
     return output / "runs" / slug(data) / method
 
 
 def result_file(output: Path, data: str, *parts: str) -> Path:
-    """Return where the result of a method, or of one of its diagnoses, is kept."""
+    """Return the file of the result of a method, or of one of its diagnoses."""
     return output / "results" / f"{'--'.join((slug(data), *parts))}.json"
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds, or None if there is none."""
+    """Return the contents of a JSON file, or None if there is none."""
     return read_json_file(path, "result") if path.is_file() else None

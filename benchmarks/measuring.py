@@ -1,4 +1,4 @@
-"""How the benchmarks measure: times beside plain matrix multiply, and peak memory, in one run."""
+"""Measuring time, relative to a plain matrix product in the same run, and peak memory."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation; what consists of others is taken apart, since they may be products."""
+        """Run an operation; composed ones are split, since they may contain matrix products."""
         kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)
         if formula is None and not func.overloadpacket.__name__.startswith("upsample"):
@@ -162,7 +162,7 @@ def _memory_of_status(key: str) -> float | None:
 
 
 def start_server() -> None:
-    """Let the server of `in_fresh_process` import what it needs, while this process goes on."""
+    """Let the server of `in_fresh_process` import its modules while this process goes on."""
     if _METHOD == "forkserver":
         from multiprocessing.forkserver import ensure_running  # cannot be imported on Windows
 
@@ -175,7 +175,7 @@ def in_fresh_process(
 ) -> dict[str, Any]:
     """Run a module's `main`, which prints JSON as its last line; add the peak resident memory.
 
-    The process ends when this one does, however that ends.
+    The new process ends when this one does, in whatever way that ends.
 
     Args:
         module: dotted name of the module, such as "benchmarks.structure.latency".
@@ -210,7 +210,7 @@ def _run_module(
     environment: Mapping[str, str],
     parent: Connection,
 ) -> None:
-    """Run a module's `main`, and send what it printed and why it failed."""
+    """Run a module's `main`, and send back its output and the reason of a failure."""
     os.environ.update(environment)  # the server that this is a fork of may have another
     Thread(target=lambda: parent.poll(None) and os._exit(1), daemon=True).start()
     sys.argv, printed, said = [module, *arguments], StringIO(), StringIO()

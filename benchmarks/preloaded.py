@@ -1,4 +1,4 @@
-"""Imports what every measurement needs, and what the installed methods need to be loaded.
+"""Imports for all measurements, and the modules that loading the installed methods needs.
 
 The server of `benchmarks.measuring` imports this once; the processes that measure are its forks.
 """

@@ -57,7 +57,7 @@ PATIENCE = timedelta(days=7)  # of processes that wait for others to finish thei
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked to do.
+    """The parsed request of a run.
 
     Attributes:
         models: methods, in order.
@@ -74,7 +74,7 @@ class Request:
     foreign: tuple[Foreign, ...] = ()
 
     def completed(self) -> Request:
-        """Return the request with the world where nothing else was asked for."""
+        """Return the request, with the world as the data set if no other is named."""
         weights, datasets = self.weights, self.datasets
         if not datasets and all(source == WORLD for source in weights.values()):
             datasets = (WORLD,)
@@ -153,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_request(args: argparse.Namespace) -> Request:
-    """Combine flags over the configuration.
+    """Return the request; flags override the configuration.
 
     Raises:
         InputError: an unknown key, method or form.
@@ -207,7 +207,7 @@ def _split(entry: str) -> tuple[str, str]:
 
 
 def preflight(request: Request) -> tuple[Request, dict[str, SampleSet], list[Missing]]:
-    """Find everything before anything runs; return what can be done, and what is missing."""
+    """Check before anything runs whether it can be found; return the plan and what is missing."""
     missing = [
         Missing(f"method {one.key} of {one.distribution}", f"it cannot be used: {one.reason}")
         for one in broken_methods()
@@ -234,7 +234,7 @@ def preflight(request: Request) -> tuple[Request, dict[str, SampleSet], list[Mis
 def measure_structure(
     models: Sequence[str], results: Path, *, full: bool, resume: bool
 ) -> list[Missing]:
-    """Measure how the published architectures are built, and how long they take if asked for.
+    """Measure the structure of the published architectures, and their latency if requested.
 
     Returns:
         Which could not be measured, and why.
@@ -251,7 +251,7 @@ def measure_structure(
 
 
 def measure_latency(weights: Mapping[str, str], results: Path, *, resume: bool) -> list[Missing]:
-    """Measure the curves of latency of those methods that are small: the world's.
+    """Measure the curves of latency with the small weights of the world.
 
     Returns:
         Which could not be measured, and why.
@@ -267,7 +267,7 @@ def measure_latency(weights: Mapping[str, str], results: Path, *, resume: bool) 
 def _measure(
     what: str, path: Path, words: list[str], form: str, resume: bool, needed: str | None = None
 ) -> list[Missing]:
-    """Run a measuring script in a process of its own, unless this code and torch did it before."""
+    """Run a measuring script in its own process, unless the same code and torch already did."""
     found = read_json(path) or {}
     current = (form, openvocab.__version__, torch.__version__)
     before = (found.get("format"), found.get("code_version"), found.get("torch"))
@@ -288,7 +288,7 @@ def _measure(
 
 
 def compare_all(args: argparse.Namespace) -> int:
-    """Score, measure, and report; of several processes the first does what is not scoring.
+    """Score, measure and report; of several processes, the first does everything but the scoring.
 
     Returns:
         0, or 1 if an evaluation or a measurement failed, the others of which still ran, or if
@@ -330,7 +330,7 @@ def compare_all(args: argparse.Namespace) -> int:
 def _conclude(
     plan: Plan, request: Request, missing: list[Missing], args: argparse.Namespace
 ) -> Path:
-    """Compare what was scored, measure structure and latency, and make the report.
+    """Compare the scored methods, measure structure and latency, and write the report.
 
     Raises:
         InputError: there is nothing to report.
@@ -357,7 +357,7 @@ def _anything(results: Path) -> bool:
 
 
 def diff(first: Path, second: Path) -> str:
-    """Say what differs between two results: the protocols in words, then the numbers.
+    """Print the differences between two results: first the protocols, then the scores.
 
     The difference is first - second, as in `openvocab.compare` and in the report.
 

@@ -1,4 +1,4 @@
-"""Holds scores on the embedded world against thresholds that were set before training."""
+"""Acceptance thresholds for scores on the embedded world, which were set before training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openvocab.methods import available_methods
 
 
 def threshold_rows(comparison: Comparison, images: int) -> list[ThresholdRow]:
-    """Hold a comparison on the world against the acceptance thresholds of its methods.
+    """Compare scores on the world with the acceptance thresholds of the methods.
 
     Args:
         comparison: the comparison, as `comparison.py` writes it.

@@ -1,4 +1,4 @@
-"""How good confidences are: `python -m benchmarks.quality.calibration --output FILE`.
+"""`python -m benchmarks.quality.calibration --output FILE`: measure how good confidences are.
 
 For each method with a calibration of its world weights, on the scenes of world:val, which no
 calibration was fitted on: the expected calibration error with its interval, the reliability diagram
@@ -97,7 +97,7 @@ def cost(segmenter: BaseSegmenter, repeats: int = REPEATS) -> dict[str, float]:
 
 
 class _Ranked:
-    """Probabilities of pixels from several scenes, and what is true of them."""
+    """The probabilities of pixels in several scenes, and whether the events occurred."""
 
     def __init__(self) -> None:
         self._values: list[NDArray[Any]] = []
@@ -117,7 +117,7 @@ class _Ranked:
         return round(auroc(np.concatenate(self._values), np.concatenate(self._true)), 4)
 
     def share(self) -> float:
-        """Return of how many pixels it is true."""
+        """Return the share of pixels for which the event occurred."""
         return round(float(np.concatenate(self._true).mean()), 4)
 
 

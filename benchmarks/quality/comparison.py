@@ -1,4 +1,4 @@
-"""Puts the finished evaluations of a data set together into the JSON that the report is made of."""
+"""The JSON for the report, collected from the finished evaluations of a data set."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ _SEEN = "coco-stuff-171"  # what SAN and OVSeg are trained on
 
 
 def collect(plan: Plan, name: str) -> None:
-    """Write what the report needs to know about a data set beyond the single results.
+    """Write everything that the report needs of a data set beyond the single results.
 
-    Every evaluation is read once, and what was read is handed on.
+    Every evaluation is read only once.
     """
     data = plan.data[name]
     found = {key: one for key in plan.rows if (one := _read(plan, name, key)) is not None}
@@ -124,7 +124,7 @@ def calibration_curves(records: Sequence[ImageRecord]) -> CalibrationCurves | No
 def _read(plan: Plan, name: str, *parts: str) -> Evaluation | None:
     """Read an evaluation of a method, or of one of its diagnoses, if it was finished.
 
-    Images beyond the limit, which an earlier run may have left, are not looked at.
+    Images beyond the limit, which an earlier run may have evaluated, are left out.
     """
     key, *rest = parts
     folder = plan.folder(name, key).joinpath(*rest)
@@ -169,14 +169,14 @@ def _parts(matrix: IntArray, seen: Sequence[int], convention: Convention) -> Par
 
 
 def _number(value: float) -> float | None:
-    """Return what JSON can hold."""
+    """Return a value as a JSON number, or None if it is not finite."""
     return None if math.isnan(value) else float(value)
 
 
 def seen_classes(
     asked: str | None, data: SampleSet, weights: Mapping[str, str] = MappingProxyType({})
 ) -> Seen | None:
-    """Return which classes training saw, and by which list; None if it is all or nothing.
+    """Return the classes that training saw, and their list; None if it saw all or none.
 
     Args:
         asked: a file of names or a vocabulary; None: what the checkpoints say of their training,
@@ -201,7 +201,7 @@ def seen_classes(
 
 
 def _names_of_training(weights: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names that all checkpoints which say so were trained on."""
+    """Return the names of the training set, as far as all checkpoints that name it agree."""
     found = [
         names
         for key, source in weights.items()
@@ -239,7 +239,7 @@ def _pair(first: str, second: str, left: Evaluation, right: Evaluation) -> Metho
 
 
 def _between(found: Mapping[str, Evaluation]) -> list[Between]:
-    """Return the difference of every two, with intervals that all hold together."""
+    """Return the difference of every pair, with intervals that hold for all pairs together."""
     if len(found) < 2:
         return []
     return [
@@ -286,7 +286,7 @@ def _diagnoses(
 
 
 def _difference(itself: Evaluation, other: Evaluation) -> Paired:
-    """Return how much better a method is than its diagnosis, on the images that both have seen."""
+    """Return the difference between a method and its diagnosis, on images that both evaluated."""
     both = sorted(itself.records.keys() & other.records.keys())
     first, second = ([one.records[i].pairs for i in both] for one in (itself, other))
     paired = paired_difference(first, second, len(itself.result.names))

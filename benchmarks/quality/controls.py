@@ -1,4 +1,4 @@
-"""What scores mean: the same masks with every name exchanged for another."""
+"""The shuffled-name control: the same masks, with every name exchanged for another one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEED, PERMUTATIONS = 0, 200
 
 
 def shuffled_names(matrix: IntArray) -> float | None:
-    """Return mIoU in percent if every predicted name stood for another one.
+    """Return the mIoU in percent of the shuffled-name control.
 
     The mean over permutations of the names in which none stays in its place; None for one name.
 
@@ -32,7 +32,7 @@ def shuffled_names(matrix: IntArray) -> float | None:
 
 
 def derangement(count: int, random: np.random.Generator) -> NDArray[np.intp]:
-    """Return a random permutation of at least two places that leaves none where it is."""
+    """Return a random permutation of at least two places in which none keeps its place."""
     places = np.arange(count)
     while True:  # every third permutation or so is one
         drawn = random.permutation(count)
@@ -41,7 +41,7 @@ def derangement(count: int, random: np.random.Generator) -> NDArray[np.intp]:
 
 
 def control_of(matrix: IntArray, miou: float | None) -> Control:
-    """Return mIoU with exchanged names, and how many times as much the method reaches."""
+    """Return the mIoU of the control, and the ratio of the method's mIoU to it."""
     control = shuffled_names(matrix)
     ratio = miou / control if miou is not None and control else None
     return {"miou": control, "ratio": ratio, "permutations": PERMUTATIONS, "seed": SEED}

@@ -1,7 +1,7 @@
-"""Evaluates one method on one data set, and diagnoses it; `run_all.py` starts it for each.
+"""Evaluates and diagnoses one method on one data set; `run_all.py` starts it for each pair.
 
-A process of its own makes the memory that is measured the method's own. The last line that it
-prints is JSON.
+It runs in a process of its own, so that the measured memory is the method's own. The last line of
+its output is JSON.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from openvocab.world.crop_accuracy import crop_accuracy
 
 
 class Timed:
-    """A segmenter that notes how long its images took."""
+    """A segmenter that records the time of each image."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
         self.seconds: list[float] = []
 
     def describe(self) -> dict[str, Any]:
-        """Return what the segmenter says about itself."""
+        """Return the segmenter's own description."""
         return self.segmenter.describe()
 
     def segment(self, image: Any, vocabulary: Any, **options: Any) -> Any:
-        """Segment on the clock."""
+        """Segment an image and record the time."""
         start = time.perf_counter()
         result = self.segmenter.segment(image, vocabulary, **options)
         self.seconds.append(time.perf_counter() - start)
@@ -81,7 +81,7 @@ def evaluate_method(args: argparse.Namespace) -> None:
 
 
 def costs(seconds: Sequence[float], before: float) -> Costs:
-    """Return seconds for an image, without the first one, which pays for the names, and memory.
+    """Return the median seconds for an image, without the first one, and the memory.
 
     Args:
         seconds: seconds of the images, in order.
@@ -102,7 +102,7 @@ def run_diagnoses(
     folder: Path,
     args: argparse.Namespace,
 ) -> None:
-    """Carry out a method's diagnoses, and write which there are and why some cannot be done."""
+    """Run a method's diagnoses, and write which there are and why some cannot be done."""
     known = KnownTruth(data)
     announced: dict[str, Announced] = {}
     for one in diagnoses:

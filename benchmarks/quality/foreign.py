@@ -1,4 +1,4 @@
-"""Rows of other programs in the comparison: their predictions are scored, nothing is run."""
+"""Other programs in the comparison: their predictions are scored, and nothing is run."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def score_foreign(plan: Plan, name: str, foreign: Foreign) -> list[Missing]:
 
 
 def not_stated(foreign: Foreign) -> list[Missing]:
-    """Ask for the lines of the card that only the user can know."""
+    """Ask for the lines of the protocol card that only the user can know."""
     stated = {} if foreign.card is None else read_stated(foreign.card)
     asked = [line for line in LINES if line not in (*stated, "note")]
     place = foreign.card or foreign.path.parent / f"{foreign.path.stem}.yaml"

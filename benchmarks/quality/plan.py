@@ -1,4 +1,4 @@
-"""Plans evaluations of methods on data sets, and has each carried out in a process of its own."""
+"""The plan of a run: evaluations of methods on data sets, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FOLDERS = ("images", "labels", "names.txt")
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that was asked for and is not there.
+    """A requested result that cannot be made.
 
     Attributes:
         what: the model or the data set.
@@ -39,9 +39,9 @@ class Missing:
 
     @classmethod
     def after(cls, what: str, error: Exception) -> Missing:
-        """Say in one line what went wrong in a method, and print the rest of it.
+        """Return a line that says how a method failed, and print the details.
 
-        Whatever a method does, the others still run.
+        The other methods still run.
         """
         print(error, file=sys.stderr, flush=True)
         lines = [line for line in str(error).splitlines() if line.strip()]
@@ -51,7 +51,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is evaluated.
+    """The evaluations of a run.
 
     Attributes:
         weights: weights by method.
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The keys of everything that is compared: methods, and predictions of other programs."""
+        """Return the keys of all that is compared: methods, and predictions of other programs."""
         return (*self.weights, *self.foreign)
 
     def folder(self, data: str, method: str) -> Path:
@@ -88,12 +88,12 @@ class Plan:
         return run_folder(self.output, data, method)
 
     def diagnosed(self, data: str) -> bool:
-        """Whether the methods are told parts of the truth about a data set."""
+        """Return whether oracle diagnoses are made on a data set."""
         return is_world(self.data[data]) if self.diagnoses is None else self.diagnoses
 
 
 def is_world(data: SampleSet) -> bool:
-    """Whether a data set is a split of the embedded world."""
+    """Return whether a data set is a split of the embedded world."""
     return data.name == WORLD
 
 
@@ -124,7 +124,7 @@ def find_data(name: str, root: Path | None) -> SampleSet:
 def load_method(
     key: str, weights: str, data: SampleSet | None = None, device: str = "cpu"
 ) -> Segmenter:
-    """Load a method from `--weights METHOD=...`, with what was published for the data.
+    """Load a method from `--weights METHOD=...`, with the settings published for the data.
 
     Args:
         key: key of an installed method.
@@ -143,7 +143,7 @@ def load_method(
 
 
 def check_weights(weights: Mapping[str, str]) -> list[Missing]:
-    """Return which weights cannot be found, before anything runs."""
+    """Return the weights that cannot be found, before anything runs."""
     missing = []
     for key, source in weights.items():
         what = f"weights of {key}"
@@ -165,7 +165,7 @@ def check_weights(weights: Mapping[str, str]) -> list[Missing]:
 
 
 def _looks_like_path(source: str) -> bool:
-    """Tell paths from names such as "ViT-B-16:openai" and from the hub's OWNER/REPOSITORY."""
+    """Return whether a text is a path, unlike "ViT-B-16:openai" or the hub's OWNER/REPOSITORY."""
     suffix = Path(source).suffix
     if re.fullmatch(r"\w[\w-]*/[\w.-]+", source) and not suffix:
         return False
@@ -173,7 +173,7 @@ def _looks_like_path(source: str) -> bool:
 
 
 def evaluate_all(plan: Plan, say: Callable[[str], None]) -> list[Missing]:
-    """Evaluate every method on every data set; return what a method could not do."""
+    """Evaluate every method on every data set; return the failures."""
     missing = []
     pairs = [(key, name) for name in plan.data for key in plan.weights]
     for number, (key, name) in enumerate(pairs, start=1):

@@ -1,4 +1,4 @@
-"""The numbers that the authors report, and which of ours they may stand beside."""
+"""The scores that the authors report, and the conditions for comparing ours with them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def published(key: str, data_set: str | None = None) -> list[PublishedRow]:
 
 
 def differences(row: PublishedRow, card: ProtocolCard) -> list[str]:
-    """Say in words why a published number may not stand beside one of ours.
+    """Return in words why a published score cannot be compared with one of ours.
 
     Args:
         row: row of `published`, on the data set of the card.

@@ -1,1 +1,1 @@
-"""Structure: how the published architectures are built, and what they cost."""
+"""Structure: how the published architectures are built and what they cost."""

@@ -44,7 +44,7 @@ def words(count: int) -> Vocabulary:
 
 @contextmanager
 def known_names() -> Iterator[None]:
-    """Let names be known already: embeddings are random, and cost nothing."""
+    """Give names random embeddings, so that encoding them takes no time."""
 
     def table(encoder: TextEncoder, count: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(count)
@@ -73,7 +73,7 @@ def curves(
     side: int,
     left: Callable[[], float],
 ) -> Curves:
-    """Measure both curves as far as the time goes.
+    """Measure both curves as far as the time allows.
 
     Args:
         segmenter: segmenter to measure.

@@ -37,7 +37,7 @@ FORMAT = "openvocab-structure-5"
 
 
 class Noise(TorchFunctionMode):
-    """Fills weights with a piece of noise again and again: drawing them all takes too long."""
+    """Fills weights with one piece of noise again and again, since drawing all takes too long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def parameters_of(anatomy: Anatomy) -> Parameters:
 
 
 def measure_stages(subject: Architecture) -> tuple[list[StageCost], list[Tower]]:
-    """Run twice: once counted and watched, once on the clock."""
+    """Run twice: once to count operations and watch CLIP, and once to measure time."""
     image, vocabulary, anatomy = picture(SIDE), Vocabulary(NAMES), subject.anatomy
     with ExitStack() as stack:
         distinct = {id(clip): (role, clip) for role, clip in anatomy.clips.items()}
@@ -170,7 +170,7 @@ def measure_stages(subject: Architecture) -> tuple[list[StageCost], list[Tower]]
 
 
 def added_names(subject: Architecture, stages: Sequence[StageCost]) -> AddedName:
-    """Return what one more name costs: once for its text, and on every image after that."""
+    """Return the cost of one more name: once for its text, and on every image."""
     texts = [stage for stage in subject.anatomy.stages if stage.key == "text"]
     calls = [
         (getattr(owner, name), templates)

@@ -1,4 +1,4 @@
-"""Watches a running model: time and operations by stage, and what each CLIP layer is used for."""
+"""The cost of each stage of a running model, and what each CLIP layer is used for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REST = "rest"
 
 @dataclass
 class Spent:
-    """What a stage has spent so far."""
+    """The costs of a stage so far."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -34,7 +34,7 @@ class Spent:
 
 @dataclass
 class Meter:
-    """Books time and operations to the innermost stage that is running.
+    """A meter that assigns time and operations to the innermost running stage.
 
     Attributes:
         spent: costs by key of the stage; `REST` is what belongs to no stage.
@@ -48,7 +48,7 @@ class Meter:
     _counted: int = 0
 
     def book(self) -> None:
-        """Give what was spent since the last call to the stage that is running."""
+        """Assign the costs since the last call to the stage that is running."""
         now = time.perf_counter()
         spent = self.spent[self._running[-1]]
         spent.seconds += now - self._since
@@ -59,7 +59,7 @@ class Meter:
 
     @contextmanager
     def stage(self, key: str) -> Iterator[None]:
-        """Book the block to a stage."""
+        """Assign the costs of the block to a stage."""
         self.book()
         self._running.append(key)
         self.spent[key].calls += 1
@@ -74,7 +74,7 @@ class Meter:
 def metered(stages: tuple[Stage, ...], *, flops: bool) -> Iterator[Meter]:
     """Measure the stages while the block runs.
 
-    Counting operations slows small ones down, so time is measured in a run of its own.
+    Counting slows small operations down, so time is measured in a separate run.
     """
     with ExitStack() as stack:
         counter = stack.enter_context(FlopCounter()) if flops else None
@@ -99,7 +99,7 @@ def _booked(owner: object, name: str, key: str, meter: Meter) -> Callable[..., A
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Set an attribute, and afterwards make everything as it was."""
+    """Set an attribute for the block, and restore it afterwards."""
     own = name in vars(owner)
     before = getattr(owner, name)
     setattr(owner, name, value)
@@ -114,7 +114,7 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 
 @dataclass
 class TowerTrace:
-    """What an image tower was used for while it was watched.
+    """The inputs and the changes of an image tower while it was watched.
 
     Attributes:
         inputs: (pictures, height, width) of every pass, in order.
@@ -241,7 +241,7 @@ class _Watch:
 
 
 class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Leaves products out: their results have the right shapes, and nothing in them."""
+    """Skips matrix products: their results have the right shapes but no values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, or only say what its result would look like."""
@@ -257,7 +257,7 @@ class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def kept_for_training(parameters: list[nn.Parameter]) -> Iterator[list[int]]:
     """Count the bytes that a forward pass keeps for its backward pass, without the weights.
 
-    The pass must not depend on what it computes: only shapes are right.
+    The pass must not depend on computed values, since only the shapes are right.
 
     Yields:
         A list of the sizes, one for each distinct storage.

@@ -1,4 +1,4 @@
-"""Dense CLIP without training: the last attention of CLIP's image tower, changed in three ways.
+"""Dense CLIP without training: three changes of the last attention of CLIP's image tower.
 
 CLIP is trained for one vector for each image, so the attention of its last block gathers what is
 everywhere. Three papers replace it, and compare every patch with the names' embeddings:
@@ -44,7 +44,7 @@ def value_path(attention: Attention, x: Tensor) -> Tensor:
 
 
 def correlative_attention(attention: Attention, x: Tensor) -> Tensor:
-    """SCLIP: tokens (B, T, D) attend to what has similar queries, and to what has similar keys.
+    """SCLIP: tokens (B, T, D) attend to tokens with similar queries, and to similar keys.
 
     Source: SCLIP section 3.2, softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d)), whose rows sum
     to 2.

@@ -1,4 +1,4 @@
-"""The three methods as the commands, the page and the benchmark see them.
+"""The description of the three methods for the commands, the page and the benchmark.
 
 This module is imported whenever methods are listed, so it imports torch only inside functions.
 """

@@ -1,4 +1,4 @@
-"""What the method saw: for each word, how similar each patch of the image is to it."""
+"""The picture of the similarity of each patch of an image with each word."""
 
 from __future__ import annotations
 

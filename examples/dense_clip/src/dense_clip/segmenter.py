@@ -35,7 +35,7 @@ _LAST_BLOCK: dict[str, str] = {
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """Every setting that decides a label.
+    """All settings that affect a label.
 
     Attributes:
         variant: attention that replaces that of the last block.
@@ -56,7 +56,7 @@ class DenseConfig:
     sigma: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse what can only be a mistake."""
+        """Refuse values that can only be mistakes."""
         if self.variant not in get_args(Variant):
             raise InputError(f"variant is {self.variant!r}; use one of {', '.join(TITLES)}")
         for name in ("short_side", "max_side", "window", "stride", "sigma"):
@@ -71,7 +71,7 @@ class DenseConfig:
 
 
 def default_config(variant: Variant, weights: str | Path) -> DenseConfig:
-    """Return how a variant is set up where nobody says: by the papers' rule, whole in the world.
+    """Return the default settings of a variant: the papers' rule, or whole images in the world.
 
     The world's CLIP was trained on scenes of its native size, where windows would only cut.
     """
@@ -88,7 +88,7 @@ def load_dense_clip(
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> DenseCLIPSegmenter:
-    """Load a CLIP, ready to segment.
+    """Load a CLIP and return a segmenter.
 
     Args:
         weights: "NAME:TAG" of open_clip, a file, or "world"; see `openvocab.clip.load_clip`.
@@ -136,7 +136,7 @@ class DenseCLIPSegmenter(BaseSegmenter):
         self.features = torch.compile(dense_features) if compile else dense_features
 
     def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
+        """Return the lines of the protocol card that describe this segmenter."""
         config, vision = self.config, self.clip.config.vision
         windows = f"windows of {config.window} every {config.stride} pixels, similarities averaged"
         described: dict[str, Any] = {

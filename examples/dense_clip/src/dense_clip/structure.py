@@ -1,4 +1,4 @@
-"""How the methods are built, for the part of the report that measures structure and cost."""
+"""The structure of the methods, for the part of the report that measures structure and cost."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _WORDS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class CLIPSegConfig:
-    """How CLIPSeg is used.
+    """The settings of CLIPSeg.
 
     Attributes:
         prompt: the sentence around a name; the templates of vocabularies are not used, since the
@@ -39,7 +39,7 @@ class CLIPSegConfig:
     max_side: int = 2048
 
     def __post_init__(self) -> None:
-        """Refuse what can only be a mistake."""
+        """Refuse values that can only be mistakes."""
         resolve_templates([self.prompt])
         if self.max_side < 1:
             raise InputError(f"max_side is {self.max_side}; it must be at least 1 pixel")
@@ -53,7 +53,7 @@ def load_clipseg(
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> CLIPSegSegmenter:
-    """Load CLIPSeg, ready to segment; see `load_checkpoint` for the arguments and errors."""
+    """Load CLIPSeg and return a segmenter; see `load_checkpoint` for the arguments and errors."""
     checkpoint = load_checkpoint(
         "CLIPSegForImageSegmentation",
         weights,
@@ -73,7 +73,7 @@ class CLIPSegSegmenter(BaseSegmenter):
         self.checkpoint, self.config = checkpoint, config or CLIPSegConfig()
 
     def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
+        """Return the lines of the protocol card that describe this segmenter."""
         return {
             "method": "CLIPSeg",
             **self.checkpoint.describe(),

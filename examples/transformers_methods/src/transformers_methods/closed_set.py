@@ -48,7 +48,7 @@ _LISTED = 10  # names in one warning
 
 @dataclass(frozen=True)
 class ClosedSetConfig:
-    """How a closed-set model is used with a vocabulary.
+    """The settings of a closed-set model.
 
     Attributes:
         unmatched: what becomes of the model's labels that are no name of the vocabulary: "compete",
@@ -63,7 +63,7 @@ class ClosedSetConfig:
     max_side: int = 1024
 
     def __post_init__(self) -> None:
-        """Refuse what can only be a mistake."""
+        """Refuse values that can only be mistakes."""
         if self.unmatched not in get_args(Unmatched):
             raise InputError(f"unmatched is {self.unmatched!r}; use 'compete' or 'leave out'")
         if self.max_side < 1:
@@ -104,17 +104,17 @@ class ClosedSetSegmenter(BaseSegmenter):
         self._warned: set[str] = set()
 
     def for_vocabulary(self, vocabulary: Vocabulary) -> ClosedSetSegmenter:
-        """Return the same model whose card also lists what has no match in a vocabulary."""
+        """Return the same model, whose card also lists labels and names without a match."""
         other = copy.copy(self)
         other._known = vocabulary
         return other
 
     def matching(self, vocabulary: Vocabulary) -> Matching:
-        """Return which label stands for which name; see `match_labels`."""
+        """Return the names that the labels stand for; see `match_labels`."""
         return match_labels(self.model_labels, vocabulary, self.config.aliases)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
+        """Return the lines of the protocol card that describe this segmenter."""
         described: dict[str, Any] = {
             "method": self.method,
             **self.checkpoint.describe(),
@@ -203,11 +203,11 @@ class ClosedSetSegmenter(BaseSegmenter):
         return scores
 
     def _task(self) -> dict[str, Any]:
-        """Return what OneFormer's image processor must be told."""
+        """Return the task that OneFormer's image processor needs."""
         return {"task_inputs": ["semantic"]} if self.method == "OneFormer" else {}
 
     def _inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return what the model takes: pixels, EoMT's crops, and OneFormer's task as tokens."""
+        """Return the model's inputs: pixels, EoMT's crops, and OneFormer's task as tokens."""
         names = [name for name in ("pixel_values", "patch_offsets") if name in inputs]
         taken: dict[str, Any] = {name: inputs[name] for name in names}
         if self.method == "OneFormer":
@@ -219,7 +219,7 @@ class ClosedSetSegmenter(BaseSegmenter):
         return taken
 
     def _warn(self, matching: Matching, vocabulary: Vocabulary) -> None:
-        """Say once for a vocabulary which of its names can never be found."""
+        """Warn once for each vocabulary about its names that can never be found."""
         missing, key = matching.names_without_label, vocabulary.sha256()
         if not missing or key in self._warned:
             return

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers, by hub name or folder: whole, and without running their code."""
+"""Checkpoints of transformers, by hub name or folder, read without running their code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return the device of the model."""
         return next(self.model.parameters()).device
 
     def describe(self) -> dict[str, Any]:
@@ -55,13 +55,13 @@ class Checkpoint:
         }
 
     def pixels(self, image: ImageArray, **options: Any) -> dict[str, Any]:
-        """Prepare one image (H, W, 3) as the checkpoint's own processor does."""
+        """Prepare one image (H, W, 3) with the checkpoint's own processor."""
         prepare = getattr(self.processor, "image_processor", self.processor)
         inputs = prepare([image], return_tensors="pt", input_data_format="channels_last", **options)
         return {name: self.place(value) for name, value in inputs.items()}
 
     def place(self, value: Any) -> Any:
-        """Move a tensor to the model, floats in its precision; leave all else as it is."""
+        """Move a tensor to the model; floats get the model's precision."""
         if not isinstance(value, Tensor):
             return value
         dtype = dtype_of(self.precision) if value.is_floating_point() else value.dtype
@@ -152,7 +152,7 @@ def _transformers() -> Any:
 
 
 def fitted(image: ImageArray, max_side: int) -> ImageArray:
-    """Shrink an image (H, W, 3) to a long side of `max_side`, and widen what is very thin.
+    """Shrink an image (H, W, 3) to a long side of `max_side`, and widen very thin images.
 
     The models' processors have no bound on memory for large or thin images. The short side is made
     at least an eighth of the long one.
@@ -168,12 +168,12 @@ def fitted(image: ImageArray, max_side: int) -> ImageArray:
 
 
 def fit_rule(max_side: int) -> str:
-    """Return what a protocol card says about `fitted`."""
+    """Return the line of the protocol card that describes `fitted`."""
     return f"long side <= {max_side}, short side >= 1/{_THINNEST} of it, bicubic"
 
 
 def enlarged(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize (..., h, w) to (..., H, W) by taking the value under the middle of each new pixel."""
+    """Resize (..., h, w) to (..., H, W) by taking the value under the center of each new pixel."""
     if values.shape[-2:] == size:
         return values
     rows, columns = (

@@ -1,4 +1,4 @@
-"""Which label of a closed-set model stands for which name of a vocabulary."""
+"""Matching the labels of a closed-set model with the names of a vocabulary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Matching:
-    """How the labels of a model and the names of a vocabulary belong together.
+    """The match of a model's labels with the names of a vocabulary.
 
     Attributes:
         words: for each label of the model its label in the vocabulary, which is -1 for words that
@@ -76,7 +76,7 @@ def _match(label: str, words: Sequence[tuple[str, int]]) -> int | None:
 
 
 def _plain(name: str) -> str:
-    """Return a name without what data sets write in different ways."""
+    """Return a name without the differences in spelling between data sets."""
     text = " ".join(re.split(r"[\s_-]+", name.strip().casefold()))
     return re.sub(r"( other)?( merged)?$", "", text)
 

@@ -1,4 +1,4 @@
-"""The methods as the commands, the page and the benchmark see them; imports no torch."""
+"""The description of the methods for the commands, the page and the benchmark; needs no torch."""
 
 from __future__ import annotations
 

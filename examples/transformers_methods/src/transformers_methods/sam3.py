@@ -1,4 +1,4 @@
-"""SAM 3 by concept prompts: one name at a time, its instances merged into one label map.
+"""SAM 3 with concept prompts: one name at a time, whose instances become one label map.
 
 Source: Carion et al., "SAM 3: Segment Anything with Concepts", 2025.
 """
@@ -41,7 +41,7 @@ _TOKENS = 32  # that SAM 3 reads
 
 @dataclass(frozen=True)
 class SAM3Config:
-    """How SAM 3 is used.
+    """The settings of SAM 3.
 
     Attributes:
         overlap: which instance a pixel belongs to that several cover: "score", the one with the
@@ -61,7 +61,7 @@ class SAM3Config:
     max_side: int = 2048
 
     def __post_init__(self) -> None:
-        """Refuse what can only be a mistake."""
+        """Refuse values that can only be mistakes."""
         if self.overlap not in get_args(Overlap):
             raise InputError(f"overlap is {self.overlap!r}; use one of {', '.join(_OVERLAPS)}")
         for name in ("score_threshold", "mask_threshold"):
@@ -74,7 +74,7 @@ class SAM3Config:
 
 @dataclass(frozen=True)
 class Instance:
-    """One thing that was found.
+    """One found instance.
 
     Attributes:
         word: place in the vocabulary's words of what it was found by.
@@ -89,7 +89,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Merged:
-    """Instances laid on each other.
+    """Several instances that were merged.
 
     Attributes:
         words: (H, W) int32, the place of the word that won the pixel, or -1 where none covers it.
@@ -110,7 +110,7 @@ def merge_instances(
     mask_threshold: float = 0.5,
     return_scores: bool = False,
 ) -> Merged:
-    """Lay instances on each other, one after the other, so that one mask is in memory at a time.
+    """Merge instances one after the other, so that only one mask is in memory at a time.
 
     Args:
         instances: instances in the order of the words; of equal ones the first wins.
@@ -145,7 +145,7 @@ def load_sam3(
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> SAM3Segmenter:
-    """Load SAM 3, ready to segment; see `load_checkpoint` for the arguments and errors."""
+    """Load SAM 3 and return a segmenter; see `load_checkpoint` for the arguments and errors."""
     parts = ("vision_encoder", "detr_encoder", "detr_decoder", "mask_decoder")
     checkpoint = load_checkpoint(
         "Sam3Model",
@@ -166,7 +166,7 @@ class SAM3Segmenter(BaseSegmenter):
         self.checkpoint, self.config = checkpoint, config or SAM3Config()
 
     def describe(self) -> dict[str, Any]:
-        """Return what a protocol card says about this segmenter."""
+        """Return the lines of the protocol card that describe this segmenter."""
         config = self.config
         return {
             "method": "SAM 3",
@@ -218,9 +218,9 @@ class SAM3Segmenter(BaseSegmenter):
 
     @torch.inference_mode()
     def instances(self, image: ImageArray, vocabulary: Vocabulary) -> Iterator[Instance]:
-        """Yield what is found of each word in an image (H, W, 3); the image is encoded once.
+        """Yield the instances of each word in an image (H, W, 3); the image is encoded once.
 
-        The word "background" is not asked for: it is what no instance covers.
+        The word "background" is left out, since it stands for the pixels that no instance covers.
         """
         model: Any = self.checkpoint.model
         seen = model.get_vision_features(self.checkpoint.pixels(image)["pixel_values"])

@@ -194,7 +194,7 @@ class Judged:
         return np.asarray(self.truth != _UNKNOWN)
 
     def drawn(self, rng: np.random.Generator) -> _Pixels:
-        """Draw some pixels."""
+        """Return a random sample of the pixels."""
         count = min(PIXELS, self.truth.size)
         chosen = rng.choice(self.truth.size, count, replace=False)
         features = self.evidence.to_image(self.evidence.features()).reshape(3, -1)
@@ -237,7 +237,7 @@ def judge(
 
 
 def _truth(data: SampleSet, sample: Sample, places: NDArray[np.int32] | None) -> NDArray[np.int32]:
-    """Return the truth as `Judged` has it; void of the world is ground that has no name."""
+    """Return the truth as `Judged` holds it; void pixels of the world are ground without a name."""
     stored = data.read_label(sample).astype(np.int64)
     void = np.isin(stored, sorted(void_values(len(data.vocabulary), data.ignore_index)))
     inside = (stored >= 0) & (stored < len(data.vocabulary)) & ~void
@@ -251,7 +251,7 @@ def _truth(data: SampleSet, sample: Sample, places: NDArray[np.int32] | None) ->
 def without_ground(
     vocabulary: Vocabulary, truth: NDArray[np.int32]
 ) -> tuple[Vocabulary, NDArray[np.int32]] | None:
-    """Take the names of an image's ground out of a vocabulary.
+    """Return a vocabulary without the names of an image's ground.
 
     The ground is all stuff in the image, or the name that covers most of it where the vocabulary
     does not tell stuff from things.

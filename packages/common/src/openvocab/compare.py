@@ -55,7 +55,7 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation as its folder holds it, read once.
+    """A finished evaluation, read once from its folder.
 
     Args:
         folder: where it was read.
@@ -85,7 +85,7 @@ class Evaluation:
 
     @classmethod
     def of_predictions(cls, folder: Path, data: SampleSet) -> Evaluation:
-        """Score the predictions of any program.
+        """Score the predictions of any program, as an evaluation.
 
         Raises:
             InputError: see `openvocab.score.score_images`.
@@ -146,7 +146,7 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> PairedComparis
 def compare_every_two(
     evaluations: Mapping[str, Evaluation], convention: Convention = "detectron2"
 ) -> dict[tuple[str, str], PairedDifference]:
-    """Compare every two evaluations, with intervals corrected for the number of pairs.
+    """Compare every pair of evaluations, with intervals corrected for the number of pairs.
 
     Args:
         evaluations: by name.
@@ -166,7 +166,7 @@ def compare_every_two(
 
 
 def check_comparable(evaluations: Sequence[Evaluation]) -> None:
-    """Refuse evaluations that are not of the same images, label maps and class names.
+    """Refuse evaluations that differ in their images, label maps or class names.
 
     Raises:
         InputError: so it is, or a result is not what its log says.
@@ -189,7 +189,7 @@ def check_comparable(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _check_log(evaluation: Evaluation) -> None:
-    """Refuse a result that is not the sum of the images that are compared."""
+    """Refuse a result that is not the sum of the compared images."""
     found = evaluation.result
     matrix = ConfusionMatrix(len(found.names))
     for record in evaluation.records.values():
@@ -273,7 +273,7 @@ def _cell(between: Interval) -> str:
 
 
 def differing_lines(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Return every line of the protocol that is not the same in all, with its values in order."""
+    """Return every line of the protocol that differs between the evaluations, with all values."""
     cards = [_flat(one.result.card) for one in evaluations]
     lines = dict.fromkeys(line for card in cards for line in card)
     return [

@@ -75,7 +75,7 @@ def score_images(
     segments: bool = False,
     limit: int | None = None,
 ) -> tuple[Result, list[ImageRecord]]:
-    """Compare predictions with the ground truth of a set; also return what each image gave.
+    """Compare predictions with the ground truth of a set; also return the counts of each image.
 
     Args:
         predictions: label maps by sample.
@@ -132,7 +132,7 @@ def score_images(
 
 
 def save_evaluation(folder: Path, result: Result, records: Sequence[ImageRecord]) -> None:
-    """Write what an evaluation writes: the log of all images, and then the result."""
+    """Write the files of an evaluation: the log of all images, and then the result."""
     (folder / RESULT_FILE).unlink(missing_ok=True)  # a killed run must leave none that looks whole
     log = EvaluationLog(folder, result.card, (0, 1), keep=False)
     try:
@@ -144,7 +144,7 @@ def save_evaluation(folder: Path, result: Result, records: Sequence[ImageRecord]
 
 
 def _warn_of_shift(matrix: NDArray[np.int64]) -> None:
-    """Say so where the labels fit the ground truth better when they count from 1."""
+    """Warn if the labels fit the ground truth better when they count from 1."""
     right, shifted = int(np.trace(matrix[:, :-1])), int(np.trace(matrix[:, 1:-1]))
     if shifted > right:
         warnings.warn(
@@ -155,7 +155,7 @@ def _warn_of_shift(matrix: NDArray[np.int64]) -> None:
 
 
 def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a data set and tell how to read predictions for it."""
+    """Add the options that name a data set and describe how to read predictions for it."""
     add_data_arguments(parser)
     parser.add_argument(
         "--category-ids",

@@ -1,4 +1,4 @@
-"""What was downloaded: folders, or zip and tar files that are unpacked once, in safety."""
+"""Downloads: folders, or zip and tar files that are unpacked once and safely."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SMALL = 1 << 28
 
 
 class Source:
-    """A folder with what was downloaded, searched as if its archives were unpacked in it.
+    """A folder of downloads, in which archives are searched as if they were unpacked.
 
     Args:
         folder: folder that the user gave; archives in it are unpacked below `output`, only once.
@@ -39,7 +39,7 @@ class Source:
                 self.roots.append(_unpacked(archive, output / UNPACKED))
 
     def optional(self, *names: str) -> Path | None:
-        """Return the first path of these names that is there, or None."""
+        """Return the first path of these names that exists, or None."""
         for name in names:
             for root in self.roots:
                 if (root / name).exists():
@@ -47,7 +47,7 @@ class Source:
         return None
 
     def path(self, *names: str) -> Path:
-        """Return the first path of these names that is there.
+        """Return the first path of these names that exists.
 
         Raises:
             InputError: none is.
@@ -110,7 +110,7 @@ def _refuse_bombs(archive: Path, unpacked: int) -> None:
 
 
 class _Careful:
-    """Python's filter for data, which refuses links and paths that lead outside, and a sum."""
+    """Python's filter for data, which refuses paths that lead outside, with a size limit."""
 
     def __init__(self, archive: Path) -> None:
         self.archive, self.unpacked = archive, 0

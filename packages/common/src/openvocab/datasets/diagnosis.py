@@ -1,4 +1,4 @@
-"""What a data set's files mean: findings in plain words, each with the command that fixes it."""
+"""The findings about a data set's files, in words, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST = 0.3  # a wrong value in more of the label maps than this is a rule, not 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about a data set.
+    """A finding about a data set.
 
     Args:
         severity: an error makes results wrong, a warning makes them incomparable.
@@ -51,13 +51,13 @@ def diagnose(seen: TreeInspection, data_root: Path) -> list[Finding]:
 
 
 def prepare_command(name: str, split: str, data_root: Path) -> str:
-    """Return the command that makes what is missing of a label tree."""
+    """Return the command that makes the missing part of a label tree."""
     root = shlex.quote(str(data_root))
     return f"python -m openvocab.prepare {name} --split {split} --source DOWNLOADS --output {root}"
 
 
 def repair_command(data: LabelledSet, data_root: Path, *, first: str = "") -> str:
-    """Return the command that makes a tree whole: this one, or one beside it to be used instead.
+    """Return the command that repairs a label tree, or makes another one to use instead.
 
     Args:
         data: the set as it lies there.
@@ -161,7 +161,7 @@ def _sizes(seen: TreeInspection, remake: str) -> Iterable[Finding]:
 
 
 def _values(seen: TreeInspection, data_root: Path, remake: str) -> Iterable[Finding]:
-    """Find values that are no class, and say what they most likely are."""
+    """Find values that are no class, and say what they probably are."""
     data, histogram = seen.data, seen.histogram()
     classes = len(data.label_names)
     void = void_values(classes, data.ignore_index)
@@ -192,7 +192,7 @@ def _values(seen: TreeInspection, data_root: Path, remake: str) -> Iterable[Find
 def _suspicious_void(
     seen: TreeInspection, histogram: dict[int, int], classes: int, remake: str
 ) -> Iterable[Finding]:
-    """With more than 255 classes, 255 is a class; whoever wrote void as 255 spoiled it."""
+    """Find 255 in place of the void value where more than 255 classes make 255 a class."""
     if classes <= VOID_8_BIT or any(v in histogram for v in seen.data.ignore_index):
         return
     holders = sum(VOID_8_BIT in image.values for image in seen.images)

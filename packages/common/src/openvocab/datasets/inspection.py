@@ -1,4 +1,4 @@
-"""Looking at every file of a data set once, in parallel: sizes, values, damage, fingerprints."""
+"""Inspecting every file of a data set once, in parallel: sizes, values, damage, fingerprints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen of one sample.
+    """The result of inspecting one sample.
 
     Args:
         sample: the pair.
@@ -53,7 +53,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TreeInspection:
-    """What was seen of a whole set.
+    """The result of inspecting a whole set.
 
     Args:
         data: the set.
@@ -92,14 +92,14 @@ class TreeInspection:
 
 
 def inspect_set(data: LabelledSet, *, workers: int, progress: bool) -> TreeInspection:
-    """Look at every file of a set."""
+    """Inspect every file of a set."""
     look = partial(inspect_sample, coding=data.layout.coding, ignore=data.ignore_index)
     seen = run_parallel(look, data.samples, workers, f"{data.name} {data.split}", progress)
     return TreeInspection(data, tuple(seen))
 
 
 def inspect_sample(sample: Sample, coding: Coding, ignore: Sequence[int]) -> Inspection:
-    """Look at one image and its label map."""
+    """Inspect one image and its label map."""
     image_size, image_error = _image(sample.image)
     try:
         labels = decode(read_stored(sample.label), coding, max(ignore))

@@ -1,4 +1,4 @@
-"""Whether label maps can mean what their data set says: looked at as a whole, before the work."""
+"""The check of all label maps before any work, which finds values that cannot be meant."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 @dataclass(frozen=True)
 class LabelSurvey:
-    """What the label maps of a set hold.
+    """The values in all label maps of a set.
 
     Args:
         classes: K; class labels are `0..K-1`.
@@ -66,12 +66,12 @@ class LabelSurvey:
 
     @property
     def like_masks(self) -> bool:
-        """Whether 0 and 255 are all values that occur, as in masks of one class."""
+        """Return whether only 0 and 255 occur, as in masks of one class."""
         return set(self.pixels) == {0, 255}
 
     @property
     def nonsense(self) -> str:
-        """Why no value that occurs can be what was meant, in a sentence, or ""."""
+        """Return why no value that occurs can be meant, in a sentence, or ""."""
         if self.like_masks and self.classes > 1:
             meaning = "void" if 255 in self.void else "the label of another class"
             return (
@@ -104,9 +104,9 @@ def check_labels(
     values: bool = True,
     progress: bool = False,
 ) -> LabelSurvey:
-    """Look at all label maps of a set, and refuse what cannot mean what the set says.
+    """Check all label maps of a set, and refuse those that cannot fit the set's description.
 
-    What was seen is remembered in the user's cache for as long as no file changes.
+    The result is stored in the user's cache for as long as no file changes.
 
     Args:
         data: the set.
@@ -160,7 +160,7 @@ def survey_labels(
     void: tuple[int, ...],
     progress: bool = False,
 ) -> LabelSurvey:
-    """Count the values of all label maps, or remember what they were."""
+    """Count the values of all label maps, or read the stored result."""
     sizes = isinstance(data, FolderDataset)  # known sets were inspected by their makers
     memory = _remembered_in(data, samples, classes, void)
     if memory is not None and memory.is_file():
@@ -186,14 +186,14 @@ def survey_labels(
 
 
 def check_same_size(sample: Sample, image: NDArray[Any], label: NDArray[Any]) -> None:
-    """Raise `InputError` if a label map is not as large as its image."""
+    """Raise `InputError` if a label map and its image differ in size."""
     if image.shape[:2] != label.shape:
         raise InputError(_mismatch(sample, (image.shape[0], image.shape[1]), label.shape))
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What one label map holds; see `LabelSurvey`."""
+    """The values in one label map; see `LabelSurvey`."""
 
     pixels: dict[int, int]
     wrong: str
@@ -248,7 +248,7 @@ def _mismatch(sample: Sample, image: tuple[int, int], label: tuple[int, ...]) ->
 def _remembered_in(
     data: SampleSet, samples: Sequence[Sample], classes: int, void: tuple[int, ...]
 ) -> Path | None:
-    """Return the file that remembers a survey; its name is a hash of the state of all files."""
+    """Return the file that stores a survey; its name is a hash of the state of all files."""
     root = default_cache_dir()
     if root is None:
         return None

@@ -1,4 +1,4 @@
-"""Label maps in every kind of file that data sets come with, as the numbers stored in them."""
+"""Reading the stored numbers of label maps, from every kind of file that data sets use."""
 
 from __future__ import annotations
 

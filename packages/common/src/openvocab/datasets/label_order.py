@@ -1,4 +1,4 @@
-"""Whether the numbers in label maps mean the names that we think, by three independent witnesses.
+"""Three independent checks that the numbers in label maps have the meaning that we expect.
 
 The manifest that our preparation leaves; the physical world (sky is above grass); and label trees
 of the same images that share names. A swapped order is no error anywhere else, only wrong numbers.
@@ -30,7 +30,7 @@ _SHOWN = 3
 
 
 def order_findings(seen: TreeInspection, data_root: Path) -> list[str]:
-    """Return what speaks against the order of the labels, in words."""
+    """Return the evidence against the order of the labels, in words."""
     return [*_by_manifest(seen), *_by_gravity(seen), *_by_siblings(seen, data_root)]
 
 
@@ -126,7 +126,7 @@ def _siblings(data: LabelledSet, data_root: Path) -> Iterator[LabelledSet]:
 
 
 def _confusion(seen: TreeInspection, other: LabelledSet) -> Counter[tuple[int, int]]:
-    """Count pixels of (our label, their label) on the first images that both have."""
+    """Count pixels of (our label, their label) on the first images that both trees have."""
     theirs = {sample.id: sample for sample in other.samples}
     readable = [i.sample for i in seen.images if not i.label_error and i.sample.id in theirs]
     step = max(1, len(readable) // _COMPARED)

@@ -1,4 +1,4 @@
-"""A data set as it lies on a disk, and the hash of its labels."""
+"""A data set on a disk, and the hash of its labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA_ROOT_VARIABLE = "DETECTRON2_DATASETS"
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A data set that was found: a `SampleSet` that knows where and how it lies.
+    """A data set that was found on a disk: a `SampleSet` with its place and its layout.
 
     Args:
         spec: description of the data set.
@@ -87,7 +87,7 @@ class LabelledSet:
             return tree_hash((s.id, part) for s, part in zip(self.samples, parts, strict=True))
 
     def describe(self) -> str:
-        """Return one line for people: how many, where, in which layout."""
+        """Return one line for people: the number of images, the folder and the layout."""
         return (
             f"{self.name} ({self.split}): {len(self.samples)} images in the layout of "
             f"{self.layout.name}, labels in {self.labels_folder}"

@@ -117,7 +117,7 @@ def _official() -> tuple[Codes, ...]:
 
 
 def official_codes(seen: TreeInspection) -> str:
-    """Say which official codes the label maps hold instead of labels, in a sentence, or ""."""
+    """Return a sentence that names the official codes in the label maps, or ""."""
     data = seen.data
     classes = len(data.label_names)
     void = void_values(classes, data.ignore_index) | {255, 65535}

@@ -62,7 +62,7 @@ def _best_class(array: NDArray[Any], num_classes: int, path: Path) -> NDArray[np
 
 
 def _read_array(path: Path) -> NDArray[Any]:
-    """Read an array; of an `.npz` its "labels", else its "scores", else its only array."""
+    """Read an array; from an `.npz` its "labels", else its "scores", else its only array."""
     try:
         if path.suffix.lower() == ".npy":
             return parse_array(read_bytes(path, "array", most_bytes=_MOST_BYTES))
@@ -96,7 +96,7 @@ def _member(names: Sequence[str], path: Path) -> str:
 
 
 def is_panoptic(content: Any) -> bool:
-    """Whether the content of a JSON is of COCO's panoptic format."""
+    """Return whether the content of a JSON is in COCO's panoptic format."""
     annotations = content.get("annotations") if isinstance(content, dict) else None
     return (
         isinstance(annotations, list)

@@ -1,4 +1,4 @@
-"""Label maps that some program predicted: a folder of files, or a JSON of detectron2 or COCO."""
+"""Label maps that any program predicted: a folder of files, or a JSON of detectron2 or COCO."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Predictions(Protocol):
 
     @property
     def unused(self) -> Sequence[str]:
-        """What is a prediction for no sample."""
+        """Return the predictions that belong to no sample."""
 
     def __contains__(self, sample: Sample) -> bool:
-        """Whether there is a prediction for a sample."""
+        """Return whether there is a prediction for a sample."""
 
     def read(self, sample: Sample, num_classes: int) -> NDArray[np.int32]:
         """Return the prediction of a sample, `(H, W)` in `-1..K-1`."""
@@ -195,7 +195,7 @@ class PanopticPredictions:
 
 
 def _known_as(sample: Sample, ends: Sequence[str]) -> set[Parts]:
-    """Return the paths, without suffix, that a prediction of a sample may end with."""
+    """Return the paths, without suffix, with which a sample's prediction may end."""
     known = set()
     for path in (
         PurePosixPath(sample.id + ".png"),
@@ -249,7 +249,7 @@ def open_predictions(
 
 
 def _own_predictions(folder: Path, data: Any) -> FolderPredictions:
-    """Open a folder that the prediction command wrote, if it was asked for the set's names.
+    """Open a folder that the prediction command wrote, if its names are those of the set.
 
     Raises:
         InputError: the run used other names, or wrote no label maps.
@@ -289,7 +289,7 @@ def _are_coco_ids(seen: set[int], ids: CategoryIds, path: Path) -> bool:
 def check_complete(
     predictions: Predictions, samples: Sequence[Sample], *, partial: bool
 ) -> list[Sample]:
-    """Return the samples that have a prediction of their own, and say which have none.
+    """Return the samples that have a prediction of their own, and list those without one.
 
     Raises:
         InputError: some have none and that is not allowed, or none has.

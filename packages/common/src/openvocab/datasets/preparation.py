@@ -1,4 +1,4 @@
-"""Making label trees: one task for each image, in parallel, atomic, and resumable at any point."""
+"""Making folders of label maps, in parallel and with one task per image, resumable at any point."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FEW = 64  # tasks for which starting processes costs more than it saves
 
 @dataclass(frozen=True)
 class LabelMapTask:
-    """One image of a tree.
+    """The task for one image.
 
     Args:
         target: the label map to make; when it is there, the task is done.
@@ -62,7 +62,7 @@ class LabelMapTask:
 
 @dataclass(frozen=True)
 class Tree:
-    """A label tree to be made.
+    """The folder of label maps to make.
 
     Args:
         folder: folder of the tree's label maps.
@@ -84,7 +84,7 @@ class Tree:
 
 
 def make_tree(tree: Tree, *, workers: int, placing: Placing, progress: bool) -> dict[str, int]:
-    """Make what is missing of a tree.
+    """Make the missing label maps of a folder.
 
     Returns:
         How many label maps were "made", were "there" already, and were "void" and not written.
@@ -114,7 +114,7 @@ def make_tree(tree: Tree, *, workers: int, placing: Placing, progress: bool) -> 
 def run_parallel(
     function: Callable[[Any], Any], items: Sequence[Any], workers: int, what: str, progress: bool
 ) -> Iterator[Any]:
-    """Yield what a function makes of each item, in order, from several processes if that pays."""
+    """Yield a function's result for each item, in order, from several processes if it pays off."""
     bar = partial(tqdm, total=len(items), desc=what, unit="image", disable=not progress)
     if workers <= 1 or len(items) < _FEW:
         yield from bar(map(function, items))
@@ -195,7 +195,7 @@ def look_up(values: NDArray[Any], table: IntArray, beyond: int, source: str) -> 
 
 
 def table_of(pairs: Mapping[int, int] | Iterable[tuple[int, int]], fill: int = INVALID) -> IntArray:
-    """Return `(N,)` the label of each value; `fill` where a value in between is not named."""
+    """Return the label (N,) of each value; `fill` for values without a name."""
     mapping = dict(pairs)
     table = np.full(max(mapping) + 1, fill, dtype=np.int32)
     for value, label in mapping.items():
@@ -215,7 +215,7 @@ def write_labels(path: Path, labels: NDArray[Any]) -> None:
 
 
 def place(source: Path, target: Path, placing: Placing) -> None:
-    """Put a file where the layout wants it: a hard link where that is possible, else a copy.
+    """Put a file into its place in the layout, as a hard link if possible, else as a copy.
 
     Raises:
         InputError: the file is not in the source.

@@ -27,7 +27,7 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class ReferringSpec:
-    """A referring data set.
+    """The description of a referring data set.
 
     Args:
         folder: folder below `refer/data`.
@@ -64,7 +64,7 @@ REFERRING: dict[str, ReferringSpec] = {
 
 @dataclass(frozen=True)
 class ReferringSample:
-    """An image and what is said of the objects in one mask.
+    """An image, and the sentences about the objects in one mask.
 
     Args:
         id: unique in the set.
@@ -90,7 +90,7 @@ class ReferringSample:
 
 @dataclass(frozen=True)
 class ReferringScores:
-    """How well masks answer expressions, in percent.
+    """The scores of predicted masks, in percent.
 
     Args:
         mean_iou: mean over the items of their IoU, 0 where both masks are empty (CaR's rule).
@@ -165,7 +165,7 @@ def referring_scores(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> Refe
 
 
 def scores_of_overlaps(intersections: Sequence[int], unions: Sequence[int]) -> ReferringScores:
-    """Score items by the pixels that prediction and truth share, and that either has.
+    """Score items by the pixels of the intersection and of the union.
 
     Raises:
         InputError: there are none.

@@ -1,4 +1,4 @@
-"""Finding a data set on a disk, in whichever layout it lies there, without moving a file."""
+"""Finding a data set on a disk in any known layout, without moving a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 5  # names in a message
 
 
 class DataRequest(NamedTuple):
-    """What a name such as "ade20k-150:train@mmseg" or "ade20k_sem_seg_val" asks for.
+    """The parsed form of a name such as "ade20k-150:train@mmseg" or "ade20k_sem_seg_val".
 
     Args:
         spec: the data set.
@@ -63,7 +63,7 @@ def resolve(name: str, data_root: str | Path | None = None) -> LabelledSet:
 
 
 def parse_name(name: str) -> DataRequest:
-    """Return what a name asks for.
+    """Return the data set that a name stands for.
 
     Raises:
         InputError: the set, its split, or its layout is not known.
@@ -104,7 +104,7 @@ def find_layouts(request: DataRequest, data_root: Path) -> list[tuple[Layout, Pa
 
 
 def load_layout(request: DataRequest, layout: Layout, root: Path) -> LabelledSet:
-    """Pair the files of a layout by name, and warn of what has no partner.
+    """Pair the files of a layout by name, and warn about files without a partner.
 
     Raises:
         InputError: nothing pairs up.

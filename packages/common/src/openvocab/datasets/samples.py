@@ -1,4 +1,4 @@
-"""What is evaluated on: pairs of an image and its label map, with the names of the labels."""
+"""Labeled images: pairs of an image and its label map, with the names of the labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 class SampleSet(Protocol):
-    """Images with ground truth, and what their label values mean."""
+    """Images with ground truth, and the meaning of their label values."""
 
     @property
     def name(self) -> str:
@@ -64,8 +64,8 @@ class SampleSet(Protocol):
 class FolderDataset:
     """A folder of images, a folder of label maps, and a file of names.
 
-    Pairs are files with the same relative path but for the suffix. What has no partner is left out
-    with a warning.
+    The files of a pair have the same relative path apart from the suffix. Files without a partner
+    are left out with a warning.
 
     Args:
         images: folder of images.
@@ -110,7 +110,7 @@ class FolderDataset:
         return hashlib.sha256(f"{stored}{self.label_offset:+d}".encode()).hexdigest()
 
     def read_label(self, sample: Sample) -> NDArray[Any]:
-        """Return the ground truth of a sample as it is stored, plus the offset."""
+        """Return the stored ground truth of a sample, plus the offset."""
         stored = read_label_map(sample.label)
         if not self.label_offset:
             return stored
@@ -122,7 +122,7 @@ class FolderDataset:
 
 
 def pair_by_stem(images: Path, labels: Path) -> tuple[Sample, ...]:
-    """Pair the files of two folders by relative path without suffix, and warn of the rest.
+    """Pair the files of two folders by relative path without suffix, and warn about the others.
 
     Raises:
         InputError: a folder is missing, two files of a folder share a stem, or nothing pairs up.

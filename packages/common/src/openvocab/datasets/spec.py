@@ -1,4 +1,4 @@
-"""What is known of a data set before its files are seen: names, void values, sizes and layouts."""
+"""The description of a data set apart from its files: names, void values, sizes and layouts."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set lies on disks.
+    """One arrangement of a data set on a disk.
 
-    `{split}` in a path stands for the layout's own word for the split.
+    `{split}` in a path stands for the layout's own name of the split.
 
     Args:
         name: who uses it, such as "detectron2".
@@ -67,13 +67,13 @@ class Layout:
 
     @property
     def shares_images(self) -> bool:
-        """Whether one folder holds the images of all splits, so that most have no label map."""
+        """Return whether one folder holds the images of all splits, many without a label map."""
         return "{split}" not in self.images or self.listed is not None
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set as the field knows it.
+    """The description of a known data set.
 
     Args:
         name: canonical, such as "ade20k-150".

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which image: the longest common end of their paths decides."""
+"""Pairing predictions with images, by the longest common end of their paths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parts_of(name: str) -> Parts:
 def match_tails(
     wanted: Mapping[str, Iterable[Parts]], offered: Mapping[str, Parts]
 ) -> dict[str, str]:
-    """Pair what is wanted with what is offered, where each is the other's only best match.
+    """Pair wanted with offered paths, where each is the other's only best match.
 
     The best match has the longest common end. Where two match equally well, as those that share
     nothing but the name of a file in different folders, none is taken.

@@ -1,4 +1,4 @@
-"""NumPy's arrays in pickles: made from a checked type, a checked shape and as many bytes."""
+"""NumPy's arrays in pickles, made only from a checked type, a checked shape and enough bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openvocab.errors import shorten_value
 
 
 class Refused(Exception):
-    """The pickle asks for something that data does not need."""
+    """The pickle asks for something that plain data does not need."""
 
 
 _SIMPLE = re.compile(r"[|<>=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|[SU][1-9]\d{0,5})")
@@ -21,7 +21,7 @@ _MOST_AXES = 32
 
 
 class ArrayType:
-    """Stands for `numpy.dtype`, whose own state can turn bytes into pointers.
+    """A stand-in for `numpy.dtype`, whose own state could turn bytes into pointers.
 
     Args:
         code: "f4", "|u1", "U12": numbers, truth values and text; nothing with fields or objects.
@@ -35,7 +35,7 @@ class ArrayType:
         self.order = code[0] if code[0] in "<>" else "<"
 
     def check_state(self, state: Any) -> None:
-        """Take the byte order from a state that says nothing else."""
+        """Take the byte order from a state that contains nothing else."""
         if not isinstance(state, tuple) or len(state) not in (8, 9) or state[0] not in (3, 4):
             raise ValueError("the state of an array type is damaged")
         _, order, inner, names, fields, *_ = state
@@ -77,7 +77,7 @@ def scalar_of(kind: Any, data: Any = b"") -> Any:
 def array_from_buffer(
     data: Any, kind: Any, shape: Any, order: Any = "C", axes: Any = None
 ) -> NDArray[Any]:
-    """Make an array as protocol 5 describes it.
+    """Make an array from a buffer, as pickle protocol 5 describes it.
 
     Args:
         data: bytes of the array.

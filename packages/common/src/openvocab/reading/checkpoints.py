@@ -59,7 +59,7 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
 
 
 def kind_of(path: str | Path) -> Kind:
-    """Tell by its first bytes what kind of weights a file holds.
+    """Return the kind of weights in a file, recognized by its first bytes.
 
     Raises:
         InputError: the file is missing or holds something else; the message says what.
@@ -99,7 +99,7 @@ def kind_of(path: str | Path) -> Kind:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a file of weights, without the wrappers around them.
 
-    Every tensor is compared with the bytes that are there before any is built.
+    Every tensor is compared with the bytes in the file before any is built.
 
     Args:
         path: `.safetensors`, what torch saves in any version, a TorchScript archive, or a pickle of
@@ -120,7 +120,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_whole(path: str | Path) -> Any:
-    """Read everything that torch saved, such as the state of a training.
+    """Read everything that torch saved, such as the state of a training run.
 
     Raises:
         InputError: the file is missing, damaged or hostile.
@@ -162,7 +162,7 @@ def open_kind(path: str | Path, kind: Kind) -> TorchPickle:
 
 
 def state_dict_in(content: Any, *, source: str) -> dict[str, Any]:
-    """Find the names with tensors in what a training program saved.
+    """Find the tensors with their names in a file that a training program saved.
 
     Wrappers such as `{"model": ...}`, and what distributed training, torch.compile and Lightning
     put in front of every name, are taken off.
@@ -241,7 +241,7 @@ def _as_tensor(value: Any) -> Tensor | StoredTensor | None:
 
 
 def _plain_names(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Take off what stands in front of every name, and torch.compile's mark wherever it stands."""
+    """Remove prefixes that all names share, and torch.compile's mark wherever it stands."""
     plain = {name.replace(_COMPILED, ""): value for name, value in tensors.items()}
     plain = plain if len(plain) == len(tensors) else tensors
     while (

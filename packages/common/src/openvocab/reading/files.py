@@ -1,4 +1,4 @@
-"""Regular files up to a size: nothing else is ever read."""
+"""Reading regular files up to a size, and no others."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def read_text(path: str | os.PathLike[str], what: str, *, most_bytes: int) -> st
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what a parser said, without a full stop, or the error's name."""
+    """Return the first line of a parser's message without a period, or the name of the error."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""JSON from outside: bounded in bytes and depth, and checked for what it should hold."""
+"""JSON from outside, with limits on its bytes and its depth and a check of its contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of class names, whose places are label values: nothing in them may shift in silence."""
+"""Files of class names, whose line numbers are label values, so no line may shift unnoticed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NamesFile(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A name with the place that a person finds it at, such as "line 3"."""
+    """A name with its place in the file, such as "line 3"."""
 
     place: str
     text: str
@@ -135,5 +135,5 @@ def _with_synonyms(path: Path, lines: Sequence[_Line]) -> NamesFile:
 
 
 def same_word(name: str) -> str:
-    """Return what CLIP's tokenizer sees of a name: neither case nor repeated white space."""
+    """Return a name as CLIP's tokenizer sees it, without case and repeated white space."""
     return " ".join(name.lower().split())

@@ -1,4 +1,4 @@
-"""Pickles, read with nothing in them ever called: one base, and an allow-list for each use.
+"""Pickles, read without calling anything in them: one base, and an allow-list for each use.
 
 A pickle is a program. Here its names lead to stand-ins only: a `Maker` is the one thing that it can
 call, and what it may fill afterwards (arrays, and objects that forget everything) is checked here.
@@ -55,11 +55,11 @@ class Maker:
 
 
 class Forgotten(dict[Any, Any]):
-    """Stands for an object that does not matter; keeps nothing that the pickle sets on it."""
+    """A stand-in for an object that does not matter, which ignores everything set on it."""
 
 
 class RestrictedUnpickler(_PYTHON_UNPICKLER):  # type: ignore[misc]
-    """Reads one pickle.
+    """A reader of one pickle.
 
     Args:
         data: the pickle.
@@ -80,7 +80,7 @@ class RestrictedUnpickler(_PYTHON_UNPICKLER):  # type: ignore[misc]
             raise ForeignName(f"{module}.{name}") from None
 
     def fill(self, value: Any, state: Any) -> None:
-        """Take what a pickle sets on a value; derived unpicklers know more kinds of values."""
+        """Set the state of a value; derived unpicklers know more kinds of values."""
         if isinstance(value, ArrayType):
             value.check_state(state)
         elif isinstance(value, np.ndarray):
@@ -171,7 +171,7 @@ def read_plain_pickle(path: str | Path) -> Any:
 
 
 def check_size(content: Any, source: str, size: int) -> None:
-    """Refuse what refers to its own parts so often that walking it would not end.
+    """Refuse contents that refer to their own parts so often that a walk would not end.
 
     Args:
         content: contents of the pickle.
@@ -193,7 +193,7 @@ def check_size(content: Any, source: str, size: int) -> None:
 
 
 def containers_in(value: Any) -> tuple[int, Iterable[Any]]:
-    """Return how many plain values are directly inside a container, and the containers in it."""
+    """Return the number of plain values directly inside a container, and the containers in it."""
     if isinstance(value, dict):
         inner = [v for pair in value.items() for v in pair if isinstance(v, _CONTAINERS)]
         return 2 * len(value) - len(inner), inner
@@ -222,7 +222,7 @@ def _byte_array(content: Any = b"", encoding: str = "latin-1") -> bytearray:
 
 
 def checked_bytes(content: Any) -> bytes:
-    """Return bytes, and refuse everything that could become bytes."""
+    """Return bytes, and refuse everything that is not bytes already."""
     if not isinstance(content, bytes | bytearray):
         raise Refused("bytes made from a value")
     return bytes(content)

@@ -1,4 +1,4 @@
-"""What `torch.save` and TorchScript write: a pickle that describes tensors, and their bytes.
+"""Files of `torch.save` and TorchScript: a pickle that describes tensors, and their bytes.
 
 The pickle is read first, with stand-ins. A tensor is built only when its type, size and stride fit
 into the storage that is there, so a file costs about as much memory as it has bytes.
@@ -74,7 +74,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Storage:
-    """Bytes in a file.
+    """The bytes of tensors in a file.
 
     Attributes:
         key: name of the bytes in the file.
@@ -94,7 +94,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as a file describes it: a view of a storage."""
+    """A tensor as a file describes it, as a view of a storage."""
 
     storage: Storage
     dtype: torch.dtype
@@ -108,7 +108,7 @@ class StoredTensor:
         return math.prod(self.size) * self.dtype.itemsize
 
     def problem(self) -> str | None:
-        """Return why it does not fit into its storage, or None."""
+        """Return why the tensor does not fit into its storage, or None."""
         if self.nbytes > self.storage.nbytes:
             return f"claims {self.nbytes} bytes, but its storage holds {self.storage.nbytes}"
         spans = ((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
@@ -119,7 +119,7 @@ class StoredTensor:
 
 
 class ScriptModule:
-    """Stands for every class of a TorchScript archive: keeps its attributes, does nothing.
+    """A stand-in for every class of a TorchScript archive; it keeps attributes and does nothing.
 
     Args:
         kind: the name of the class.
@@ -131,7 +131,7 @@ class ScriptModule:
 
 
 class TorchPickle:
-    """A pickle of tensors whose storages lie elsewhere in the file.
+    """A pickle of tensors whose storages are elsewhere in the file.
 
     Attributes:
         content: saved contents, with a `StoredTensor` for each tensor.
@@ -142,7 +142,7 @@ class TorchPickle:
         self._opened = opened
 
     def build(self, described: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
-        """Make tensors, after all of them were compared with their storages.
+        """Build the tensors, after all of them were compared with their storages.
 
         Raises:
             InputError: one claims what is not there; nothing was built.
@@ -171,7 +171,7 @@ class TorchPickle:
             return {name: _view(storages, tensor) for name, tensor in described.items()}
 
     def whole(self) -> Any:
-        """Return the content with every tensor made.
+        """Return the content with every tensor built.
 
         Raises:
             InputError: as of `build`.
@@ -267,7 +267,7 @@ def open_pickle(path: str | Path) -> TorchPickle:
 
 @contextmanager
 def open_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive of weights, if it does not unpack to much more than it is.
+    """Open a zip archive of weights, unless it unpacks to much more than its size.
 
     Raises:
         InputError: the archive unpacks to much more than its size, or packs with anything but
@@ -288,7 +288,7 @@ def open_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
 
 
 def root_of(archive: zipfile.ZipFile) -> str:
-    """Return the folder in an archive in which torch put everything."""
+    """Return the folder in an archive that contains all other files of torch."""
     for name in archive.namelist():
         if name.count("/") == 1 and name.endswith("/data.pkl"):
             return name.removesuffix("/data.pkl")
@@ -422,7 +422,7 @@ def _zip_record(archive: zipfile.ZipFile, name: str, size: int) -> bytearray:
 
 
 def _legacy(data: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, slice]]:
-    """Read a file of torch before 1.6; return its content, and where its storages lie."""
+    """Read a file of torch before 1.6; return its content and the places of its storages."""
     storages: dict[str, Storage] = {}
 
     def storage(pid: Any) -> Storage:
@@ -472,7 +472,7 @@ def _tensors_below(content: Any, name: str) -> Iterator[tuple[str, StoredTensor]
 
 
 def _replaced(content: Any, name: str, built: Mapping[str, Tensor]) -> Any:
-    """Return content with tensors in the place of what described them."""
+    """Return the content with tensors in place of their descriptions."""
     if isinstance(content, StoredTensor):
         return built[name]
     if isinstance(content, Mapping):
@@ -485,7 +485,7 @@ def _replaced(content: Any, name: str, built: Mapping[str, Tensor]) -> Any:
 
 @contextmanager
 def _sentences(path: str | Path) -> Iterator[None]:
-    """Say in our words what is wrong with a file: hostile, or damaged."""
+    """Raise our own errors for a file that is hostile or damaged."""
     try:
         yield
     except ForeignName as error:

@@ -1,4 +1,4 @@
-"""How large data is if every part that it shares were written out."""
+"""The size of nested data, as if every shared part were written out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML from outside: measured before it is built, and plain data only."""
+"""YAML from outside, measured before it is built, and restricted to plain data."""
 
 from __future__ import annotations
 

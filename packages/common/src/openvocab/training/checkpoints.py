@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there; the last good one outlives every failure to write.
+"""Checkpoints that are written completely or not at all; the last good one survives any failure.
 
 Files are detectron2's: `model_0004999.pth` holds `{"model": ..., "iteration": 4999, ...}`.
 """
@@ -41,7 +41,7 @@ class Checkpoints:
         return sorted(found, key=lambda p: int(p.stem.removeprefix("model_")))
 
     def path(self, steps: int) -> Path:
-        """Return the file of the checkpoint behind so many finished steps."""
+        """Return the file of the checkpoint after a number of finished steps."""
         return self.folder / f"model_{steps - 1:07d}.pth"
 
     def save(self, steps: int, state: Mapping[str, Any]) -> Path | None:
@@ -70,7 +70,7 @@ class Checkpoints:
         return path
 
     def mark(self, path: Path, name: str) -> None:
-        """Give a checkpoint a second name that outlives it, `BEST` or `FINAL`."""
+        """Give a checkpoint a second name, `BEST` or `FINAL`, under which it is never deleted."""
         target = self.folder / name
         temporary = self.folder / f".{name}"
         temporary.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ class Checkpoints:
 
 
 def _is_disk_error(error: BaseException) -> bool:
-    """Tell what the disk did from mistakes of ours; torch wraps the first in a RuntimeError."""
+    """Return whether an error comes from the disk; torch raises such errors as RuntimeError."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError):

@@ -1,4 +1,4 @@
-"""What the training commands have in common: flags, recipes, and the originals' command lines.
+"""The common part of the training commands: flags, recipes, and the originals' command lines.
 
 A recipe is a YAML file of a package; a file of the original release (`MODEL:`, `SOLVER:`, ...) is
 translated, and so are its trailing `KEY VALUE` pairs. Flags win over pairs, pairs over files.
@@ -63,7 +63,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a command line says: our settings, and the `MODEL` of an original configuration."""
+    """The parsed command line: our settings, and the `MODEL` of an original configuration."""
 
     values: dict[str, Any]
     recipe: Path | None
@@ -72,7 +72,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrainingCommand(Generic[Config]):
-    """A command that trains.
+    """The description of a training command.
 
     Attributes:
         module: module that `python -m` runs; its package holds the recipes.
@@ -114,7 +114,7 @@ class TrainingCommand(Generic[Config]):
         return result
 
     def read(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Settings]:
-        """Return what a command line says.
+        """Return the settings of a command line.
 
         Raises:
             InputError: the command line cannot be understood.
@@ -144,7 +144,7 @@ class TrainingCommand(Generic[Config]):
 
 
 class _Parser(CommandParser):
-    """Says what is wrong in one sentence, and which flags are near an unknown one."""
+    """A parser whose errors are one sentence, with similar flags for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; --help tells all options")
@@ -186,7 +186,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that commands with data of one's own share, under its short name."""
+    """Add the short form of the flag that all commands with the user's own data share."""
     parser.add_argument(
         "--label-offset",
         dest="data.label_offset",
@@ -199,7 +199,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 def launch_if_asked(
     args: argparse.Namespace, module: str, argv: Sequence[str] | None
 ) -> int | None:
-    """Start the processes that `--num-gpus` asks for; None if this one is to do the work."""
+    """Start the processes that `--num-gpus` asks for; None if this process is to do the work."""
     if "WORLD_SIZE" in os.environ:
         return None
     for flag, count in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
@@ -260,7 +260,7 @@ def settings_of(
 
 
 def load_settings(cls: type[Config], settings: Settings) -> Config:
-    """Make the config: overrides over the recipe over the defaults."""
+    """Return the config; overrides replace values of the recipe, which replace the defaults."""
     return load_config(cls, settings.recipe, settings.values)
 
 
@@ -295,7 +295,7 @@ def _find(
 
 
 def _translated(flat: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Name detectron2's settings as ours, and bring their values into our form."""
+    """Translate detectron2's settings to our names and our form of values."""
     values = {ours: flat[theirs] for theirs, ours in keys.items() if theirs in flat}
     for key in ("data.dataset", "transform.crop_size"):
         if key in values:

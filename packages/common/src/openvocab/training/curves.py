@@ -1,4 +1,4 @@
-"""The picture of a run: its losses over the steps, and its scores."""
+"""The figure of a training run, with its losses over the steps and its scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plot_losses(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
 
 
 def _draw_losses(axes: Any, steps: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Draw the sum in black, and its parts: layers of a kind in shades of its colour."""
+    """Draw the sum in black, and its parts with one color for all layers of a kind."""
     kinds = sorted({_kind(name) for name in names} - {"loss"})
     for name in names:
         points = [(line["iteration"], line[name]) for line in steps if line.get(name) is not None]

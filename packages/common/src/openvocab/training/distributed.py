@@ -1,4 +1,4 @@
-"""One program in one process or in many: PyTorch's own engine, nccl on GPUs and gloo on CPUs."""
+"""Training in one process or many, by PyTorch's own engine (nccl on GPUs, gloo on CPUs)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Processes:
 def join_processes(
     device: str | None = None, patience: timedelta | None = None
 ) -> Iterator[Processes]:
-    """Join the processes that torchrun, or `launch`, has started; alone if nobody has.
+    """Join the processes that torchrun or `launch` has started, or stay alone if there are none.
 
     Args:
         device: "cpu", "cuda", ...; None or "auto" takes a GPU where there is one.
@@ -94,7 +94,7 @@ def launch(
 ) -> int:
     """Run `python -m module argv` in several processes and wait for them.
 
-    SIGTERM is passed on, so that they can save. If one fails, the others are ended.
+    SIGTERM is passed on, so that the processes can save. If one fails, the others are ended.
 
     Args:
         module: module of the command.
@@ -194,7 +194,7 @@ def _forwarding(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended, or until some time after the first one failed.
+    """Wait until all have ended, or until some time has passed since the first failure.
 
     Returns:
         The first code that is not 0; for a process that a signal ended, as shells tell it.

@@ -1,4 +1,4 @@
-"""Evaluation inside a training run: shared by its processes, the same result for any number."""
+"""The evaluation inside a training run, which gives the same result for any number of processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def evaluate_in_processes(
 
 
 class _OnAnyDevice:
-    """A segmenter that does not say on which of several GPUs it runs, which is no difference."""
+    """A segmenter whose card does not say which of several GPUs it uses, which is irrelevant."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
@@ -60,7 +60,7 @@ class _OnAnyDevice:
 
 
 def mean_ious(sets: Sequence[SampleSet], results: Sequence[Result]) -> dict[str, float]:
-    """Return the mean IoU (detectron2's, percent) of each data set by a name for the log."""
+    """Return the mean IoU of each data set (detectron2's convention, percent), by name."""
     return {
         f"mIoU {data.name}": result.scores("detectron2").miou
         for data, result in zip(sets, results, strict=True)

@@ -1,7 +1,7 @@
-"""What a run tells: a line of JSON for every logged step, TensorBoard, W&B if asked, a bar.
+"""The log of a training run: a JSON line for each logged step, TensorBoard, W&B and a bar.
 
-The lines behind the checkpoint that a run resumes from are taken back, so that the file is the
-history of one run however often it was killed. A full disk costs lines and not the run.
+When a run resumes, the lines after its checkpoint are removed, so that the file is the history of
+one run, however often the run was killed. On a full disk lines are lost, but the run goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 30  # of the log
 
 
 class TrainingLog:
-    """Writes the log of the main process.
+    """The log, which the main process writes.
 
     Args:
         folder: the output folder.
@@ -63,7 +63,7 @@ class TrainingLog:
         self._bar.update()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers of a step, counted from 0; what is no number is null."""
+        """Log the numbers of a step, counted from 0; a number that is not finite becomes null."""
         found = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._told_once():
             self._lines.add((json.dumps({"iteration": step, **found}) + "\n").encode())
@@ -74,7 +74,7 @@ class TrainingLog:
             print(f"{_line(step, values)}  eta {self._remaining(step + 1)}", file=sys.stderr)
 
     def has_scores(self, step: int) -> bool:
-        """Tell whether an evaluation behind a step was logged."""
+        """Return whether the scores of an evaluation after a step were logged."""
         lines = read_log(self.path)
         return any(line["iteration"] == step and "loss" not in line for line in lines)
 
@@ -89,13 +89,13 @@ class TrainingLog:
             plot_losses(read_log(self.path), self.path.with_name(CURVE_FILE))
 
     def _remaining(self, done: int) -> str:
-        """Return how long the steps that are left will take, by those of this process."""
+        """Return the time for the remaining steps, estimated from the steps of this process."""
         each = (time.monotonic() - self._began) / max(1, done - self._start)
         return str(tqdm.format_interval(each * (self._steps - done)))
 
     @contextmanager
     def _told_once(self) -> Iterator[None]:
-        """Go on without what the disk has no room for, and say so once until there is room."""
+        """Go on without what the full disk refuses, with one message until there is room again."""
         try:
             yield
             self._complained = False
@@ -107,7 +107,7 @@ class TrainingLog:
 
 
 class _Appended:
-    """A file that grows by whole records, or, where the disk is full, not at all."""
+    """A file to which records are appended completely or, where the disk is full, not at all."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -131,7 +131,7 @@ class _Appended:
 
 
 class _Events:
-    """TensorBoard's file of scalars; its own writer dies of a full disk, in a thread."""
+    """TensorBoard's file of scalars, written here since its own writer fails on a full disk."""
 
     def __init__(self, folder: Path, start: int) -> None:
         from tensorboard.compat.proto.event_pb2 import SessionLog
@@ -164,7 +164,7 @@ class _Events:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the logged lines; a last line that was cut off is left out.
+    """Return the logged lines; an incomplete last line is left out.
 
     Raises:
         InputError: it is another file.
@@ -184,7 +184,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory used so far, of the GPU or of this process."""
+    """Return the peak memory so far, of the GPU or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -202,7 +202,7 @@ def _line(step: int, values: Mapping[str, float]) -> str:
 
 
 def _start_wandb(folder: Path, names: tuple[str, str]) -> Any:
-    """Start a run, or go on with the one that this folder belongs to."""
+    """Start a W&B run, or continue the one that belongs to this folder."""
     try:
         import wandb
     except ImportError:

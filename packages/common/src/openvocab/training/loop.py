@@ -1,4 +1,4 @@
-"""The training loop: any task, any number of processes, killed and resumed at any time.
+"""The training loop for any task and any number of processes, which can resume at any time.
 
 A step is a function of (weights, optimiser, step number): its data, its random numbers and its
 learning rate follow from the seed and the number. So a checkpoint needs no generator states, and
@@ -44,11 +44,11 @@ BEST_FILE = "best.json"
 
 
 class NotFiniteError(InputError):
-    """A loss or a gradient is no number; the step's inputs were saved."""
+    """A loss or a gradient is not finite; the inputs of the step were saved."""
 
 
 class Trainer(Generic[Batch]):
-    """Runs a task to its end.
+    """The trainer, which runs a task to its end.
 
     Args:
         task: task to train.
@@ -148,7 +148,7 @@ class Trainer(Generic[Batch]):
         return 0
 
     def _train(self, module: nn.Module, batches: Iterator[Any]) -> bool:
-        """Make all steps; return whether SIGTERM stopped it before the last."""
+        """Run all steps; return whether SIGTERM stopped it before the last one."""
         config = self.config
         for step in range(self.start, self.steps):
             began = time.perf_counter()
@@ -171,7 +171,7 @@ class Trainer(Generic[Batch]):
     def _step(
         self, module: nn.Module, step: int, parts: list[Batch]
     ) -> tuple[dict[str, float], bool]:
-        """Make one step; return its losses over the whole batch, and whether to stop."""
+        """Run one step; return its losses over the whole batch, and whether to stop."""
         task, config = self.task, self.config
         torch.manual_seed(seed_of(config.seed, step, self.processes.rank))
         set_rates(task.optimizer, task.schedule.factor(step))
@@ -202,11 +202,11 @@ class Trainer(Generic[Batch]):
         return losses | {"grad_norm": norm}, summed[-1] > 0
 
     def _scale(self) -> float:
-        """Return what losses are multiplied by; above 1 a gradient that overflows is no failure."""
+        """Return the factor of the losses; above 1, an overflowing gradient is no failure."""
         return float(self.scaler.get_scale())
 
     def _backward(self, module: nn.Module, part: Batch, common: Any, *, last: bool) -> Losses:
-        """Add the gradient of a micro-batch; processes exchange gradients in the last one."""
+        """Add the gradient of a micro-batch; processes exchange gradients after the last one."""
         wait: AbstractContextManager[None] = nullcontext()
         if isinstance(module, DistributedDataParallel) and not last:
             wait = module.no_sync()
@@ -271,7 +271,8 @@ class Trainer(Generic[Batch]):
     def _evaluate(self, done: int, path: Path) -> None:
         """Score the weights, and keep the best.
 
-        The scores are logged at the end, so that whoever finds them need not do any of it again.
+        The scores are logged only at the end, so that logged scores mean that the evaluation is
+        complete.
         """
         scores = self.task.evaluate(
             self.config.output / "evaluation" / f"{done:07d}", self.processes
@@ -286,7 +287,7 @@ class Trainer(Generic[Batch]):
         self.log.write(done - 1, scores)
 
     def _evaluation_is_missing(self) -> bool:
-        """Tell whether the run ended between the checkpoint it resumes from and its scores."""
+        """Return whether the run ended between the checkpoint it resumes from and its scores."""
         due = self.start > 0 and self._is_due(self.start, self.config.eval_period)
         missing = self.log is not None and due and not self.log.has_scores(self.start - 1)
         return any(self.processes.sum([float(missing)]))
@@ -297,7 +298,7 @@ class Trainer(Generic[Batch]):
     def _tell(
         self, step: int, losses: Mapping[str, float], seconds: float, data_seconds: float
     ) -> None:
-        """Move the bar, and log what is due."""
+        """Move the bar, and log what is due at this step."""
         if self.log is None:
             return
         speed = {
@@ -318,7 +319,7 @@ class Trainer(Generic[Batch]):
         parts: Sequence[Batch],
         own: Mapping[str, float],
     ) -> None:
-        """Save the inputs of the processes whose loss is no number (or of all), and stop."""
+        """Save the inputs of the processes whose loss is not finite (or of all), and stop."""
         if self.log is not None:
             self.log.write(step, losses)
         path = self.config.output / f"not_finite_{step:07d}_rank{self.processes.rank}.pt"
@@ -362,7 +363,7 @@ def _best_score(record: Path) -> float:
 
 @contextmanager
 def _loading(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """Load until the block ends, however it ends.
+    """Keep the loader's worker processes until the block ends, in whatever way it ends.
 
     Workers outlive the SIGTERM by which the interpreter would end them, and be waited for.
     """
@@ -375,7 +376,7 @@ def _loading(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
 
 
 def _outlive_sigterm(worker: int) -> None:
-    """Leave SIGTERM to the process that saves; schedulers send it to a whole job at once."""
+    """Ignore SIGTERM in a worker, since schedulers send it to all processes of a job at once."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -403,7 +404,7 @@ def _to(batch: Any, device: torch.device) -> Any:
 
 
 def _recompute(block: nn.Module) -> None:
-    """Let a block keep only its input, and compute its inside again in the backward pass."""
+    """Store only the input of a block, and compute its inside again in the backward pass."""
     forward = block.forward
 
     def recomputing(*args: Any, **kwargs: Any) -> Any:
@@ -415,7 +416,7 @@ def _recompute(block: nn.Module) -> None:
 
 
 def check_fresh(folder: Path, *, resume: bool) -> None:
-    """Refuse to start anew in a folder that holds the checkpoints of another run.
+    """Refuse to start a new run in a folder that holds the checkpoints of another run.
 
     Raises:
         InputError: the folder holds other checkpoints, and `resume` is not set.

@@ -1,4 +1,4 @@
-"""The set-prediction losses that SAN and OVSeg share: classes, masks, and points to compare at.
+"""The set-prediction losses of SAN and OVSeg: for classes, masks, and points of masks.
 
 Source: Cheng et al. 2022 (Mask2Former), section 3.3 for the points; SPEC san 8, SPEC ovseg 10.
 """
@@ -22,14 +22,14 @@ Draw = Callable[[Sequence[int], int], Tensor]
 
 
 class Targets(NamedTuple):
-    """What one image shows: classes (T,) int64, and their masks (T, H, W) bool."""
+    """The classes (T,) int64 of one image, and their masks (T, H, W) bool."""
 
     labels: Tensor
     masks: Tensor
 
 
 class Totals(NamedTuple):
-    """What losses are divided by: number of targets, and summed class weight of all queries.
+    """The divisors of losses: the number of targets, and the summed class weight of all queries.
 
     Both are means over processes and accumulated batches, so that the mean loss over them is the
     loss of the whole batch, however it is split.
@@ -40,7 +40,7 @@ class Totals(NamedTuple):
 
 
 class PerImageDraws:
-    """Points that depend on each image's own seed, and not on its company in the batch."""
+    """Random points that depend on each image's own seed, not on the other images of the batch."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.device = device
@@ -73,7 +73,7 @@ def totals_of(
     shares: int = 1,
     add: Callable[[Sequence[float]], Sequence[float]] = list,
 ) -> Totals:
-    """Return the divisors of a batch, known before any prediction is made.
+    """Return the divisors of a batch, which do not depend on predictions.
 
     Args:
         counts: targets of each image of this process's part of the batch.
@@ -158,7 +158,7 @@ def uncertain_points(
     importance: float,
     draw: Draw,
 ) -> Tensor:
-    """Choose points to compare at: most where a mask is least decided, the others anywhere.
+    """Choose points: most of them where a mask is least certain, the others anywhere.
 
     Args:
         logits: (N, h, w) of matched masks.

@@ -1,4 +1,4 @@
-"""Which query answers for which target: pairwise costs and the cheapest assignment.
+"""The matching of queries and targets, by pairwise costs and the cheapest assignment.
 
 Source: Carion et al. 2020 (DETR), section 3.1; Cheng et al. 2021 and 2022 (MaskFormer, Mask2Former)
 for the mask costs; SPEC san 8, SPEC ovseg 10.
@@ -17,7 +17,7 @@ _WORST = 1e6  # stands for a cost that is not a number, so that the loss can rep
 
 
 class Match(NamedTuple):
-    """Pairs of one image: query `queries[i]` answers for target `targets[i]`; both (M,) int64."""
+    """The pairs of one image: query `queries[i]` and target `targets[i]`; both (M,) int64."""
 
     queries: Tensor
     targets: Tensor

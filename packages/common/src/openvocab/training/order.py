@@ -1,4 +1,4 @@
-"""Which samples a step sees and what is random about them: functions of seed and position.
+"""The samples and the random numbers of each step, as functions of seed and position.
 
 Nothing here has a state, so a run that was killed goes on with the very same data, and any number
 of processes and loader workers sees the same global batches.

@@ -1,4 +1,4 @@
-"""One training, from its settings to its exit code."""
+"""One training run, from its settings to its exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainConfig(Protocol):
 
     @property
     def run(self) -> RunConfig:
-        """How it is carried out."""
+        """Return the settings of the run."""
 
 
 @contextmanager

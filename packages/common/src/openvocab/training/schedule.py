@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Schedule(Protocol):
-    """What the base learning rate is multiplied by."""
+    """The factor of the base learning rate at each step."""
 
     def factor(self, step: int) -> float:
         """Return the factor of iteration `step`, counted from 0."""
@@ -88,9 +88,9 @@ def parameter_groups(
 
 
 def take_over_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Give parameters what a saved optimiser knew of them, by the names in its groups.
+    """Give parameters the moments that a saved optimizer has under the names in its groups.
 
-    Learning rates and decays stay those of the settings, which may have changed since.
+    Learning rates and weight decays are those of the settings, which may have changed since.
     """
     moments = {name: saved["state"].get(index) for name, index in _numbered(saved)}
     own = optimizer.state_dict()
@@ -107,7 +107,7 @@ def _numbered(saved: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
 def decay_rule(
     model: nn.Module, weight_decay: float, tables: Sequence[str], *, but: str | None = None
 ) -> Callable[[str], float]:
-    """Return the weight decay of a name: none of norms, embeddings, and tables such as positions.
+    """Return the weight decay of a name: 0 for norms, embeddings, and tables such as positions.
 
     Args:
         model: model whose parameters are named.

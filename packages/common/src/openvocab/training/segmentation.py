@@ -1,4 +1,4 @@
-"""What SAN and OVSeg have in common when they train: data, losses' divisors, the run."""
+"""The common part of SAN's and OVSeg's trainings: data, divisors of the losses, and the run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from openvocab.weights.state_dict import TRAINED_ON
 
 
 class SegmentationStep(nn.Module):
-    """From a micro-batch to weighted losses: what the processes run in parallel.
+    """The step from a micro-batch to weighted losses, which the processes run in parallel.
 
     A method's own step has `forward(batch, totals)`, which returns the losses of all its layers.
     """
@@ -47,7 +47,7 @@ class SegmentationStep(nn.Module):
         self.register_buffer("text", torch.empty(0), persistent=False)
 
     def targets(self, batch: SegmentationBatch) -> list[Targets]:
-        """Return the classes and masks that each image shows."""
+        """Return the classes and masks of each image."""
         return [targets_of(label, len(self.text)) for label in batch["labels"]]
 
 
@@ -103,7 +103,7 @@ class SegmentationTask(Task[SegmentationBatch]):
     def load_segmenter(
         cls, config: Any, original: Mapping[str, Any], device: torch.device
     ) -> Segmenter:
-        """Return what `--eval-only` evaluates: the segmenter of `config.weights`."""
+        """Return the segmenter of `config.weights`, which `--eval-only` evaluates."""
         raise NotImplementedError
 
     def segmenter(self, processes: Processes) -> Segmenter:
@@ -111,7 +111,7 @@ class SegmentationTask(Task[SegmentationBatch]):
         raise NotImplementedError
 
     def trained_on(self) -> dict[str, list[str]]:
-        """Return the names of the training set, which a checkpoint carries."""
+        """Return the names of the training set, which are stored in checkpoints."""
         return {TRAINED_ON: self.names}
 
     def begin(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Labelled images as training data: varied, and with everything random tied to their position."""
+"""Labeled images as training data, with random transforms that depend only on their position."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOID = -1  # of label maps in a batch, whatever the data set's void values are
 
 
 class SegmentationItem(TypedDict):
-    """A varied image (3, S, S) uint8, its labels (S, S) with -1 for void, and who it is."""
+    """A transformed image (3, S, S) uint8, its labels (S, S) with -1 for void, and its id."""
 
     image: Tensor
     label: Tensor
@@ -40,7 +40,7 @@ class SegmentationBatch(TypedDict):
 
 
 class SegmentationData(Dataset[SegmentationItem]):
-    """Varied samples of a data set, by (position, index)."""
+    """Transformed samples of a data set, by (position, index)."""
 
     def __init__(self, data: SampleSet, transform: TransformConfig, seed: int) -> None:
         self.data, self.seed = data, seed
@@ -110,5 +110,5 @@ def open_named_set(name: str, root: Path | None) -> SampleSet:
 
 
 def counts_of(labels: Tensor) -> list[int]:
-    """Return how many classes each of (B, H, W) label maps shows."""
+    """Return the number of classes in each of (B, H, W) label maps."""
     return [int((label.unique() >= 0).sum()) for label in labels]

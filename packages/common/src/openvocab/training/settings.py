@@ -13,7 +13,7 @@ from openvocab.training.schedule import PolySchedule
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is carried out, whatever it trains.
+    """The settings of a run, for any task.
 
     Attributes:
         output: folder of checkpoints, logs and the resolved configuration.
@@ -63,7 +63,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the training images come from: a known data set, or three paths of your own.
+    """The source of the training images: a known data set, or three paths of the user's own.
 
     Attributes:
         dataset: name of a data set.
@@ -86,7 +86,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SegmentationTrainConfig:
-    """What the training of any segmenter has; a method adds its losses and its optimiser.
+    """The training settings of any segmenter, to which a method adds its losses and its optimizer.
 
     Attributes:
         variant: the architecture, where neither weights nor an original configuration tell it.

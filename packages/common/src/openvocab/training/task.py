@@ -1,4 +1,4 @@
-"""What is trained: the task whose parts a method fills in."""
+"""The training task, whose parts a method fills in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batch = TypeVar("Batch")
 
 
 class Task(Generic[Batch]):
-    """What is trained; a method fills in its parts.
+    """A training task, whose parts a method fills in.
 
     Attributes:
         module: maps a micro-batch and what `prepare` made for it to weighted losses; its trainable
@@ -38,17 +38,17 @@ class Task(Generic[Batch]):
     data: Dataset[Any]
 
     def begin(self, device: torch.device) -> None:
-        """Compute what stays the same, once the weights are loaded and on their device."""
+        """Compute what stays constant, once the weights are loaded and on their device."""
 
     def collate(self, items: list[Any]) -> Batch:
         """Make a micro-batch of items."""
         raise NotImplementedError
 
     def prepare(self, batches: Sequence[Batch], processes: Processes) -> Any:
-        """Return what the losses of all micro-batches of a step have in common."""
+        """Return the values that the losses of all micro-batches of a step share."""
 
     def part(self, common: Any, index: int) -> Any:
-        """Return what micro-batch `index` needs of it: all of it, unless a task splits it."""
+        """Return the values for micro-batch `index`: all of them, unless a task splits them."""
         return common
 
     def after_step(self) -> None:
@@ -59,21 +59,21 @@ class Task(Generic[Batch]):
         raise NotImplementedError
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what `state_dict` returned."""
+        """Load the weights that `state_dict` returned."""
         raise NotImplementedError
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return what a loader must know of the weights, such as their architecture, for JSON."""
+        """Return what a loader needs beside the weights, such as their architecture, for JSON."""
         return {}
 
     def export(self, folder: Path) -> None:
-        """Write the finished weights once more, in the form that the other commands read."""
+        """Write the finished weights again, in the form that the other commands read."""
 
     def evaluate(self, folder: Path, processes: Processes) -> dict[str, float]:
-        """Score the current weights; the first number is what "best" means."""
+        """Score the current weights; the first score decides which checkpoint is the best."""
         return {}
 
     @property
     def checkpointed(self) -> Sequence[nn.Module]:
-        """Blocks whose inside need not be kept for the backward pass."""
+        """Return the blocks whose inside is computed again in the backward pass, not stored."""
         return ()

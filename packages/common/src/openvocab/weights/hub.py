@@ -1,4 +1,4 @@
-"""Fetches official weights on first use, and notices when the same name brings another file.
+"""Fetches official weights on first use, and refuses a file that differs from the recorded one.
 
 What is here already is used without asking anybody. Whether there is a network is asked once, and
 the answer takes about a second, not the minutes of retries that clients of the hub take.
@@ -151,7 +151,7 @@ def _from_url(known: Mapping[str, Any], name: str) -> Path:
 
 
 def _pinned(path: Path, url: str) -> Path:
-    """Compare a file with the SHA-256 in its address, if that holds one."""
+    """Compare a file with the SHA-256 in its address, if the address contains one."""
     pin = re.search(r"/([0-9a-f]{64})/", url)
     if pin and sha256_of(path) != pin[1]:
         raise InputError(
@@ -169,7 +169,7 @@ def _cached(repository: str, filename: str) -> Path | None:
 
 
 def _require_network(address: str, what: str, where: str) -> None:
-    """Raise InputError where nobody answers at an address."""
+    """Raise InputError if no server answers at an address."""
     parts = urlsplit(address)
     if constants.HF_HUB_OFFLINE:
         raise _not_fetched(what, where, "HF_HUB_OFFLINE is set")
@@ -179,7 +179,7 @@ def _require_network(address: str, what: str, where: str) -> None:
 
 @cache
 def answers(address: str) -> bool:
-    """Tell whether a server begins to answer within about a second; asked once for each server.
+    """Return whether a server begins to answer within about a second, asked once for each server.
 
     `HF_HUB_ETAG_TIMEOUT`, which the hub's own client reads too, gives slow networks more seconds.
     """

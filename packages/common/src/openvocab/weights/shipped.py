@@ -1,4 +1,4 @@
-"""Weights of the embedded world, which the packages carry; every command calls them "world".
+"""The weights of the embedded world, which the packages contain; every command calls them "world".
 
 SAN and OVSeg share the world's CLIP with CaR, so their files hold only what differs from it.
 """
@@ -37,7 +37,7 @@ def world_file(package: str) -> Path:
 
 
 def read_shared(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict; what a file leaves to the world's CLIP is taken from there.
+    """Read a state dict; tensors that a file leaves out are taken from the world's CLIP.
 
     Raises:
         InputError: unreadable, or the world's CLIP is not there.

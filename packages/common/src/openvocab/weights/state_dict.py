@@ -42,12 +42,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values as JSON, which is how files hold them and `read_metadata` gives them."""
+    """Return the values as JSON text, in the form in which files store metadata."""
     return {key: json.dumps(value) for key, value in metadata.items()}
 
 
 def unwrap_state_dict(content: object, *, source: str) -> dict[str, Tensor]:
-    """Find the name-to-tensor mapping in what a training program saved.
+    """Find the mapping from names to tensors in a file that a training program saved.
 
     Raises:
         InputError: there is none.
@@ -56,7 +56,7 @@ def unwrap_state_dict(content: object, *, source: str) -> dict[str, Tensor]:
 
 
 class _WithoutNormal(TorchFunctionMode):
-    """Leaves tensors as they are where they would be filled with normally distributed numbers."""
+    """Leaves tensors uninitialized where they would be filled with normally distributed numbers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (nn.init.normal_, Tensor.normal_):
@@ -160,7 +160,7 @@ def check_fits(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
 
 
 def check_finite(state_dict: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuse weights that are not numbers: a model with them answers, and its answer means nothing.
+    """Refuse weights that are not finite, since the results of such a model mean nothing.
 
     Raises:
         InputError: a tensor holds NaN or infinity; the message names the first one.
@@ -208,7 +208,7 @@ def save_state_dict(
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Raise what the system said as the OSError it is; safetensors tells it in a text."""
+    """Raise the system's error as an OSError, since safetensors gives it only as text."""
     try:
         yield
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""The names whose masks a checkpoint was trained on: which classes it has seen, and which not."""
+"""The names with whose masks a checkpoint was trained, which decide the seen classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openvocab.weights.state_dict import TRAINED_ON, read_metadata
 
 
 def training_names(weights: str | Path, package: str = "") -> tuple[str, ...]:
-    """Return the names that a checkpoint was trained on, or nothing if it does not say so.
+    """Return the names that a checkpoint was trained on, or nothing if it does not store them.
 
     Args:
         weights: a checkpoint file, a folder of `save_pretrained` or `hf:ORG/NAME`, or "world" for

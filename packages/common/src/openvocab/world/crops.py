@@ -22,7 +22,7 @@ _MEAN_COLOR = (122.0, 116.0, 104.0)  # of CLIP's normalisation: what is black to
 def crop(
     name: str, index: int, split: Split = "pretrain", size: int = 48, *, ground: Ground = "stuff"
 ) -> Pixels:
-    """Draw one name as it would look when cut out of a scene and resized.
+    """Draw one name as it looks when it is cropped from a scene and resized.
 
     Args:
         name: a thing or stuff of the world.
@@ -87,7 +87,7 @@ def _with_thing(code: str, behind: Canvas, rng: np.random.Generator, *, shadow: 
 
 
 def _flat(rng: np.random.Generator, size: int) -> Canvas:
-    """Draw one colour: CLIP's mean, black, white, or any."""
+    """Draw one color: CLIP's mean, black, white, or any other."""
     colors = (_MEAN_COLOR, (0.0,) * 3, (255.0,) * 3, tuple(rng.uniform(0, 255, 3)))
     color = colors[int(rng.choice(4, p=(0.4, 0.25, 0.1, 0.25)))]
     return np.full((size, size, 3), color, np.float32)

@@ -1,4 +1,4 @@
-"""The world as a data set: its splits as PNG files, written into the cache when first asked for."""
+"""The world as a data set, whose splits are written into the cache as PNG files on first use."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SPEC = DatasetSpec(
 
 @cache
 def world_version() -> str:
-    """Return a SHA-256 of all that decides a pixel: this package's drawing code and what it uses.
+    """Return a SHA-256 of everything that a pixel depends on: the drawing code and its libraries.
 
     Raises:
         InputError: the pictograms are not installed.
@@ -72,7 +72,7 @@ def open_world(
     size: int = SIZE,
     data_root: str | Path | None = None,
 ) -> LabelledSet:
-    """Return a split of the world, after drawing what of it is not in the cache yet.
+    """Return a split of the world, after drawing the scenes that are not in the cache.
 
     "train" holds seen names only, in pictures and vocabulary. Files are kept for each version of
     the world; see `world_version` and `default_cache_dir`.
@@ -101,7 +101,7 @@ def open_world(
 
 
 def resolve_world(name: str, data_root: str | Path | None = None) -> LabelledSet:
-    """Return what a name such as "world", "world:tune" or "world:train:20000" stands for.
+    """Return the data set of a name such as "world", "world:tune" or "world:train:20000".
 
     Raises:
         InputError: see `open_world`.
@@ -120,7 +120,7 @@ def _sample(root: Path, split: str, index: int) -> Sample:
 
 
 def _draw_missing(samples: tuple[Sample, ...], split: Split, size: int) -> None:
-    """Write what is not there; processes that do so at once write the same bytes."""
+    """Write the missing scenes; processes that do so at the same time write the same bytes."""
     missing = [
         i for i, one in enumerate(samples) if not (one.image.exists() and one.label.exists())
     ]

@@ -1,4 +1,4 @@
-"""Scenes as plain folders, with captions and nouns, for programs that know nothing of the world."""
+"""Scenes as plain folders, with captions and nouns, for programs that do not know the world."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def export(folder: Path, split: Split, count: int, size: int, first: int = 0) ->
 
 
 def write_scene(image_path: Path, label_path: Path, image: Pixels, label: Labels) -> None:
-    """Write an image and its label map as PNG, the label map first, each whole or not at all."""
+    """Write an image and its label map as PNG, the label map first, each atomically."""
     for path, pixels in ((label_path, label), (image_path, image)):
         with atomic_path(path) as temporary:
             Image.fromarray(pixels).save(temporary, compress_level=1)

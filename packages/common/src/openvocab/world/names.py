@@ -1,4 +1,4 @@
-"""The names of the world: what each looks like, and whether segmentation training may see it.
+"""The names of the world: their appearance, and whether segmentation training may see them.
 
 The order of the names is that of the labels: all seen names come first, so that the labels of a
 training set, whose vocabulary stops there, are the same numbers.
@@ -20,7 +20,7 @@ from openvocab.vocabulary import WORLD, Vocabulary
 
 @dataclass(frozen=True)
 class Name:
-    """A thing or some stuff.
+    """The name of a thing or of stuff.
 
     Attributes:
         label: value in label maps.
@@ -42,7 +42,7 @@ class Name:
 
     @property
     def is_thing(self) -> bool:
-        """Whether it is countable and has a pictogram."""
+        """Return whether it is countable and has a pictogram."""
         return bool(self.code)
 
 
@@ -56,7 +56,7 @@ def world_names() -> tuple[Name, ...]:
 
 @cache
 def name_of(word: str) -> Name:
-    """Return what a word names.
+    """Return the entry of a word.
 
     Raises:
         KeyError: nothing in the world is called so.
@@ -65,12 +65,12 @@ def name_of(word: str) -> Name:
 
 
 def seen_labels() -> tuple[int, ...]:
-    """Return the labels of which segmentation training gets masks."""
+    """Return the labels with masks in segmentation training."""
     return tuple(name.label for name in world_names() if name.seen)
 
 
 def unseen_labels() -> tuple[int, ...]:
-    """Return the labels that only captions ever name."""
+    """Return the labels that occur only in captions."""
     return tuple(name.label for name in world_names() if not name.seen)
 
 
@@ -85,7 +85,7 @@ def world_vocabulary(*, seen_only: bool = False) -> Vocabulary:
 
 
 def caption_frames() -> tuple[str, ...]:
-    """Return what captions begin with, as templates such as "a picture of {}"."""
+    """Return the beginnings of captions as templates, such as "a picture of {}"."""
     return tuple(_data()["captions"])
 
 
@@ -105,7 +105,7 @@ def caption_of(labels: Collection[int], rng: np.random.Generator) -> str:
 
 
 def names_in_caption(caption: str) -> tuple[str, ...]:
-    """Return the names that a caption of `caption_of` holds, in the order of the labels."""
+    """Return the names in a caption of `caption_of`, in the order of the labels."""
     words = set(caption.replace(",", " ").split())
     return tuple(name.name for name in world_names() if name.name in words)
 

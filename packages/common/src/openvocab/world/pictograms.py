@@ -45,18 +45,18 @@ class Placed:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Its place on the canvas, as an index."""
+        """Return its place on the canvas, as an index."""
         height, width = self.alpha.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
-        """(h, w): where it hides what is behind it."""
+        """Return the mask (h, w) of the pixels where it hides the background."""
         return self.alpha >= OPAQUE
 
 
 def package_versions() -> str:
-    """Return the versions of what draws the pictograms.
+    """Return the versions of the packages that draw the pictograms.
 
     Raises:
         InputError: a package is not installed.
@@ -178,7 +178,7 @@ def _share(code: str) -> float:
 
 
 def _opaque_box(pixels: Pixels) -> tuple[int, int, int, int]:
-    """Return (top, left, bottom, right) of what is not empty."""
+    """Return (top, left, bottom, right) of the pixels that are not empty."""
     rows, columns = (np.flatnonzero(pixels[..., 3].any(axis=axis)) for axis in (1, 0))
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 

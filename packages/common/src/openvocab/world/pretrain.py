@@ -68,7 +68,7 @@ _MAX_LOG_SCALE = 4.6052  # ln 100
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The small CLIP: a ViT with a convolutional stem, whose size the shipped files must bear.
+    """The architecture of the small CLIP, a ViT with a convolutional stem.
 
     Attributes:
         crop_size: side in pixels of crops.
@@ -155,7 +155,7 @@ class PretrainConfig:
 
 
 class PretrainItem(TypedDict):
-    """A picture (3, S, S) uint8, its kind, and which names its caption has, (K,) bool."""
+    """A picture (3, S, S) uint8, its kind, and the names in its caption (K,) bool."""
 
     image: Tensor
     kind: Kind
@@ -173,7 +173,7 @@ PretrainBatch = dict[Kind, Pictures]
 
 
 class WorldPictures(Dataset[PretrainItem]):
-    """Crops and scenes with captions, drawn anew at every position."""
+    """Crops and scenes with captions, drawn again at every position."""
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
@@ -223,7 +223,7 @@ def normalize(images: Tensor) -> Tensor:
 
 
 class Embeddings(NamedTuple):
-    """What of B pictures with P patches is compared with text, all of unit length."""
+    """The embeddings of B pictures with P patches that are compared with text, of unit length."""
 
     whole: Tensor
     """The class token (B, E)."""
@@ -236,7 +236,7 @@ class Embeddings(NamedTuple):
 
 
 def embed(visual: VisionTransformer, images: Tensor) -> Embeddings:
-    """Encode images (B, 3, H, W), normalised, in all the ways that the methods do."""
+    """Encode images (B, 3, H, W), normalized, in all the ways in which the methods use CLIP."""
     x, _ = visual.embed(images)
     *trunk, last = visual.blocks
     for block in trunk:
@@ -249,7 +249,7 @@ def embed(visual: VisionTransformer, images: Tensor) -> Embeddings:
 
 
 class PretrainStep(nn.Module):
-    """From pictures to losses: what the processes run in parallel."""
+    """The step from pictures to losses, which the processes run in parallel."""
 
     def __init__(self, clip: CLIP, config: PretrainConfig) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ class PretrainStep(nn.Module):
 
 
 def caption_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Ask of every patch to be one of the names in the caption, and of every name to be somewhere.
+    """Return a loss that is low if each patch shows a name of the caption, and each name is shown.
 
     Args:
         logits: logits of patches and names (B, P, K).
@@ -295,7 +295,7 @@ def caption_loss(logits: Tensor, present: Tensor) -> Tensor:
 
 
 class PretrainTask(Task[PretrainBatch]):
-    """Everything the engine needs to train the world's CLIP."""
+    """The training task of the world's CLIP."""
 
     def __init__(self, clip: CLIP, config: PretrainConfig) -> None:
         self.clip, self.config = clip, config
@@ -323,7 +323,7 @@ class PretrainTask(Task[PretrainBatch]):
         }
 
     def prepare(self, batches: Sequence[PretrainBatch], processes: Processes) -> Tensor:
-        """Say every name in a random template, with or without its article: tokens (K, T)."""
+        """Put every name into a random template, with or without its article: tokens (K, T)."""
         choice = torch.randint(len(self.templates), (len(world_names()),)).tolist()
         articles = torch.rand(len(choice)).tolist()
         captions = [
@@ -338,11 +338,11 @@ class PretrainTask(Task[PretrainBatch]):
         self.clip.logit_scale.clamp_(0, _MAX_LOG_SCALE)
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """Return everything, with the stem's norms beside their convolutions."""
+        """Return all weights, with the stem's norms beside their convolutions."""
         return self.clip.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what `state_dict` returned."""
+        """Load the weights that `state_dict` returned."""
         load_strict(self.clip, tensors, source="the checkpoint")
 
     def export(self, folder: Path) -> None:
@@ -351,7 +351,7 @@ class PretrainTask(Task[PretrainBatch]):
 
     @torch.no_grad()
     def evaluate(self, folder: Path, processes: Processes) -> dict[str, float]:
-        """Classify crops of the tuning split among all names: percent right."""
+        """Return the percentage of tuning crops that are named right among all names."""
         self.clip.eval()
         return top1(self.clip, "tune", self.config.crops)
 
@@ -435,7 +435,7 @@ def known_templates() -> tuple[str, ...]:
 
 
 def known_tokens() -> Tensor:
-    """Return the tokenizer's ids of all that the world says, ascending, (N,) int64."""
+    """Return the tokenizer's ids of all texts in the world, ascending, (N,) int64."""
     names = [f"{name.article} {name.name}".strip() for name in world_names()]
     texts = [name.category for name in world_names()]
     for frame in (*known_templates(), *caption_frames(), "{}, {} and {}, with {} on {}"):

@@ -1,4 +1,4 @@
-"""Scenes: stuff in regions, things before it, with exact label maps and captions.
+"""Scenes: regions of stuff with things before them, with exact label maps and captions.
 
 A scene is decided by split, index and size alone. Labels come from integers and 64-bit arithmetic;
 colours may differ in the last bit between builds of OpenCV.
@@ -35,7 +35,7 @@ _TRIES = 10
 
 
 class Scene(NamedTuple):
-    """What is seen, what it is, and how one says it.
+    """A scene: its image, its labels and its caption.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -76,12 +76,12 @@ def scene(index: int, split: Split = "train", size: int = SIZE) -> Scene:
 
 
 def visible_labels(label: Labels) -> set[int]:
-    """Return what occurs in a label map, without `NOTHING`."""
+    """Return the labels that occur in a label map, without `NOTHING`."""
     return set(np.bincount(label.ravel()).nonzero()[0].tolist()) - {NOTHING}
 
 
 def generator(split: str, index: int, size: int, stream: int = 0) -> np.random.Generator:
-    """Return the source of everything random in one scene or crop.
+    """Return the source of all random numbers in one scene or crop.
 
     Raises:
         InputError: split, index or size make no sense.
@@ -98,7 +98,7 @@ def generator(split: str, index: int, size: int, stream: int = 0) -> np.random.G
 
 @dataclass
 class Composition:
-    """A scene in the making.
+    """A scene while it is being composed.
 
     Attributes:
         image: (H, W, 3) float32, 0..255.
@@ -115,7 +115,7 @@ class Composition:
     def add(
         self, thing: Placed, color: Canvas, label: int, shadow: tuple[float, float] | None
     ) -> None:
-        """Put a thing in front of all others, and its shadow under it.
+        """Put a thing in front of all others, and its shadow below it.
 
         Args:
             thing: the thing, with its place.
@@ -133,7 +133,7 @@ class Composition:
         self.label[window][thing.mask] = label
 
     def has_room_for(self, thing: Placed) -> bool:
-        """Whether enough of everything stays visible with a thing in front of it."""
+        """Return whether enough of every name stays visible with a thing in front."""
         mask = thing.mask
         if np.count_nonzero(mask) < 0.7 * thing.area:
             return False
@@ -174,7 +174,7 @@ def _compose(names: Sequence[Name], size: int, rng: np.random.Generator) -> Comp
 def _try_place(
     name: Name, lengths: tuple[float, float], depth: float, size: int, rng: np.random.Generator
 ) -> Placed | None:
-    """Place a thing at random: the nearer, the lower and the larger."""
+    """Place a thing at random; nearer things are lower and larger."""
     low, high = lengths
     length = (low + (high - low) * float(rng.random())) * (0.85 + 0.3 * depth)
     row = 0.2 + 0.58 * depth + float(rng.uniform(-0.12, 0.12))
@@ -225,7 +225,7 @@ def _regions(count: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.
 
 
 def _plain(rng: np.random.Generator, size: int) -> Canvas:
-    """Draw what has no name: one colour that changes slowly."""
+    """Draw ground without a name, in one color that changes slowly."""
     first, second = rng.uniform(70, 215, (2, 3)).astype(np.float32)
     share = noise(rng, size, size)[..., None]
     return np.asarray(first + 0.35 * share * (second - first), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Stuff: textures drawn by code, each with its own colours, grain and structure.
+"""Stuff: textures drawn by code, each with its own colors, grain and structure.
 
 Each function draws `(size, size, 3)` float32 in 0..255. A `unit` is the length in pixels that is
 one in a scene of 128 pixels; it scales whatever the texture consists of.
