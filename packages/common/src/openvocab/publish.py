@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     if args.to is None and (args.private or args.branch):
-        raise InputError("--private and --branch belong to an upload; give --to ORG/NAME.")
+        raise InputError("--private and --branch belong to an upload; give --to ORG/NAME")
     results = [Result.load(file) for file in args.results]
     segmenter = load_from_arguments(args)
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not isinstance(segmenter, Pretrained):
         raise InputError(
             f"the method {args.method!r} cannot be published: it has no save_pretrained; publish "
-            "its weights with the tools they come from."
+            "its weights with the tools they come from"
         )
     card = {"results": results}
     if args.output is not None:

@@ -123,7 +123,10 @@ def fetch_repository(
     except _FAILURES as error:
         raise _not_fetched(repository, where, type(error).__name__) from error
     if not complete(path):
-        raise InputError(f"{where} lacks files that its config.json lists, or has no config.json")
+        raise InputError(
+            f"{where} lacks files that its config.json lists, or has no config.json; "
+            "name another repository"
+        )
     return path
 
 

@@ -120,7 +120,9 @@ class Pretrained(ModelHubMixin):  # type: ignore[misc]  # huggingface_hub has no
                 cache_dir=cache_dir,
             )
         if not (folder / CONFIG).is_file():
-            raise InputError(f"the folder '{folder}' holds no {CONFIG} of save_pretrained")
+            raise InputError(
+                f"the folder '{folder}' holds no {CONFIG}; give one that save_pretrained wrote"
+            )
         loaded: Self = openvocab.load(cls.method_key, folder, **options)  # type: ignore[assignment]
         return loaded
 
