@@ -129,7 +129,8 @@ class Study:
     def __init__(self, segmenter: Segmenter, data: SampleSet, seed: int = 0) -> None:
         if not data.samples:
             raise InputError(
-                f"{data.name} has no images, so no wording can be tried on it; give another data set"
+                f"{data.name} has no images, so no wording can be tried on it; "
+                "give another data set"
             )
         self.segmenter, self.data, self.seed = segmenter, data, seed
         self.lists: dict[str, Any] = {"seed": seed, "names": list(data.vocabulary.names)}
