@@ -186,18 +186,23 @@ def build_leaderboard(paths: Sequence[Path], output: Path) -> Path:
     return output / "index.html"
 
 
+def build_parser() -> CommandParser:
+    """Return the parser of the command line."""
+    parser = CommandParser(prog="leaderboard.py", description=__doc__)
+    parser.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULT", help="files, or folders with them"
+    )
+    parser.add_argument("--output", type=Path, default=Path("site"), metavar="DIR")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the page.
 
     Raises:
         InputError: see `read_entries`.
     """
-    parser = CommandParser(prog="leaderboard.py", description=__doc__)
-    parser.add_argument(
-        "results", type=Path, nargs="+", metavar="RESULT", help="files, or folders with them"
-    )
-    parser.add_argument("--output", type=Path, default=Path("site"), metavar="DIR")
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     print(build_leaderboard(args.results, args.output))
     return 0
 
