@@ -247,11 +247,9 @@ def test_files_are_what_is_seen(browser, app_url, files, expected) -> None:
 
     for entry, data in packed["san_cutouts.zip"].items():
         cut = np.asarray(Image.open(io.BytesIO(data)))
-        rows, columns = np.nonzero(labels == int(Path(entry).name.partition("_")[0]))
-        assert (cut[..., 3] > 0).sum() == len(rows)
-        assert np.array_equal(
-            cut[rows - rows.min(), columns - columns.min(), :3], image[rows, columns]
-        )
+        down, right = np.nonzero(labels == int(Path(entry).name.partition("_")[0]))
+        assert (cut[..., 3] > 0).sum() == len(down)
+        assert np.array_equal(cut[down - down.min(), right - right.min(), :3], image[down, right])
     for entry, data in packed["san_masks.zip"].items():
         mask = np.asarray(Image.open(io.BytesIO(data)))
         assert np.array_equal(mask > 0, labels == int(Path(entry).name.partition("_")[0]))

@@ -203,11 +203,11 @@ def test_ovseg_segments(
 
 def _car(config: CaRConfig, device: str, precision: Any) -> CaRSegmenter:
     torch.manual_seed(0)
-    clips = [
+    proposer, classifier = (
         CLIP(_clip_config(*sizes)).eval().requires_grad_(False).to(device)
         for sizes in ((16, 64), (14, 56))
-    ]
-    return CaRSegmenter(*clips, config, precision=precision, cache_dir=False)
+    )
+    return CaRSegmenter(proposer, classifier, config, precision=precision, cache_dir=False)
 
 
 @pytest.mark.parametrize(  # all names are kept, some, or the best

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def parse(*argv):
 
 
 def test_the_flags():
-    model = Channels()
+    model: Any = Channels()
     assert augment(model, parse(), short=640, max_short=2560) is model
     wrapped = augment(model, parse("--tta"), short=640, max_short=2560)
     assert wrapped.describe() == {

@@ -44,7 +44,7 @@ class RedIsLabel:
         self.calls = 0
         self.described = described
 
-    def segment(self, image, vocabulary, *, return_scores=False):
+    def segment(self, image, vocabulary, *, return_scores=False, bgr=False):
         self.calls += 1
         labels = np.asarray(image)[..., 0].astype(np.int32)
         return Segmentation(np.where(labels == 200, -1, labels), vocabulary)
@@ -58,7 +58,7 @@ class StopsAfter(RedIsLabel):
         super().__init__()
         self.images = images
 
-    def segment(self, image, vocabulary, *, return_scores=False):
+    def segment(self, image, vocabulary, *, return_scores=False, bgr=False):
         if self.calls == self.images:
             raise KeyboardInterrupt
         return super().segment(image, vocabulary)
@@ -141,7 +141,7 @@ def test_boundaries_are_counted_when_asked_for(data, tmp_path):
 class SureOfDogs(RedIsLabel):
     """Is sure of some labels and unsure of others."""
 
-    def segment(self, image, vocabulary, *, return_scores=False):
+    def segment(self, image, vocabulary, *, return_scores=False, bgr=False):
         found = super().segment(image, vocabulary)
         confidence = np.where(found.labels == 1, 0.95, 0.05).astype(np.float32)
         return replace(found, confidence=confidence)
@@ -277,7 +277,7 @@ from openvocab.evaluation.run import FolderDataset, evaluate_set
 from openvocab.segmenter import Segmentation
 
 class Slow:
-    def segment(self, image, vocabulary, *, return_scores=False):
+    def segment(self, image, vocabulary, *, return_scores=False, bgr=False):
         with open(sys.argv[3], "a") as file:
             file.write("x")
         time.sleep(float(sys.argv[4]))

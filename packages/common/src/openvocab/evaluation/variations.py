@@ -73,13 +73,11 @@ class WordedSegmenter:
     def __init__(self, segmenter: Segmenter, wording: str) -> None:
         self._segmenter, self._wording = segmenter, wording
 
-    def segment(
-        self, image: Any, vocabulary: Vocabulary, *, return_scores: bool = False
-    ) -> Segmentation:
-        """Segment one image."""
-        found: Any = self._segmenter.segment(image, vocabulary, return_scores=return_scores)
+    def segment(self, image: Any, vocabulary: Any, **options: Any) -> Any:
+        """Segment one image; the options are the method's own."""
+        found = self._segmenter.segment(image, vocabulary, **options)
         if not vocabulary.others or vocabulary.background_label < 0:
-            return found  # type: ignore[no-any-return]
+            return found
         labels = np.where(found.labels < 0, np.int32(vocabulary.background_label), found.labels)
         return Segmentation(labels, vocabulary, found.scores)
 

@@ -231,8 +231,8 @@ def _row(
     row["miou"], row["low"], row["high"] = interval.estimate, interval.low, interval.high
     if one.title != OWN:
         ids = sorted(found.records.keys() & own.records.keys())
-        pairs = [[each.records[i].pairs for i in ids] for each in (found, own)]
-        paired = paired_difference(*pairs, len(own.result.names)).interval
+        first, second = ([each.records[i].pairs for i in ids] for each in (found, own))
+        paired = paired_difference(first, second, len(own.result.names)).interval
         row["difference"] = paired.estimate
         row["difference_low"], row["difference_high"] = paired.low, paired.high
     return row
