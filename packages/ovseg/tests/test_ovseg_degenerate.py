@@ -11,10 +11,12 @@ import torch
 from openvocab.errors import InputError
 from openvocab.semantic import semantic_scores
 from openvocab.vocabulary import Vocabulary
+from openvocab.world import open_world
 from ovseg._convert import config_from_detectron2
 from ovseg.ensemble import Branches, best_proposals, demo_names, ensemble
 from ovseg.model import vote
 from ovseg.segmenter import ImageBranches, OVSegSegmenter
+from ovseg.weights import load_ovseg
 
 
 @pytest.fixture
@@ -135,6 +137,20 @@ def test_a_single_name_gets_others_without_changing_the_callers_list(tiny):
     segmenter = OVSegSegmenter(tiny.model(), tiny.demo_config())
     found = segmenter.segment(tiny.cases("eval")[0]["image"], names)
     assert found.vocabulary.names == ("cat", "others") and names == ["cat"]
+
+
+def test_a_single_name_is_found_by_a_clip_that_does_not_know_others() -> None:
+    image = open_world("val", 1).samples[0].image
+    world = load_ovseg("world", device="cpu")
+    demo = world.with_inference(replace(world.inference, mode="demo"))
+    with pytest.warns(UserWarning, match="does not know the word 'others'"):
+        found = demo.segment(image, ["duck"])
+    assert found.vocabulary.names == ("duck",) and set(np.unique(found.labels)) <= {-1, 0}
+    with (
+        pytest.warns(UserWarning, match="others"),
+        pytest.raises(InputError, match="'xylophone'"),
+    ):
+        demo.segment(image, ["xylophone"])
 
 
 def test_blank_image_in_demo_is_nothing_everywhere(tiny):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from openvocab.clip.prompts import TextEncoder
 from openvocab.computation import Precision, dtype_of
-from openvocab.errors import InputError
+from openvocab.errors import InputError, NamesError
 from openvocab.image import ImageArray, resize_shortest_edge
 from openvocab.inference.confidence import (
     Evidence,
@@ -36,7 +37,7 @@ from openvocab.vocabulary import Vocabulary
 from openvocab.weights.pretrained import Pretrained
 from openvocab.weights.state_dict import save_state_dict
 from ovseg.config import METADATA, InferenceConfig, SwinConfig, to_dict
-from ovseg.ensemble import Branches, Votes, demo_names, ensemble
+from ovseg.ensemble import OTHERS, Branches, Votes, demo_names, ensemble
 from ovseg.mask_clip import LOGIT_SCALE
 from ovseg.model import OVSeg, mask_probability, vote
 
@@ -274,9 +275,21 @@ class OVSegSegmenter(Pretrained, BaseSegmenter):
     def vocabulary(self, names: Names) -> Vocabulary:
         """Return the vocabulary that is segmented: in demo mode one name gets "others" too."""
         vocabulary = super().vocabulary(names)
-        if self.inference.mode == "demo" and len(vocabulary.words) == 1:
-            return Vocabulary(demo_names(vocabulary.names), vocabulary.templates)
-        return vocabulary
+        if self.inference.mode != "demo" or len(vocabulary.words) != 1:
+            return vocabulary
+        with_others = Vocabulary(demo_names(vocabulary.names), vocabulary.templates)
+        try:
+            self.classifier(with_others)
+        except NamesError as error:
+            if OTHERS not in error.names:
+                raise
+            warnings.warn(
+                f"this CLIP does not know the word '{OTHERS}', which OVSeg sets beside a single "
+                "name; give a second name, so that the first need not win everywhere",
+                stacklevel=2,
+            )
+            return vocabulary
+        return with_others
 
     def classifier(self, vocabulary: Vocabulary) -> Tensor:
         """Return the text classifier (W + 1, E) of a vocabulary's words and "no object"."""
