@@ -60,8 +60,10 @@ def test_a_stem_keeps_the_grid_and_is_known_by_its_tensors(tmp_path):
     again = load_clip(tmp_path / "clip.safetensors")
     assert again.config == TINY
     images = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(again.encode_image(images), clip.encode_image(images))
+    for key, value in clip.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+    with torch.no_grad():  # weights mapped from a file lie elsewhere, so sums may round otherwise
+        assert torch.allclose(again.encode_image(images), clip.encode_image(images), atol=1e-6)
 
 
 def test_few_words_mean_the_same_as_in_the_whole_table():

@@ -255,5 +255,5 @@ def test_labels_that_have_no_name_are_refused(
     Image.fromarray(np.full((90, 110), 77, np.uint8)).save(tmp_path / "labels" / "3.png")
     assert run(main, command(tmp_path / "out")) == 2
     told = capsys.readouterr().err
-    assert "3.png: The ground truth holds 77 (9900 pixels), which is no class" in told
+    assert "3.png: the ground truth holds 77 (9900 pixels), which is no class" in told
     assert not (tmp_path / "out").exists()

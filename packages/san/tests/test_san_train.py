@@ -409,7 +409,7 @@ def test_labels_that_have_no_name_are_refused_before_anything_is_written(
     out = tmp_path / "out"
     assert run(main, command(out, "--data.labels", str(one_more))) == 2
     told = capsys.readouterr().err
-    assert f"{one_more / '0.png'}: The ground truth holds" in told and "which is no class" in told
+    assert f"{one_more / '0.png'}: the ground truth holds" in told and "which is no class" in told
     assert "--label-offset -1" in told and not out.exists()
     start = ["--data.labels", str(one_more), "--schedule.steps", "1"]
     assert run(main, command(out, *start, "--label-offset", "-1")) == 0

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from openvocab.clip.template_sets import available_templates, load_templates
 from openvocab.datasets.samples import Sample, SampleSet
 from openvocab.errors import InputError, NamesError
-from openvocab.evaluation.oracle import only
 from openvocab.evaluation.rewording import WAYS, distractors, reworded
 from openvocab.image import ImageArray, read_image
 from openvocab.metrics.scores import Ignore, void_values
@@ -97,6 +96,8 @@ class SomeClasses:
     def __init__(self, data: SampleSet, labels: Sequence[int]) -> None:
         self._data, self._labels = data, tuple(labels)
         self.name, self.split, self.samples = data.name, data.split, data.samples
+        from openvocab.evaluation.oracle import only  # late: it imports torch
+
         self.vocabulary = only(data.vocabulary, labels)
         self.ignore_index: Ignore = _VOID
         table = np.arange(_VOID + 1, dtype=np.int32)  # what is no class stays, and is refused
