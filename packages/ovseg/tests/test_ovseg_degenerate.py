@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -146,6 +147,9 @@ def test_a_single_name_is_found_by_a_clip_that_does_not_know_others() -> None:
     with pytest.warns(UserWarning, match="does not know the word 'others'"):
         found = demo.segment(image, ["duck"])
     assert found.vocabulary.names == ("duck",) and set(np.unique(found.labels)) <= {-1, 0}
+    with warnings.catch_warnings(action="error"):  # it is said once
+        demo.segment(image, ["duck"])
+    demo = world.with_inference(demo.inference)
     with (
         pytest.warns(UserWarning, match="others"),
         pytest.raises(InputError, match="'xylophone'"),

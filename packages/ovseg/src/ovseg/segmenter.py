@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -273,23 +274,25 @@ class OVSegSegmenter(Pretrained, BaseSegmenter):
         return lines
 
     def vocabulary(self, names: Names) -> Vocabulary:
-        """Return the vocabulary that is segmented: in demo mode one name gets "others" too."""
+        """Return the vocabulary that is segmented; in demo mode a single name gets "others" too."""
         vocabulary = super().vocabulary(names)
-        if self.inference.mode != "demo" or len(vocabulary.words) != 1:
-            return vocabulary
-        with_others = Vocabulary(demo_names(vocabulary.names), vocabulary.templates)
+        if self.inference.mode == "demo" and len(vocabulary.words) == 1 and self._knows_others:
+            return Vocabulary(demo_names(vocabulary.names), vocabulary.templates)
+        return vocabulary
+
+    @cached_property
+    def _knows_others(self) -> bool:
+        """Whether this CLIP can encode the name that the demo adds; warns if it cannot."""
         try:
-            self.classifier(with_others)
-        except NamesError as error:
-            if OTHERS not in error.names:
-                raise
+            self.text.encode_texts([OTHERS])
+        except NamesError:
             warnings.warn(
                 f"this CLIP does not know the word '{OTHERS}', which OVSeg sets beside a single "
                 "name; give a second name, so that the first need not win everywhere",
                 stacklevel=2,
             )
-            return vocabulary
-        return with_others
+            return False
+        return True
 
     def classifier(self, vocabulary: Vocabulary) -> Tensor:
         """Return the text classifier (W + 1, E) of a vocabulary's words and "no object"."""
