@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_cuda import PretendTensor, pretend_cuda
+from tiny_models import clip_config, tiny_ovseg, tiny_san
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -18,7 +19,6 @@ from car.config import CaRConfig
 from car.explain import explain as explain_car
 from car.segmenter import CaRSegmenter
 from openvocab import semantic
-from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
 from openvocab.inference.confidence import Evidence
@@ -27,15 +27,14 @@ from openvocab.semantic import MaskGeometry, semantic_labels
 from openvocab.training.distributed import Processes
 from openvocab.training.losses import totals_of
 from openvocab.vocabulary import Background, Vocabulary
-from ovseg import InferenceConfig, OVSeg, OVSegConfig, OVSegSegmenter, RegionConfig
-from ovseg.config import SwinConfig
+from ovseg import InferenceConfig, OVSegSegmenter, RegionConfig
 from ovseg.criterion import OVSegCriterion
 from ovseg.explain import explain as explain_ovseg
 from ovseg.finetune_task import FinetuneStep, Known, PairBatch
 from ovseg.mask_clip import MaskPromptedCLIP
 from ovseg.task import OVSegStep
 from ovseg.train_config import FinetuneConfig, OVSegCriterionConfig
-from san import SAN, SANConfig, SANInference, SANSegmenter
+from san import SANInference, SANSegmenter
 from san.criterion import SANCriterion
 from san.explain import explain as explain_san
 from san.task import SANStep
@@ -43,51 +42,6 @@ from san.train_config import SANCriterionConfig
 
 NAMES = Vocabulary.from_names(("sky", "grass", "dog"))
 PRECISIONS = ("fp32", "bf16", "fp16")
-
-
-def _clip_config(patch: int, side: int) -> CLIPConfig:
-    vision = VisionConfig(side, patch, 64, 3, 2, 128)
-    return CLIPConfig(32, vision, TextConfig(77, 49408, 32, 1, 1, 64), "quick_gelu")
-
-
-def _tiny_san() -> SAN:
-    torch.manual_seed(0)
-    return SAN(
-        SANConfig(
-            clip=_clip_config(16, 64),
-            split=2,
-            fusion=((0, 0), (1, 1)),
-            side_width=24,
-            side_depth=2,
-            side_heads=2,
-            side_image_size=64,
-            num_queries=5,
-            supervised=(1, 2),
-            bias_heads=2,
-            embed_channels=16,
-            mlp_channels=20,
-        )
-    )
-
-
-def _tiny_ovseg() -> OVSeg:
-    torch.manual_seed(0)
-    config = OVSegConfig(
-        backbone=SwinConfig(8, (1, 1, 1, 1), (1, 2, 2, 4), 4),
-        clip=_clip_config(16, 64),
-        convs_dim=32,
-        mask_dim=32,
-        hidden_dim=32,
-        num_queries=5,
-        heads=2,
-        feedforward=32,
-        decoder_layers=2,
-        embed_hidden_dim=16,
-        mask_prompt_depth=2,
-    )
-    model = OVSeg(config)
-    nn.init.normal_(model.clip_adapter.clip_model.visual.mask_embedding)
-    return model
 
 
 @pytest.fixture
@@ -150,7 +104,7 @@ def test_a_tensor_left_on_the_cpu_is_found(cuda: None) -> None:
 
 def _san(device: str, precision: Any) -> SANSegmenter:
     inference = SANInference(short_side=64)
-    return SANSegmenter(_tiny_san(), inference, device=device, precision=precision, cache_dir=False)
+    return SANSegmenter(tiny_san(), inference, device=device, precision=precision, cache_dir=False)
 
 
 BACKGROUNDS = [Background.none(), Background.learned(), Background.threshold(0.5)]
@@ -170,7 +124,7 @@ def test_san_segments(cuda: None, photo: np.ndarray, precision: str, policy: Bac
 
 def _ovseg(inference: InferenceConfig, device: str, precision: Any) -> OVSegSegmenter:
     return OVSegSegmenter(
-        _tiny_ovseg(), inference, device=device, precision=precision, cache_dir=False
+        tiny_ovseg(decoder_layers=2), inference, device=device, precision=precision, cache_dir=False
     )
 
 
@@ -204,7 +158,7 @@ def test_ovseg_segments(
 def _car(config: CaRConfig, device: str, precision: Any) -> CaRSegmenter:
     torch.manual_seed(0)
     proposer, classifier = (
-        CLIP(_clip_config(*sizes)).eval().requires_grad_(False).to(device)
+        CLIP(clip_config(*sizes)).eval().requires_grad_(False).to(device)
         for sizes in ((16, 64), (14, 56))
     )
     return CaRSegmenter(proposer, classifier, config, precision=precision, cache_dir=False)
@@ -292,7 +246,7 @@ def test_san_makes_a_training_step(cuda: None, monkeypatch: pytest.MonkeyPatch) 
     asked: list[torch.device] = []
     make = torch.Generator
     monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or make())
-    network = _tiny_san()
+    network = tiny_san()
     step = SANStep(network, SANCriterion(SANCriterionConfig(points=32))).to("cuda:0")
     step.text = TextEncoder(network.clip, False).encode_names(NAMES.names, "vild").clone()
     _check_training_step(step, totals_of([2, 0], 5, 0.1))
@@ -300,7 +254,7 @@ def test_san_makes_a_training_step(cuda: None, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_ovseg_makes_a_training_step(cuda: None) -> None:
-    model = _tiny_ovseg()
+    model = tiny_ovseg(decoder_layers=2)
     step = OVSegStep(model, OVSegCriterion(OVSegCriterionConfig())).to("cuda:0")
     clip = model.clip_adapter.clip_model
     step.text = TextEncoder(clip, False).encode_names(NAMES.names, "vild").clone()
@@ -308,7 +262,7 @@ def test_ovseg_makes_a_training_step(cuda: None) -> None:
 
 
 def test_clip_tuning_makes_a_step(cuda: None) -> None:
-    clip = MaskPromptedCLIP(_clip_config(16, 64), 2)
+    clip = MaskPromptedCLIP(clip_config(16, 64), 2)
     nn.init.normal_(clip.visual.mask_embedding)
     config = FinetuneConfig(mask_prompt_depth=2)
     step = FinetuneStep(clip, config, Processes(device=torch.device("cuda:0"))).to("cuda:0")

@@ -9,68 +9,19 @@ import pytest
 import torch
 from benchmarks import run_all
 from PIL import Image
+from tiny_models import clip_config, tiny_ovseg, tiny_san
 
 from car.config import CaRConfig
 from car.segmenter import CaRSegmenter
-from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
 from openvocab.clip.model import CLIP
 from openvocab.weights.state_dict import save_state_dict
-from ovseg import InferenceConfig, OVSeg, OVSegConfig, OVSegSegmenter, RegionConfig, save_model
-from ovseg.config import SwinConfig
-from san import SAN, SANConfig, SANInference, SANSegmenter
+from ovseg import InferenceConfig, OVSegSegmenter, RegionConfig, save_model
+from san import SANInference, SANSegmenter
 from san.weights import save_network
 
 NAMES = ("sky", "grass", "quux", "dog")
 SIZE = 64
-
-
-def clip_config(patch: int, side: int, layers: int = 3) -> CLIPConfig:
-    return CLIPConfig(
-        32,
-        VisionConfig(side, patch, 64, layers, 2, 128),
-        TextConfig(77, 49408, 32, 1, 1, 64),
-        "quick_gelu",
-    )
-
-
-def tiny_san() -> SAN:
-    torch.manual_seed(0)
-    config = SANConfig(
-        clip=clip_config(16, 64),
-        split=2,
-        fusion=((0, 0), (1, 1)),
-        side_width=24,
-        side_depth=2,
-        side_heads=2,
-        side_image_size=64,
-        num_queries=7,
-        supervised=(1, 2),
-        bias_heads=2,
-        embed_channels=16,
-        mlp_channels=20,
-    )
-    return SAN(config)
-
-
-def tiny_ovseg() -> tuple[OVSeg, InferenceConfig]:
-    torch.manual_seed(0)
-    config = OVSegConfig(
-        backbone=SwinConfig(8, (1, 1, 1, 1), (1, 2, 2, 4), 4),
-        clip=clip_config(16, 64),
-        convs_dim=32,
-        mask_dim=32,
-        hidden_dim=32,
-        num_queries=5,
-        heads=2,
-        feedforward=32,
-        decoder_layers=1,
-        embed_hidden_dim=16,
-        mask_prompt_depth=2,
-    )
-    region = RegionConfig(mask_threshold=0.2)
-    model = OVSeg(config)
-    torch.nn.init.normal_(model.clip_adapter.clip_model.visual.mask_embedding)
-    return model, InferenceConfig(min_size=64, region=region)
+OVSEG_RULES = InferenceConfig(min_size=64, region=RegionConfig(mask_threshold=0.2))
 
 
 @pytest.fixture
@@ -78,10 +29,10 @@ def segmenters() -> dict[str, object]:
     """All three methods, tiny, with random weights."""
     torch.manual_seed(0)
     clips = [CLIP(clip_config(*c)).eval().requires_grad_(False) for c in ((16, 64), (14, 56))]
-    model, inference = tiny_ovseg()
+    model = tiny_ovseg()
     return {
         "san": SANSegmenter(tiny_san(), SANInference(short_side=64), cache_dir=False),
-        "ovseg": OVSegSegmenter(model, inference, cache_dir=False),
+        "ovseg": OVSegSegmenter(model, OVSEG_RULES, cache_dir=False),
         "car": CaRSegmenter(*clips, CaRConfig(), cache_dir=False),  # type: ignore[call-arg]
     }
 
@@ -91,8 +42,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Tiny checkpoint files by method, as --weights takes them."""
     folder = tmp_path_factory.mktemp("weights")
     save_network(tiny_san(), folder / "san.safetensors", SANInference(short_side=64))
-    model, inference = tiny_ovseg()
-    save_model(model, folder / "ovseg.safetensors", inference)
+    model = tiny_ovseg()
+    save_model(model, folder / "ovseg.safetensors", OVSEG_RULES)
     torch.manual_seed(1)
     clip = CLIP(clip_config(16, 64))
     metadata = {"activation": "quick_gelu", "heads": [2, 1]}
