@@ -105,9 +105,15 @@ class Browser:
         """Wait until JavaScript has a value that counts as true, and return it."""
         end = time.monotonic() + seconds
         while not (found := self.look(script)):
-            assert time.monotonic() < end, f"{script} never came true"
+            if time.monotonic() > end:
+                said = self.look("document.body.innerText")
+                raise AssertionError(f"{script} never came true; the page says:\n{said[-2000:]}")
             time.sleep(0.05)
         return found
+
+    def settle(self) -> None:
+        """Wait until the page has drawn twice, so that what was pressed has been taken in."""
+        self.look("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def click(self, selector: str) -> None:
         """Press an element, once it is there."""

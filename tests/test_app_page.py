@@ -197,10 +197,11 @@ def test_files_are_what_is_seen(browser, app_url, files, expected) -> None:
     browser.enter("#viewer input.pixel", "0.9")
     browser.enter("#viewer input.name", "0.5")
     browser.click("#files .label-wrap")
-    browser.wait("!!document.querySelector('#formats input')")
-    browser.look(
-        "document.querySelectorAll('#formats input:not(:checked)').forEach(box => box.click())"
-    )
+    browser.wait(f"document.querySelectorAll('#formats input').length === {len(ENDS)}")
+    # One at a time, as a person does: the page draws the boxes again after each.
+    while browser.look("document.querySelectorAll('#formats input:not(:checked)').length"):
+        browser.click("#formats input:not(:checked)")
+        browser.settle()
     browser.click("#make-files")
     links = browser.wait(
         "(() => { const a = [...document.querySelectorAll('#files a[href*=\"/file=\"]')]"
