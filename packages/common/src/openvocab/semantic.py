@@ -27,8 +27,8 @@ TILE = 32
 # Sums of rounded products differ by parts in a million between orders of summation; a name this
 # close to the best (relative to the best) is still compared pixel by pixel.
 _SLACK = 1e-4
-# Masks and scores of the tiles in work stay below this many numbers.
-_BLOCK = 1 << 22
+# Masks and scores of the tiles in work stay below this many numbers, which a CPU's cache can hold.
+_BLOCK = 1 << 20
 # Words times pixels of a strip of resized maps.
 _STRIP = 1 << 24
 
@@ -369,20 +369,21 @@ def _candidates(
 
 def _tile_masks(mask_logits: Tensor, group: list[_Tile]) -> Tensor:
     """Compute the soft masks (tiles, Q, y * x) of tiles of one shape."""
-    patches = torch.stack(
-        [mask_logits[:, tile.row.grid, tile.column.grid].flatten(1) for tile in group]
-    )  # (tiles, Q, gy * gx)
+    patches = torch.stack([mask_logits[:, tile.row.grid, tile.column.grid] for tile in group])
     rows = torch.stack([tile.row.first for tile in group]).to(patches)
     columns = torch.stack([tile.column.first for tile in group]).to(patches)
-    weights = torch.einsum("tyi,txj->tijyx", rows, columns).flatten(3).flatten(1, 2)
-    masks = (patches @ weights).sigmoid_()  # (tiles, Q, ny * nx)
-    if group[0].row.second.shape[1] == 0:
-        return masks
-    masks = torch.unflatten(masks, 2, (rows.shape[1], columns.shape[1]))
-    second_rows = torch.stack([tile.row.second for tile in group]).to(masks)
-    second_columns = torch.stack([tile.column.second for tile in group]).to(masks)
-    masks = masks @ second_columns.transpose(1, 2)[:, None]
-    return (second_rows[:, None] @ masks).flatten(2)
+    masks = _along_axes(rows, patches, columns).sigmoid_()  # (tiles, Q, ny, nx)
+    if group[0].row.second.shape[1]:
+        second_rows = torch.stack([tile.row.second for tile in group]).to(masks)
+        second_columns = torch.stack([tile.column.second for tile in group]).to(masks)
+        masks = _along_axes(second_rows, masks, second_columns)
+    return masks.flatten(2)
+
+
+def _along_axes(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
+    """Apply the matrices (T, y, i) and (T, x, j) of each tile to its maps (T, Q, i, j)."""
+    narrow = maps.flatten(1, 2) @ columns.transpose(1, 2)  # (T, Q * i, x)
+    return rows[:, None] @ torch.unflatten(narrow, 1, (maps.shape[1], maps.shape[2]))
 
 
 def _best_names(
@@ -397,21 +398,12 @@ def _best_names(
     best_score = torch.full((len(names), masks.shape[2]), -1.0, device=masks.device)
     best_name = torch.zeros_like(best_score, dtype=torch.int64)
     for chunk in torch.split(padded, max(1, _BLOCK // best_score.numel()), dim=1):
-        prob = class_prob[:, chunk].transpose(0, 1)  # (tiles, Q, names)
-        scores = masks.transpose(1, 2) @ prob  # (tiles, pixels, names)
-        index = _argmax(scores)
-        score = scores.gather(2, index[..., None])[..., 0]
+        prob = class_prob.T[chunk]  # (tiles, names, Q)
+        score, index = (prob @ masks).max(dim=1)  # (tiles, pixels) each; the first of equal ones
         better = score > best_score  # earlier names win ties
         best_score = torch.where(better, score, best_score)
         best_name = torch.where(better, chunk.gather(1, index), best_name)
     return best_name if threshold is None else best_name.where(best_score >= threshold, -1)
-
-
-def _argmax(scores: Tensor) -> Tensor:
-    """Return the first maximum along the last axis; NumPy's is the fast one on a CPU."""
-    if scores.device.type == "cpu":
-        return torch.from_numpy(scores.numpy().argmax(axis=-1))
-    return scores.argmax(dim=-1)
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
