@@ -113,8 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
         "default: NAME.yaml or the YAML beside the predictions, if there is one",
     )  # fmt: skip
     parser.add_argument(
-        "--prediction-offset", type=int, default=0, metavar="N",
-        help="added to the labels of --predictions: -1 where they count from 1",
+        "--prediction-offset", nargs="+", default=[], metavar="N|NAME=N",
+        help="added to the labels of all --predictions, or of one row: -1 where they count from 1",
     )  # fmt: skip
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="where known sets lie")
     parser.add_argument("--config", type=Path, metavar="YAML", help="weights, datasets, data_root")

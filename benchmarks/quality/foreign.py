@@ -15,6 +15,7 @@ from openvocab.evaluation.stated import LINES, read_stated
 from openvocab.score import save_evaluation, score_images
 
 _LONGEST = 40  # of a title in the name of a file
+_ALL = ""  # no row is called so
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,18 @@ class Foreign:
 
 
 def read_foreign(
-    entries: Sequence[str], cards: Sequence[str] = (), offset: int = 0
+    entries: Sequence[str], cards: Sequence[str] = (), offsets: Sequence[str] = ()
 ) -> tuple[Foreign, ...]:
-    """Read what `--predictions NAME=PATH ...` and `--predictions-card NAME=YAML ...` name.
+    """Read what `--predictions NAME=PATH`, `--predictions-card` and `--prediction-offset` name.
 
-    Without a card of its own, `NAME.yaml` or the YAML beside the predictions is taken.
+    Without a card of its own, `NAME.yaml` or the YAML beside the predictions is taken. An offset
+    without a name holds for all rows that have none of their own.
 
     Raises:
         InputError: a form, a path or a name that cannot be meant, or two rows of one name.
     """
     given = dict(_split(entry, "--predictions-card") for entry in cards)
+    shifts = _offsets(offsets)
     found: dict[str, Foreign] = {}
     for title, text in (_split(entry, "--predictions") for entry in entries):
         path, key = Path(text), _key(title)
@@ -56,17 +59,32 @@ def read_foreign(
             raise InputError(f"two rows would be called {title!r}; give them different names")
         named = Path(title).name  # whatever a title is, it leads into no other folder
         beside = (path.parent / f"{named}.yaml", path.parent / f"{path.stem}.yaml")
-        own = given.pop(title, None)
+        own = given.get(title)
         card = Path(own) if own else next((one for one in beside if _is_file(one)), None)
         if card is not None:
             read_stated(card)  # a wrong card is said before anything runs
-        found[key] = Foreign(key, title, path, card, offset)
-    if given:
-        raise InputError(
-            f"--predictions-card names {next(iter(given))!r}, but no predictions do; "
-            "give each card for a NAME of --predictions"
-        )
+        found[key] = Foreign(key, title, path, card, shifts.get(title, shifts[_ALL]))
+    titles = {one.title for one in found.values()}
+    for option, named in (("--predictions-card", given), ("--prediction-offset", shifts)):
+        for title in named.keys() - titles - {_ALL}:
+            raise InputError(
+                f"{option} names {title!r}, but no predictions do; use a NAME of --predictions"
+            )
     return tuple(found.values())
+
+
+def _offsets(entries: Sequence[str]) -> dict[str, int]:
+    """Return the offset of each title, and that of all others under `_ALL`."""
+    found = {_ALL: 0}
+    for entry in entries:
+        title, number = _split(entry, "--prediction-offset") if "=" in entry else (_ALL, entry)
+        try:
+            found[title] = int(number)
+        except ValueError:
+            raise InputError(
+                f"--prediction-offset has {entry!r}; give a whole number, or NAME=N for one row"
+            ) from None
+    return found
 
 
 def _split(entry: str, option: str) -> tuple[str, str]:

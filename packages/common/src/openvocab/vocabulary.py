@@ -90,7 +90,9 @@ class Vocabulary:
     """Class names in order, with everything that determines the meaning of a label.
 
     A method encodes `words`. A pixel whose best word is number `w` gets the label
-    `word_labels[w]`, which is an index into `names`, or -1 for none of them.
+    `word_labels[w]`, which is an index into `names`, or -1 for none of them. A word that is there
+    more than once, in whatever case and with whatever white space, counts once: it would otherwise
+    compete with itself. The first of names that are the same gets all pixels.
 
     Attributes:
         names: Class names. A label is an index into them.
@@ -179,7 +181,7 @@ class Vocabulary:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """All words that a method encodes: names, synonyms, background words and `others`."""
+        """All words that a method encodes, once each: names, background words, others, synonyms."""
         return tuple(word for word, _ in self._labelled_words)
 
     @property
@@ -199,7 +201,10 @@ class Vocabulary:
         labelled += [(word, NOTHING) for word in self.others]
         for label, synonyms in enumerate(self.synonyms or ()):
             labelled += [(word, label) for word in synonyms]
-        return tuple(labelled)
+        first: dict[str, tuple[str, int]] = {}
+        for word, label in labelled:
+            first.setdefault(same_word(word), (word, label))
+        return tuple(first.values())
 
     def augmented(self, by: Augmentation) -> Vocabulary:
         """Add COCO-Stuff's names as competitors, so that the user's names need not fill the image.
