@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import foreign_files
 import numpy as np
 import pytest
 from benchmarks import run_all
@@ -133,13 +134,21 @@ def test_a_plugin_a_folder_and_a_json_become_one_report(
 def test_predictions_that_cannot_be_scored_leave_the_others(
     predictions, pictures, tmp_path, capsys
 ) -> None:
-    maps, _ = predictions
+    """One row for each format that is read, all of the same predictions."""
+    guessed, names = guess(pictures, 0.1), (pictures / "names.txt").read_text().split()
+    rows = {w.__name__: w(tmp_path / w.__name__, guessed, names) for w in foreign_files.FORMATS}
     (tmp_path / "empty").mkdir()
-    words = ["--predictions", f"CAT={maps}", f"none={tmp_path / 'empty'}", "--no-structure"]
-    words += ["--datasets", str(pictures), "--output", str(tmp_path / "out")]
+    words = ["--predictions", *(f"{title}={path}" for title, path in rows.items())]
+    words += [f"none={tmp_path / 'empty'}", "--prediction-offset", "from_one=-1"]
+    words += ["--datasets", str(pictures), "--no-structure", "--output", str(tmp_path / "out")]
     assert run(run_all.main, words) == 1
-    assert "foreign-cat" in next((tmp_path / "out").rglob("*comparison.json")).read_text()
-    assert "holds no label maps" in (tmp_path / "out" / "report.html").read_text()
+    path = next((tmp_path / "out").rglob("*comparison.json"))
+    files = json.loads(path.read_text())["results"]
+    results = [Result.load(path.parent / name) for name in files.values()]
+    assert [result.card.method for result in results] == list(rows)
+    assert len({result.scores("detectron2").miou for result in results}) == 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "holds no label maps" in page and all(f">{title}<" in page for title in rows)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import foreign_files
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +24,9 @@ from openvocab.formats.detectron2 import PredictedClass, write_predictions
 from openvocab.formats.run_length import encode_labels
 from openvocab.metrics.scores import ConfusionMatrix
 from openvocab.score import main
+
+NAMES = ("person", "traffic light", "sky", "dog")
+CATEGORIES = ("Person", "traffic-light", "sky", "dog")  # the same, as other programs write them
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*are left out")
 
@@ -310,96 +314,88 @@ def shapes(tmp_path, make_image, make_labels) -> tuple[list[str], dict[str, np.n
         truth[0] = 255
         make_image(tmp_path / f"images/{i}.jpg", (12, 10), i)
         make_labels(tmp_path / f"labels/{i}.png", truth)
-    (tmp_path / "names.txt").write_text("person\ntraffic light\nsky\ndog\n")
+    (tmp_path / "names.txt").write_text("\n".join(NAMES) + "\n")
     flags = ("images", "labels", "names")
     files = ("images", "labels", "names.txt")
     words = [w for f, n in zip(flags, files, strict=True) for w in (f"--{f}", str(tmp_path / n))]
     return words, guessed
 
 
-def write_plain(folder: Path, guessed, make_labels) -> None:
-    for stem, labels in guessed.items():
-        make_labels(folder / f"{stem}.png", labels)
-
-
-def write_from_one(folder: Path, guessed, make_labels) -> None:
-    for stem, labels in guessed.items():
-        make_labels(folder / f"{stem}.png", labels + 1)
-
-
-def write_16_bit(folder: Path, guessed, make_labels) -> None:
-    folder.mkdir()
-    for stem, labels in guessed.items():
-        Image.fromarray(labels.astype(np.uint16)).save(folder / f"{stem}.png")
-
-
-def write_scores(folder: Path, guessed, make_labels) -> None:
-    folder.mkdir()
-    for number, (stem, labels) in enumerate(guessed.items()):
-        scores = np.eye(4, dtype=np.float32)[labels].transpose(2, 0, 1) - 0.5
-        if number == 0:
-            np.save(folder / f"{stem}.npy", np.asfortranarray(scores))
-        else:
-            key = "scores" if number == 1 else "probabilities"
-            np.savez_compressed(folder / f"{stem}.npz", **{key: scores})
-
-
-def write_ours(folder: Path, guessed, make_labels) -> None:
-    folder.mkdir()
-    for stem, labels in guessed.items():
-        wrong = np.zeros((4, 12, 10), np.float32)
-        np.savez(folder / f"{stem}.npz", scores=wrong, labels=labels.astype(np.int32))
-
-
-@pytest.mark.parametrize(
-    "write", [write_plain, write_from_one, write_16_bit, write_scores, write_ours]
-)
-def test_all_kinds_of_files_give_the_same_matrix(shapes, tmp_path, make_labels, write):
+@pytest.mark.parametrize("write", foreign_files.FORMATS)
+def test_all_formats_give_the_same_matrix(shapes, tmp_path, write):
     words, guessed = shapes
-    write(tmp_path / "out", guessed, make_labels)
-    offset = ["--prediction-offset", "-1"] if write is write_from_one else []
-    result = scored(tmp_path, tmp_path / "out", *words, *offset)
+    path = write(tmp_path / "out", guessed, CATEGORIES)
+    offset = ["--prediction-offset", "-1"] if write is foreign_files.from_one else []
+    result = scored(tmp_path, path, *words, *offset)
     matrix = ConfusionMatrix(4, 255)
     for stem, labels in guessed.items():
         matrix.update(labels, np.asarray(Image.open(tmp_path / f"labels/{stem}.png")))
     np.testing.assert_array_equal(result.matrix, matrix.matrix)
 
 
-def panoptic(path: Path, guessed, *, categories: bool, strange: bool = False) -> None:
-    """Write COCO's panoptic format: ids of segments in colors, categories with ids of their own."""
-    names = ["Person", "traffic-light", "sky", "hydrant" if strange else "dog"]
-    ids = [7, 300, 11, 2] if categories else [0, 1, 2, 3]
-    annotations = []
-    (path.with_suffix("")).mkdir()
-    for stem, labels in guessed.items():
-        segments = (labels.astype(np.int64) + 1) * 70_003
-        colors = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=-1)
-        Image.fromarray(colors.astype(np.uint8)).save(path.with_suffix("") / f"{stem}.png")
-        infos = [{"id": (k + 1) * 70_003, "category_id": ids[k]} for k in range(4)]
-        annotations.append({"file_name": f"{stem}.png", "segments_info": infos})
-    listed = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
-    content = {"annotations": annotations, **({"categories": listed} if categories else {})}
-    path.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize("categories", [True, False])
-def test_panoptic_json_with_its_images(shapes, tmp_path, make_labels, categories):
+def test_a_panoptic_json_without_categories_has_labels_as_ids(shapes, tmp_path):
     words, guessed = shapes
-    write_plain(tmp_path / "out", guessed, make_labels)
-    panoptic(tmp_path / "p.json", guessed, categories=categories)
-    expected = scored(tmp_path, tmp_path / "out", *words).matrix
-    np.testing.assert_array_equal(scored(tmp_path, tmp_path / "p.json", *words).matrix, expected)
+    expected = scored(tmp_path, foreign_files.plain(tmp_path / "out", guessed, NAMES), *words)
+    path = foreign_files.panoptic(tmp_path / "p", guessed, NAMES, listed=False)
+    np.testing.assert_array_equal(scored(tmp_path, path, *words).matrix, expected.matrix)
 
 
 def test_panoptic_predictions_that_cannot_be_meant(shapes, tmp_path):
     words, guessed = shapes
-    panoptic(tmp_path / "p.json", guessed, categories=True, strange=True)
+    foreign_files.panoptic(tmp_path / "p", guessed, [*CATEGORIES[:3], "hydrant"])
     with pytest.raises(InputError, match=r"no class of the data set, such as 'hydrant' \(1 in"):
         main(["--predictions", str(tmp_path / "p.json"), *words])
-    panoptic(tmp_path / "q.json", guessed, categories=True)
+    foreign_files.panoptic(tmp_path / "q", guessed, CATEGORIES)
     Image.new("RGB", (10, 12), (9, 9, 9)).save(tmp_path / "q/0.png")
     with pytest.raises(InputError, match="pixels of the segment 592137, which its JSON lacks"):
         main(["--predictions", str(tmp_path / "q.json"), *words])
+
+
+def without_an_id(content):
+    del content["annotations"][1]["segments_info"][0]["id"]
+
+
+def with_an_image_twice(content):
+    content["annotations"].append(content["annotations"][0])
+
+
+def with_a_category_as_text(content):
+    content["annotations"][0]["segments_info"][0]["category_id"] = []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_an_id, "segments_info with id and category_id"),
+        (with_a_category_as_text, "segments_info with id and category_id"),
+        (with_an_image_twice, "two annotations of one file_name"),
+    ],
+)
+def test_damaged_panoptic_jsons(shapes, tmp_path, capsys, damage, said):
+    words, guessed = shapes
+    path = foreign_files.panoptic(tmp_path / "p", guessed, CATEGORIES)
+    content = json.loads(path.read_text())
+    damage(content)
+    path.write_text(json.dumps(content))
+    assert run(main, ["--predictions", str(path), *words, "--workers", "1"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ids_that_are_no_labels_are_not_said_to_count_from_one(shapes, tmp_path, capsys):
+    words, guessed = shapes
+    shifted = {stem: labels + 1 for stem, labels in guessed.items()}
+    path = foreign_files.detectron2(tmp_path / "p", shifted, NAMES)
+    assert run(main, ["--predictions", str(path), *words, "--workers", "1"]) == 2
+    assert "as category ids" in (said := capsys.readouterr().err) and "offset" not in said
+
+
+def test_masks_of_two_categories_do_not_overlap(shapes, tmp_path):
+    words, guessed = shapes
+    path = foreign_files.detectron2(tmp_path / "p", guessed, NAMES)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps([*content, {**content[0], "category_id": 2}]))
+    with pytest.raises(InputError, match="pixels in the masks of two categories, such as 2"):
+        main(["--predictions", str(path), *words, "--workers", "1"])
 
 
 @pytest.mark.parametrize(
@@ -420,17 +416,17 @@ def test_arrays_that_are_no_predictions(shapes, tmp_path, array, said):
         main(["--predictions", str(tmp_path / "out"), *words, "--workers", "1"])
 
 
-def test_labels_that_count_from_one_are_suspected(shapes, tmp_path, make_labels):
+def test_labels_that_count_from_one_are_suspected(shapes, tmp_path):
     words, guessed = shapes
     guessed = {stem: np.minimum(labels + 1, 3) for stem, labels in guessed.items()}
-    write_plain(tmp_path / "out", guessed, make_labels)
+    foreign_files.plain(tmp_path / "out", guessed, NAMES)
     with pytest.warns(UserWarning, match="would be right if the predictions counted from 1"):
         scored(tmp_path, tmp_path / "out", *words)
 
 
-def test_the_output_is_that_of_an_evaluation(shapes, tmp_path, make_labels, capsys):
+def test_the_output_is_that_of_an_evaluation(shapes, tmp_path, capsys):
     words, guessed = shapes
-    write_plain(tmp_path / "out", guessed, make_labels)
+    foreign_files.plain(tmp_path / "out", guessed, NAMES)
     (tmp_path / "card.yaml").write_text("weights: ours, epoch 12\nresize_rule: short side 512\n")
     result = scored(tmp_path, tmp_path / "out", *words, "--card", str(tmp_path / "card.yaml"))
     found = Evaluation.read(tmp_path / "scored")

@@ -188,7 +188,7 @@ def _count(
         wrong, counts = np.unique(labels[(labels >= known) | (labels < -1)], return_counts=True)
         raise InputError(
             f"the prediction for {sample.id} holds the value {wrong[0]} ({counts[0]} pixels), but "
-            f"labels are 0 to {known - 1}; if they count from 1, add --prediction-offset -1"
+            f"labels are 0 to {known - 1}; {predictions.if_shifted}"
         )
     if classes < known or data.vocabulary.background.index is not None:
         first = classes - 1  # all labels from the background's on are background

@@ -137,15 +137,12 @@ def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def read_panoptic(
-    path: Path, segments: Sequence[Mapping[str, Any]], classes: Mapping[int, int]
-) -> NDArray[np.int32]:
+def read_panoptic(path: Path, segments: Mapping[int, int]) -> NDArray[np.int32]:
     """Read a panoptic PNG as a label map.
 
     Args:
         path: PNG whose pixels code the id of a segment as R + 256 G + 65536 B.
-        segments: the `segments_info` of the image.
-        classes: the label of each category id.
+        segments: label of each segment id of the image.
 
     Returns:
         `(H, W)` labels, -1 where the id is 0.
@@ -156,7 +153,7 @@ def read_panoptic(
     pixels = read_image(path).astype(np.int64)
     ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
     found, places = np.unique(ids, return_inverse=True)
-    known = {0: NOTHING, **{int(one["id"]): classes[one["category_id"]] for one in segments}}
+    known = {0: NOTHING, **segments}
     unknown = [int(i) for i in found if int(i) not in known]
     if unknown:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,13 @@ CategoryIds = Literal["auto", "labels", "dataset"]
 _SHOWN = 5
 
 
+_IDS = "use the labels of the data set as category ids"
+
+
 class Predictions(Protocol):
-    """Label maps by sample."""
+    """Label maps by sample; `if_shifted` says what to do where a value is no label."""
+
+    if_shifted: ClassVar[str]
 
     @property
     def unused(self) -> Sequence[str]:
@@ -59,6 +64,8 @@ class FolderPredictions:
     Raises:
         InputError: there are none, or two files differ in their suffix only.
     """
+
+    if_shifted = "if they count from 1, add --prediction-offset -1"
 
     def __init__(
         self,
@@ -116,6 +123,8 @@ class JsonPredictions:
         InputError: the file holds no predictions.
     """
 
+    if_shifted = _IDS
+
     def __init__(
         self, path: Path, samples: Sequence[Sample], contiguous: Mapping[int, int] | None = None
     ) -> None:
@@ -160,22 +169,34 @@ class PanopticPredictions:
         data: the set whose images and class names are meant.
 
     Raises:
-        InputError: a category has no class, or the JSON is damaged.
+        InputError: a category has no class, the JSON is damaged, or it has an image twice.
     """
+
+    if_shifted = f"{_IDS}, or list its categories with their names"
 
     def __init__(self, path: Path, content: Mapping[str, Any], data: Any) -> None:
         folder = path.with_suffix("")
         self.folder = folder if folder.is_dir() else path.parent
         try:
             self.classes = panoptic_classes(content, data.vocabulary, path)
-            entries = {str(one["file_name"]): one for one in content["annotations"]}
+            entries = {
+                str(one["file_name"]): {
+                    int(s["id"]): s["category_id"] for s in one["segments_info"]
+                }
+                for one in content["annotations"]
+            }
         except InputError:
             raise
         except DAMAGE as error:
-            raise InputError(f"{path} is damaged: {error!r:.80}") from None
+            raise InputError(
+                f"{path} is damaged ({error!r:.80}); each annotation needs a file_name and "
+                "segments_info with id and category_id"
+            ) from None
+        if len(entries) < len(content["annotations"]):
+            raise InputError(f"{path} has two annotations of one file_name; keep one of them")
         offered = {name: parts_of(name) for name in entries}
         pairs = match_tails({one.id: _known_as(one, ("",)) for one in data.samples}, offered)
-        self.images = {sample: entries[name] for sample, name in pairs.items()}
+        self.images, self.segments = pairs, entries
         self.unused = sorted(set(entries) - set(pairs.values()))
 
     def __contains__(self, sample: Sample) -> bool:
@@ -190,8 +211,9 @@ class PanopticPredictions:
         """
         if sample.id not in self.images:
             raise InputError(f"there is no prediction for {sample.id}; predict this image too")
-        entry = self.images[sample.id]
-        return read_panoptic(self.folder / entry["file_name"], entry["segments_info"], self.classes)
+        name = self.images[sample.id]
+        labels = {id: self.classes[category] for id, category in self.segments[name].items()}
+        return read_panoptic(self.folder / name, labels)
 
 
 def _known_as(sample: Sample, ends: Sequence[str]) -> set[Parts]:
@@ -229,7 +251,7 @@ def open_predictions(
     if path.is_dir():
         layout = getattr(data, "layout", None)
         ends = [] if layout is None else [layout.image_end, layout.label_end]
-        stems = [Path(end).stem for end in ends if end.startswith("_")]
+        stems = [Path(end).stem for end in (*ends, ENDINGS["label"]) if end.startswith("_")]
         return FolderPredictions(path, data.samples, stems, offset=offset)
     if path.suffix != ".json" or not path.is_file():
         raise InputError(

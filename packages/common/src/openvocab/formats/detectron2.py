@@ -251,7 +251,7 @@ def labels_of_predictions(
         `(H, W)` labels, -1 where no mask is.
 
     Raises:
-        InputError: sizes differ, or a category id has no label.
+        InputError: sizes differ, a category id has no label, or masks of two categories overlap.
     """
     labels: NDArray[np.int32] | None = None
     for prediction in predictions:
@@ -271,7 +271,14 @@ def labels_of_predictions(
                 f"set does not know; "
                 "predict with the names of this data set"
             )
-        labels[mask] = (contiguous or {}).get(prediction.category_id, prediction.category_id)
+        label = (contiguous or {}).get(prediction.category_id, prediction.category_id)
+        covered = labels[mask]
+        if ((covered != -1) & (covered != label)).any():
+            raise InputError(
+                f"{prediction.file_name} has pixels in the masks of two categories, such as "
+                f"{prediction.category_id}; write each pixel into one mask, and each image once"
+            )
+        labels[mask] = label
     if labels is None:
         raise InputError("there are no predictions to make a label map of; predict the image first")
     return labels
