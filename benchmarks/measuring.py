@@ -7,6 +7,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import platform
 import resource
 import sys
 import time
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from openvocab.cli import print_warning
 from openvocab.files import write_text
@@ -45,6 +46,18 @@ def report(result: Mapping[str, Any], output: Path | None) -> None:
     print(text)
     if output:
         write_text(output, text + "\n")
+
+
+def processor_name() -> str:
+    """Return the processor's name, its instructions for bfloat16 and how many cores there are."""
+    info, fields = Path("/proc/cpuinfo"), {}
+    if info.is_file():
+        pairs = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in pairs}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    flags = fields.get("flags", "").split()
+    known = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
+    return ", ".join([name, *(known[f] for f in known if f in flags), f"{os.cpu_count()} cores"])
 
 
 def synchronize(device: str) -> None:
@@ -98,6 +111,19 @@ def matrix_throughput(seconds: float) -> float:
     return 2 * SIDE**3 / seconds
 
 
+def attention_flops(query: Any, key: Any, value: Any, *_args: Any, **_kwargs: Any) -> int:
+    """Return the operations of the two products of an attention, which is (B, heads, T, d)."""
+    flops: int = sdpa_flop_count(query.shape, key.shape, value.shape)
+    return flops
+
+
+# What is counted. Some versions of torch have no formula for the attention of CPUs.
+FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    **flop_registry,
+}
+
+
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the floating-point operations of matrix products and convolutions.
 
@@ -115,7 +141,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation; composed ones are split, since they may contain matrix products."""
         kwargs = kwargs or {}
-        formula = flop_registry.get(func.overloadpacket)
+        formula = FORMULAS.get(func.overloadpacket)
         if formula is None and not func.overloadpacket.__name__.startswith("upsample"):
             with self:
                 parts = func.decompose(*args, **kwargs)

@@ -25,6 +25,7 @@ from benchmarks.measuring import (
     in_fresh_process,
     matrix_product,
     matrix_throughput,
+    processor_name,
     report,
 )
 from benchmarks.speed.known_texts import know_names
@@ -247,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(args.device)
     result = {
         "torch": torch.__version__,
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "device": device,
         "network": measure_network(args.repeats, device),

@@ -27,7 +27,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from benchmarks.measuring import best_time, matrix_product, matrix_throughput, synchronize
+from benchmarks.measuring import (
+    best_time,
+    matrix_product,
+    matrix_throughput,
+    processor_name,
+    synchronize,
+)
 from openvocab.cli import CommandParser, run
 from openvocab.clip.config import VisionConfig
 from openvocab.computation import add_device_argument, choose_device
@@ -142,11 +148,12 @@ class SANParts(MeasuredStep):
 
     title = "SAN ViT-B/16, random weights"
     network: SAN
+    architecture: type[SAN] = SAN
 
     def __init__(self, images: int, *, device: str = "cpu", side: int = SIDE) -> None:
         super().__init__(images, device=device, side=side)
         torch.manual_seed(0)
-        self.network = SAN(san_vit_b_16()).to(device)
+        self.network = self.architecture(san_vit_b_16()).to(device)
         self.optimizer = san_optimizer(self.network, SANOptimizer())
         self.criterion = SANCriterion(SANLosses())
         self.queries = self.network.config.num_queries
@@ -332,6 +339,7 @@ def measure(images: int, repeats: int, workers: int, device: str = "cpu") -> dic
         "images_per_step": images,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "processor": processor_name(),
         "device": device,
         "torch": torch.__version__,
         "matrix_product_gflops": product / 1e9,

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry
 
 from benchmarks.forms import TowerUse
-from benchmarks.measuring import FlopCounter
+from benchmarks.measuring import FORMULAS, FlopCounter
 from openvocab.clip.model import CLIP, VisionTransformer
 from openvocab.stages import Stage
 
@@ -246,7 +245,7 @@ class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, or only say what its result would look like."""
         kwargs = kwargs or {}
-        if func.overloadpacket not in flop_registry:
+        if func.overloadpacket not in FORMULAS:
             return func(*args, **kwargs)
         args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
         empty = partial(torch.zeros_like, device="cpu")

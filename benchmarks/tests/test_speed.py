@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,31 @@ import torch
 import torch.nn.functional as F
 from benchmarks import measuring
 from benchmarks.speed import san_image as speed
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from san import SAN, san_vit_b_16
+
+# As torch's counter takes formulas: of shapes.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    )
+}
 
 
 def test_flops_of_a_product_are_known() -> None:
     a, b = torch.randn(8, 16), torch.randn(16, 4)
     assert measuring.count_flops(lambda: a @ b) == 2 * 8 * 16 * 4
+
+
+def test_flops_of_an_attention_are_those_of_its_two_products() -> None:
+    q, k, v = torch.randn(3, 2, 4, 50, 8)
+    count = measuring.count_flops(lambda: F.scaled_dot_product_attention(q, k, v))
+    assert count == 2 * (2 * 2 * 4 * 50 * 50 * 8)
+
+
+def test_the_processor_is_named_with_its_cores() -> None:
+    assert measuring.processor_name().endswith(f", {os.cpu_count()} cores")
 
 
 def test_best_times_runs_everything_in_turn() -> None:
@@ -56,7 +74,8 @@ def test_operations_are_those_that_torchs_counter_counts(inference: bool) -> Non
         F.interpolate(image, scale_factor=2, mode="bilinear")
 
     with torch.inference_mode(inference):
-        with FlopCounterMode(display=False) as torchs:
+        # torch's own formulas, and the one for the attention of CPUs that some versions lack
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as torchs:
             work()
         with measuring.FlopCounter() as ours:
             work()

@@ -177,7 +177,8 @@ class MaskDecoder(nn.Module):
         """Return biases (B, layers, heads, Q, L).
 
         q . (W x + b) is computed as (q W) . x + q . b: the same product, without the features of
-        every head at every position.
+        every head at every position. The learned scale and offset act on q W and q . b, which are
+        smaller than the biases.
         """
         hidden = self.attn_mlp(patches, last=False)  # (B, L, M)
         weight, offset = weight_and_bias(self.attn_mlp.layers[-1])
@@ -185,12 +186,13 @@ class MaskDecoder(nn.Module):
         weight = torch.unflatten(weight, 0, split)  # (N, E, M)
         offset = torch.unflatten(offset, 0, split)  # (N, E)
         projected = torch.einsum("bqe,nem->bnqm", query, weight)
-        bias = projected.flatten(1, 2) @ hidden.transpose(1, 2)  # (B, N * Q, L)
         shift = torch.einsum("bqe,ne->bnq", query, offset)
-        bias = torch.unflatten(bias, 1, tuple(projected.shape[1:3])) + shift[..., None]
         if self.bias_scaling is not None:
-            bias = bias * self.bias_scaling.weight.view(()) + self.bias_scaling.bias
-        return torch.unflatten(bias, 1, (self.layers, self.heads))
+            scale = self.bias_scaling.weight.view(())
+            projected, shift = projected * scale, shift * scale + self.bias_scaling.bias
+        rows = projected.flatten(1, 2)  # (B, N * Q, M)
+        bias = torch.baddbmm(shift.flatten(1)[..., None], rows, hidden.transpose(1, 2))
+        return torch.unflatten(bias, 1, (self.layers, self.heads, query.shape[1]))
 
 
 class SideAdapter(nn.Module):
