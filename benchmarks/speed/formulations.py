@@ -41,12 +41,12 @@ class PlainParts(SANParts):
 
 
 def random_networks(config: SANConfig) -> dict[str, DecidedSAN]:
-    """Return a network with random weights in the plain formulation and in each precision."""
+    """Return a plain network with random weights, and one for each precision that shares them."""
     torch.manual_seed(0)
     networks: dict[str, DecidedSAN] = {"plain": DecidedPlainSAN(config)}
     for precision in PRECISIONS:
         networks[precision] = DecidedSAN(config)
-        networks[precision].load_state_dict(networks["plain"].state_dict())
+        networks[precision].load_state_dict(networks["plain"].state_dict(), assign=True)
     return networks
 
 

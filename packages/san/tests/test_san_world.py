@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from openvocab.cli import run
 from openvocab.datasets import resolve
 from openvocab.metrics.scores import ConfusionMatrix, seen_unseen
+from openvocab.training.losses import totals_of
 from openvocab.weights.shipped import world_file
 from openvocab.world import scene, seen_labels, world_vocabulary
 from san import load_san
+from san.criterion import SANCriterion
 from san.predict import main as predict
+from san.task import SANStep, make_optimizer
 from san.train import main as train
+from san.train_config import SANCriterionConfig, SANOptimizerConfig
 
 
 def test_it_names_scenes_that_it_never_saw():
@@ -71,3 +76,33 @@ def test_training_goes_on_with_a_low_loss(tmp_path, monkeypatch):
     curve = json.loads(world_file("san").with_suffix(".json").read_text())["stages"][-1]["losses"]
     first, last = curve["loss"][0], np.mean(curve["loss"][-5:])
     assert np.mean(losses) < (first + 2 * last) / 3
+
+
+def _losses_of_training(precision: str) -> list[float]:
+    """Train the world's SAN on two scenes for three steps, and return the losses."""
+    scenes = [scene(index, "train", size=96) for index in range(2)]
+    images, labels = (
+        torch.from_numpy(np.stack(part)) for part in list(zip(*scenes, strict=True))[:2]
+    )
+    segmenter, seeds = load_san("world", device="cpu"), [0, 1]
+    step = SANStep(segmenter.network.train(), SANCriterion(SANCriterionConfig(points=2304)))
+    step.text = segmenter.text.encode_names(world_vocabulary().words, "single").clone()
+    optimizer = make_optimizer(segmenter.network, SANOptimizerConfig(base_lr=1e-5))
+    batch = {"images": images.permute(0, 3, 1, 2), "labels": labels, "ids": [], "seeds": seeds}
+    counts = [len(target.labels) for target in step.targets(batch)]
+    totals = totals_of(counts, segmenter.config.num_queries, 0.1)
+    losses = []
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = torch.stack(list(step(batch, totals).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_losses_in_bf16_follow_those_in_fp32():
+    full, half = (_losses_of_training(precision) for precision in ("fp32", "bf16"))
+    assert half != full  # autocast was at work
+    assert half == pytest.approx(full, rel=0.02)
