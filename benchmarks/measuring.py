@@ -113,7 +113,7 @@ def matrix_throughput(seconds: float) -> float:
 
 def attention_flops(query: Any, key: Any, value: Any, *_args: Any, **_kwargs: Any) -> int:
     """Return the operations of the two products of an attention, which is (B, heads, T, d)."""
-    flops: int = sdpa_flop_count(query.shape, key.shape, value.shape)
+    flops: int = sdpa_flop_count(query.shape, key.shape, value.shape)  # type: ignore[no-untyped-call]
     return flops
 
 

@@ -24,7 +24,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, heads, T, T)
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(dim=-1) @ v
+    out: Tensor = scores.softmax(dim=-1) @ v
+    return out
 
 
 class PlainAttention(Attention):

@@ -38,7 +38,7 @@ NAMES = 150
 Work = Callable[[], Any]
 
 
-class ProductRecorder(FlopCounter):
+class ProductRecorder(FlopCounter):  # type: ignore[no-untyped-call]
     """Counts floating-point operations, and remembers the products that make them.
 
     Attributes:
