@@ -12,27 +12,25 @@ finished after it, and no unfinished file and no process may stay behind. Needs 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import platform
 import random
-import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 import openvocab
+from benchmarks.experiments import kill_lives
+from benchmarks.experiments.kill_lives import INPUTS, MODULES, End, Moment
 from benchmarks.experiments.kill_targets import TARGETS, Target
 from benchmarks.measuring import start_server
 from openvocab.cli import CommandParser, run
@@ -40,33 +38,10 @@ from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.inference.layout import JOURNAL
 
-PATIENCE = 60.0  # seconds that a life may take, and processes may outlive it
 LONGEST = 5  # kills in one folder before the work may end
-MODULES = "modules.txt"  # what the last life that came to its end had imported
 BAD = ("lost", "leftovers", "orphans", "differences", "complaints")
 _SHOWN = 20
-_SIGNALS = (*[signal.SIGKILL] * 8, signal.SIGTERM, signal.SIGINT)
-# How a life may end that was asked to stop: by the signal, or with the exit code that says so.
-_STOPPED = {signal.SIGTERM: (-signal.SIGTERM, 143), signal.SIGINT: (-signal.SIGINT, 130)}
-_WRITES = (
-    "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod",
-    "tempfile.mkstemp", "shutil.copyfile",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When a life is ended.
-
-    Attributes:
-        number: of the signal.
-        operation: the file operation before which, or shortly after which; None: by the clock.
-        delay: seconds from there, or from the beginning.
-    """
-
-    number: signal.Signals
-    operation: int | None
-    delay: float
+_SIGNALS = (*[signal.SIGKILL] * 6, *[signal.SIGTERM] * 2, *[signal.SIGINT] * 2)
 
 
 @dataclass
@@ -102,25 +77,6 @@ class Toll:
     operations: int = 0
 
 
-@dataclass(frozen=True)
-class End:
-    """How a life ended.
-
-    Attributes:
-        code: the exit code, or minus the signal; None: it never did, and was killed.
-        signaled: whether the signal was sent before it ended by itself.
-        said: what it printed.
-        seconds: that it took.
-        operations: on files.
-    """
-
-    code: int | None
-    signaled: bool
-    said: str
-    seconds: float
-    operations: int
-
-
 class Campaign:
     """Kills one target.
 
@@ -136,18 +92,18 @@ class Campaign:
     def __init__(self, target: Target, folder: Path, rng: random.Random) -> None:
         self.target, self.folder, self.rng = target, folder, rng
         self.toll, self.findings = Toll(), list[dict[str, Any]]()
-        self.inputs, self.number = folder / "inputs", 0
-        self.inputs.mkdir(parents=True)
+        self.number = 0
+        (folder / INPUTS).mkdir(parents=True)
         os.environ["OPENVOCAB_CACHE"] = str(folder / "cache")
         self.sessions: list[int] = []
-        _in_child(lambda: target.make(self.inputs))
+        kill_lives.in_child(lambda: target.make(folder / INPUTS))
         whole = folder / "undisturbed"
         for _ in range(2):  # the first run says what has to be imported, once and here
             shutil.rmtree(whole, ignore_errors=True)
             end = self._live(whole, None)
             if end.code != 0:
                 raise InputError(f"{target.name} fails undisturbed: {end.said[-800:]!r}")
-            _import_all(self.folder / MODULES)
+            kill_lives.import_all(self.folder / MODULES)
         self.toll.seconds, self.toll.operations = round(end.seconds, 2), end.operations
         self.wanted = target.outcome(whole)
 
@@ -171,7 +127,7 @@ class Campaign:
                 self._find("complaints", moment, end.said[-1500:])
             if end.code == 0:
                 break
-            if moment is None or not end.signaled or not _is_stopped(end.code, moment):
+            if moment is None or not end.signaled or not kill_lives.is_stopped(end, moment):
                 self._find("lost", moment, f"ended with {end.code}: {end.said[-1500:]}")
                 return
             killed += 1
@@ -211,7 +167,7 @@ class Campaign:
         self.toll.kills += 1
         name = moment.number.name
         self.toll.by[name] = self.toll.by.get(name, 0) + 1
-        self.toll.before_operations += _is_sent_by_itself(moment)
+        self.toll.before_operations += kill_lives.is_sent_by_itself(moment)
 
     def _find(self, what: str, moment: Moment | None, words: str) -> None:
         setattr(self.toll, what, getattr(self.toll, what) + 1)
@@ -221,47 +177,20 @@ class Campaign:
         print(json.dumps(self.findings[-1]), file=sys.stderr, flush=True)
 
     def _live(self, output: Path, moment: Moment | None) -> End:
-        """Do the work in a child, and end it at its moment."""
-        output.mkdir(exist_ok=True)
-        counter, said = mmap.mmap(-1, 8), self.folder / "said.txt"
-        reading, writing = os.pipe()
-        begin = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            os.close(reading)
-            _be(self.target, self.inputs, output, moment, counter, writing, said)
-        os.close(writing)
-        self.sessions.append(child)
-        signaled = _end_at(child, moment, reading)
-        os.close(reading)
-        ended = _wait(child)
-        return End(
-            ended,
-            signaled or _is_sent_by_itself(moment),
-            said.read_text("utf-8", "replace"),
-            time.monotonic() - begin,
-            int.from_bytes(counter[:], "little"),
-        )
+        end = kill_lives.live(self.target, self.folder, output, moment)
+        self.sessions.append(end.child)
+        return end
 
     def _count_orphans(self) -> None:
         """Wait a while for the children's children, and count those that stay."""
-        deadline = time.monotonic() + PATIENCE
-        while left := list(_living(set(self.sessions))):
+        deadline = time.monotonic() + kill_lives.PATIENCE
+        while left := list(kill_lives.living(set(self.sessions))):
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
         for pid in left:
             self._find("orphans", None, f"process {pid}")
             os.kill(pid, signal.SIGKILL)
-
-
-def _is_stopped(code: int | None, moment: Moment) -> bool:
-    return code in _STOPPED.get(moment.number, (-moment.number,))
-
-
-def _is_sent_by_itself(moment: Moment | None) -> bool:
-    """Tell whether the child itself sends the signal, since nobody else can be that exact."""
-    return moment is not None and moment.operation is not None and not moment.delay
 
 
 def _differences(wanted: Any, found: Any, at: str = "") -> Iterator[str]:
@@ -271,133 +200,6 @@ def _differences(wanted: Any, found: Any, at: str = "") -> Iterator[str]:
             yield from _differences(wanted.get(key), found.get(key), f"{at}/{key}")
     elif wanted != found:
         yield f"{at}: {str(wanted)[:200]} is {str(found)[:200]}"
-
-
-def _be(
-    target: Target,
-    inputs: Path,
-    output: Path,
-    moment: Moment | None,
-    counter: mmap.mmap,
-    writing: int,
-    said: Path,
-) -> NoReturn:
-    """Be the child: count operations on files, end or report at the chosen one, and work."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
-    out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    for stream in (1, 2):
-        os.dup2(out, stream)
-    sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
-    below, count = str(output), 0
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        if event not in _WRITES and event != "open":
-            return
-        if not _is_write(event, arguments, below):
-            return
-        count += 1
-        counter[:] = count.to_bytes(8, "little")
-        if moment is not None and count == moment.operation:
-            if moment.delay:
-                os.write(writing, b"!")
-            else:
-                os.kill(os.getpid(), moment.number)
-
-    sys.addaudithook(watch)
-    code = 1
-    try:
-        code = target.live(inputs, output)
-        said.with_name(MODULES).write_text("\n".join(sys.modules), "utf-8")
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _import_all(names: Path) -> None:
-    """Import what a life imported, so that later ones need not."""
-    for name in names.read_text("utf-8").split("\n"):
-        if name not in sys.modules and name.partition(".")[0] != "__main__":
-            with suppress(ImportError):  # a module of a module's own making
-                import_module(name)
-
-
-def _is_write(event: str, arguments: tuple[Any, ...], below: str) -> bool:
-    """Tell operations that change something in a folder."""
-    path = arguments[0]
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path).startswith(below):
-        return False
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-    return event != "open" or bool(arguments[2] & writes)
-
-
-def _end_at(child: int, moment: Moment | None, reading: int) -> bool:
-    """Wait until a child ends or its moment has come; return whether it was sent the signal."""
-    if moment is None or _is_sent_by_itself(moment):
-        return False
-    life = os.pidfd_open(child)
-    try:
-        if moment.operation is None:
-            ended = bool(select.select([life], [], [], moment.delay)[0])
-        else:
-            ready = select.select([life, reading], [], [], PATIENCE)[0]
-            ended = reading not in ready or not os.read(reading, 1)
-            if not ended:
-                time.sleep(moment.delay)
-        if ended:
-            return False
-        os.kill(child, moment.number)
-        return True
-    finally:
-        os.close(life)
-
-
-def _wait(child: int) -> int | None:
-    """Wait for a child's end; return its exit code, or None if it had to be killed."""
-    life = os.pidfd_open(child)
-    ended = bool(select.select([life], [], [], PATIENCE)[0])
-    os.close(life)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code if ended else None
-
-
-def _in_child(work: Callable[[], None]) -> None:
-    """Do something that must not leave threads in this process."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    if os.waitpid(child, 0)[1]:
-        raise InputError("the inputs of the campaign could not be made; see above")
-
-
-def _living(sessions: set[int]) -> Iterator[int]:
-    """Yield the processes of these sessions, and the children of the server that measures."""
-    from multiprocessing import forkserver
-
-    server = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended since
-            continue
-        state, parent, session = fields[0], int(fields[1]), int(fields[3])
-        if state != "Z" and (session in sessions or (server and parent == server)):
-            yield int(entry.name)
 
 
 def campaign(

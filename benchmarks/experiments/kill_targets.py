@@ -305,15 +305,15 @@ def _tree(part: str) -> Callable[[Path], dict[str, str]]:
 
 TARGETS = (
     Target(
-        "san.train", 20, _nothing, _command("san.train", _segmentation_training), _trained,
+        "san.train", 30, _nothing, _command("san.train", _segmentation_training), _trained,
         _steps_done,
     ),
     Target(
-        "ovseg.train", 12, _nothing, _command("ovseg.train", _segmentation_training), _trained,
+        "ovseg.train", 15, _nothing, _command("ovseg.train", _segmentation_training), _trained,
         _steps_done,
     ),
     Target(
-        "ovseg.finetune_clip", 25, _make_pairs,
+        "ovseg.finetune_clip", 45, _make_pairs,
         _command("ovseg.finetune_clip", _mask_prompt_tuning), _trained, _steps_done,
     ),
     Target(
@@ -322,21 +322,21 @@ TARGETS = (
         _tree("pairs"), _files,
     ),
     Target(
-        "san.evaluate", 25, _nothing,
+        "san.evaluate", 30, _nothing,
         _command("san.evaluate", _evaluation("--dataset", "world:val:8")),
         _scored, _images_done,
     ),
     Target(
-        "ovseg.evaluate", 8, _nothing,
+        "ovseg.evaluate", 10, _nothing,
         _command("ovseg.evaluate", _evaluation("--dataset", "world:val:3")),
         _scored, _images_done,
     ),
     Target(
-        "san.predict", 25, _make_scenes, _command("san.predict", _predictions), _made, _files,
+        "san.predict", 30, _make_scenes, _command("san.predict", _predictions), _made, _files,
     ),
-    Target("run_all", 20, _nothing, _run_all, _compared, _images_done),
+    Target("run_all", 25, _nothing, _run_all, _compared, _images_done),
     Target(
-        "openvocab.prepare", 450, _make_ade,
+        "openvocab.prepare", 430, _make_ade,
         _command(
             "openvocab.prepare",
             lambda inputs, output: [
@@ -345,5 +345,5 @@ TARGETS = (
         ),
         _tree("data"), _files,
     ),
-    Target("caches", 330, _make_scenes, _write_caches, _cached, _texts_known),
+    Target("caches", 300, _make_scenes, _write_caches, _cached, _texts_known),
 )  # fmt: skip

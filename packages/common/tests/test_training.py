@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import resource
 import runpy
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,6 +275,45 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert [p.name for p in checkpoints.numbered()] == ["model_0000014.pth"]
 
 
+def test_a_run_whose_last_checkpoint_is_missing_does_not_end_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.save
+
+    def full(state: Any, file: Any) -> None:
+        if state["iteration"] == 19:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="the last checkpoint could not be written"):
+        _run(tmp_path)
+    monkeypatch.undo()
+    _run(tmp_path)
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+@pytest.mark.parametrize("write", range(1, 12))
+def test_ctrl_c_while_a_checkpoint_is_written_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    """torch's writer in C++ turns an exception of the file's `write` into one of its own."""
+
+    class Interrupted(io.FileIO):
+        writes = 0
+
+        def write(self, data: Any) -> int:
+            self.writes += 1
+            if self.writes == write:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(type(tmp_path), "open", lambda path, mode: Interrupted(path, mode))
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoints(tmp_path).save(5, {"model": {"w": torch.zeros(100)}})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_checkpoint_is_skipped_for_an_older_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,6 +438,7 @@ def test_one_process_is_a_world(monkeypatch) -> None:
 EVALUATION = """
 import sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 from openvocab.datasets.samples import FolderDataset
 from openvocab.segmenter import Segmentation

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,17 @@ class Checkpoints:
         Returns:
             The file; None if it could not be written, which is said in one sentence. The older ones
             are untouched then, and training can go on.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came while torch wrote, which reports it as a failed write.
         """
         path = self.path(steps)
         try:
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 torch.save({**state, "iteration": steps - 1}, file)
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as either
+            if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+                raise KeyboardInterrupt from None
             if not _is_disk_error(error):
                 raise
             print(
@@ -111,20 +116,22 @@ class Checkpoints:
             print(f"warning: last_checkpoint was not updated ({_reason(error)})", file=sys.stderr)
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _is_disk_error(error: BaseException) -> bool:
     """Return whether an error comes from the disk; torch raises such errors as RuntimeError."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError):
-            return True
-        seen = seen.__cause__ or seen.__context__
+    if any(isinstance(cause, OSError) for cause in _causes(error)):
+        return True
     return "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
 
 
 def _reason(error: BaseException) -> str:
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.strerror:
-            return chain.strerror
-        chain = chain.__cause__ or chain.__context__
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
     return next(iter(str(error).splitlines()), type(error).__name__)

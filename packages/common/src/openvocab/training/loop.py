@@ -114,6 +114,7 @@ class Trainer(Generic[Batch]):
 
         Raises:
             NotFiniteError: the loss is no number any more.
+            InputError: the last checkpoint cannot be written.
         """
         config, processes = self.config, self.processes
         config.output.mkdir(parents=True, exist_ok=True)
@@ -160,6 +161,11 @@ class Trainer(Generic[Batch]):
             evaluates = self._is_due(done, config.eval_period)
             if stop or evaluates or self._is_due(done, config.checkpoint_period):
                 path = self._save(done)
+                if path is None and done == self.steps:
+                    raise InputError(
+                        f"the last checkpoint could not be written to {config.output}; make room "
+                        "and repeat the command with --resume"
+                    )
                 if evaluates and not stop and path is not None:
                     self._evaluate(done, path)
             if stop and done < self.steps:
