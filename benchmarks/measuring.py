@@ -27,6 +27,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from openvocab.cli import print_warning
 from openvocab.files import write_text
+from openvocab.reading.json_files import parse_json
 
 SIDE = 4096
 _METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -226,7 +227,10 @@ def in_fresh_process(
     ours.close()
     if failure:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed: {failure}")
-    return {**json.loads(printed.strip().splitlines()[-1]), "peak_gib": peak}
+    return {
+        **parse_json(printed.strip().rpartition("\n")[2], module, "a measurement"),
+        "peak_gib": peak,
+    }
 
 
 def _run_module(

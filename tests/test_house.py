@@ -273,6 +273,56 @@ def test_nothing_is_executed_from_outside() -> None:
                     assert keywords.get("weights_only") == "True", f"{path}:{node.lineno}"
 
 
+# What builds data from bytes; only the doors of `openvocab.reading` know how much that may be.
+PARSERS = (
+    r"json\.loads?|yaml\.\w*load\w*|tomllib\.loads?|pickle\.\w+|marshal\.\w+|shelve\.\w+|"
+    r"torch\.(jit\.)?load|(np|numpy)\.(load|loadtxt|genfromtxt|fromfile|memmap)|"
+    r"(zipfile\.)?ZipFile|(tarfile\.)?(TarFile|open)|(scipy\.io\.|sio\.)?loadmat|"
+    r"safe_open|load_file|(\w+\.)*(ElementTree|ET)\.(parse|fromstring)|pd\.read_\w+|csv\.\w*[rR]eader"
+)
+DOORS = (
+    *("openvocab/reading/", "openvocab/image.py"),
+    "openvocab/datasets/archives.py",  # bounds what archives of data sets unpack to
+    "benchmarks/experiments/",  # reads what it has just written, some of it to check the doors
+)
+
+
+def parsers_in(source: str) -> list[int]:
+    """Return the lines that build data from bytes; archives that are written do not count."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        writes = any(isinstance(a, ast.Constant) and a.value == "w" for a in node.args)
+        if called != "open" and re.fullmatch(PARSERS, called) and not writes:
+            lines.append(node.lineno)
+    return lines
+
+
+def test_files_from_outside_come_through_the_doors_of_the_reading_room() -> None:
+    for folder in (*SOURCES.values(), ROOT / "benchmarks", ROOT / "examples"):
+        for path in sorted(folder.rglob("*.py")):
+            place = path.relative_to(ROOT).as_posix()
+            if "tests" not in path.parts and not any(door in place for door in DOORS):
+                found = parsers_in(path.read_text(encoding="utf-8"))
+                assert not found, f"{place}:{found} reads beside openvocab.reading"
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        *[("json.load(file)", True), ("json.loads(text)", True), ("json.dumps(data)", False)],
+        *[("yaml.safe_load(text)", True), ("yaml.dump(data)", False), ("np.load(path)", True)],
+        *[("zipfile.ZipFile(path)", True), ("zipfile.ZipFile(path, 'w')", False)],
+        *[("open(path)", False), ("tarfile.open(path)", True), ("torch.load(path)", True)],
+        *[("parse_json(text, 'a', 'b')", False), ("sio.loadmat(path)", True)],
+    ],
+)
+def test_parsers_are_found(line: str, counts: bool) -> None:
+    assert bool(parsers_in(line)) == counts
+
+
 def test_golden_data_stays_small() -> None:
     for member in MEMBERS:
         golden = ROOT / "packages" / member / "tests" / "golden"

@@ -34,6 +34,7 @@ from benchmarks.measuring import peak_memory_gib
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import write_text
+from openvocab.reading.json_files import parse_json
 
 SECONDS = 30.0
 BYTES = 4 << 30  # for files below 1 MB, over what the process has before
@@ -211,7 +212,7 @@ def _listen(pipe: Any, number: int, tally: Tally) -> tuple[int, str]:
         line = pipe.readline()
         if not line:
             return number, ""
-        report = json.loads(line)
+        report = parse_json(line.decode(), "the report of a child", "an outcome")
         outcome = report["outcome"]
         if report["seconds"] > SECONDS:
             outcome = "hang"

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
+from scipy.io import savemat
 from torch import nn
 
 from openvocab.clip import load_clip
@@ -29,6 +30,9 @@ from openvocab.clip.text_cache import EmbeddingStore
 from openvocab.config import load_config
 from openvocab.datasets.ade20k_full import read_index
 from openvocab.datasets.archives import Source
+from openvocab.datasets.label_check import LabelSurvey, recall
+from openvocab.datasets.label_files import read_mat, read_stored
+from openvocab.datasets.prediction_files import read_prediction
 from openvocab.evaluation.log import EvaluationLog, ImageRecord, read_records
 from openvocab.evaluation.results import ProtocolCard, Result
 from openvocab.formats.detectron2 import (
@@ -40,12 +44,14 @@ from openvocab.formats.detectron2 import (
 from openvocab.formats.run_length import encode_rle
 from openvocab.image import read_image, read_label_map
 from openvocab.metrics.scores import PairCounts
+from openvocab.reading.array_files import read_arrays
 from openvocab.reading.checkpoints import read_whole
 from openvocab.reading.pickles import read_plain_pickle
 from openvocab.reading.yaml_files import read_yaml_file
 from openvocab.training.settings import RunConfig
 from openvocab.vocabulary import Vocabulary
 from openvocab.weights.state_dict import read_metadata, read_state_dict
+from ovseg.pairs import read_pairs
 
 KEY = "0" * 64
 CARD = ProtocolCard(data_set="x", n_classes=2)
@@ -148,6 +154,13 @@ READERS = (
     Reader("cache", "EmbeddingStore", _cache),
     Reader("result", "Result.load", _card_of),
     Reader("log", "read_records", _log),
+    Reader("mat", "read_mat", read_mat),
+    Reader("arrays", "read_arrays", lambda path: read_arrays(path, "cache")),
+    Reader("arrays", "read_prediction", lambda path: read_prediction(path, 12)),
+    Reader("array", "read_prediction", lambda path: read_prediction(path, 12)),
+    Reader("survey", "survey of labels", recall),
+    Reader("pairs", "read_pairs", read_pairs),
+    Reader("codes", "read_stored", read_stored),
 )
 
 
@@ -159,6 +172,7 @@ def make_seeds(canary: Path) -> list[Seed]:
         *_weights(canary),
         *_data(canary),
         *_archives(),
+        *_arrays(),
     ]
 
 
@@ -287,3 +301,27 @@ def _archives() -> list[Seed]:
                 tar.addfile(info, io.BytesIO(b"text"))
             seeds.append(Seed("archive", suffix, packed.getvalue()))
     return seeds
+
+
+def _arrays() -> list[Seed]:
+    labels = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    seeds = []
+    for compressed in (False, True):
+        packed = io.BytesIO()
+        savemat(packed, {"LabelMap": labels, "note": "x"}, do_compression=compressed)
+        seeds.append(Seed("mat", ".mat", packed.getvalue()))
+        packed = io.BytesIO()
+        (np.savez_compressed if compressed else np.savez)(packed, labels=labels)
+        seeds.append(Seed("arrays", ".npz", packed.getvalue()))
+    for array in (labels, labels.T.astype(np.float32), np.array([None])):
+        packed = io.BytesIO()
+        np.save(packed, array)
+        seeds.append(Seed("array", ".npy", packed.getvalue()))
+    survey = LabelSurvey(12, (255,), 2, {0: 5, 255: 7}, {0: 1, 255: 2})
+    codes = [{"category_id": 3, "segmentation": encode_rle(labels > 4)}]
+    return [
+        *seeds,
+        Seed("survey", ".json", json.dumps(asdict(survey)).encode()),
+        Seed("codes", ".json", json.dumps(codes).encode()),
+        Seed("pairs", ".tsv", b"filepath\ttitle\na.png\ta cat\nb/c.png\ta dog\n"),
+    ]

@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import openvocab
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.files import write_text
+from openvocab.reading.yaml_files import read_yaml_file
 from openvocab.training.log import LOG_FILE, read_log
 from openvocab.vocabulary import WORLD
 from openvocab.weights.shipped import world_file
-from openvocab.weights.state_dict import TRAINED_ON, read_metadata, read_state_dict, save_state_dict
+from openvocab.weights.state_dict import TRAINED_ON, read_state_dict, read_values, save_state_dict
 from openvocab.world import world_vocabulary
 from ovseg import load_ovseg
 from ovseg.weights import save_world_model
@@ -184,8 +184,7 @@ def save_small(source: Path, target: Path) -> None:
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in read_state_dict(source).items()
     }
-    metadata = {key: json.loads(value) for key, value in read_metadata(source).items()}
-    save_state_dict(target, tensors, metadata)
+    save_state_dict(target, tensors, read_values(source))
 
 
 def describe(stage: TrainingStage, output: Path) -> dict[str, Any]:
@@ -197,7 +196,7 @@ def describe(stage: TrainingStage, output: Path) -> dict[str, Any]:
     if (folder / NOTES).is_file():
         record["notes"] = (folder / NOTES).read_text("utf-8").split("\n")
     if stage.trains:
-        settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+        settings = read_yaml_file(folder / "config.yaml")
         record["seed"] = settings["run"]["seed"]
         record |= curve(read_log(folder / LOG_FILE))
     return record

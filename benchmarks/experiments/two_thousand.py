@@ -14,7 +14,6 @@ memory of the folder run itself.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import resource
 import subprocess
@@ -35,6 +34,7 @@ from openvocab.errors import InputError, import_extra
 from openvocab.formats.writers import FORMATS
 from openvocab.image import read_label_map
 from openvocab.inference.layout import JOURNAL, NAMES
+from openvocab.reading.json_files import read_json_file
 from openvocab.world import scene
 
 # The same command with a method that costs next to nothing.
@@ -201,7 +201,7 @@ def _labelme(output: Path) -> Found:
 
 def _labelstudio(output: Path) -> Found:
     brush = import_extra("label_studio_sdk.converter.brush", "tools", "Label Studio")
-    for task in json.loads((output / "labelstudio.json").read_text("utf-8")):
+    for task in read_json_file(output / "labelstudio.json", "export for Label Studio"):
         masks = {}
         for one in task["predictions"][0]["result"]:
             size = one["original_height"], one["original_width"], 4

@@ -38,6 +38,7 @@ from openvocab.errors import InputError
 from openvocab.formats.run_length import encode_labels
 from openvocab.image import ImageArray
 from openvocab.methods import find_method
+from openvocab.reading.json_files import parse_json
 from openvocab.world.names import world_names
 from openvocab.world.scenes import scene
 
@@ -141,7 +142,7 @@ def upload(address: str, data: bytes) -> str:
         {"Content-Type": "multipart/form-data; boundary=x"},
     )
     with urllib.request.urlopen(request, timeout=600) as answer:
-        path: str = json.load(answer)[0]
+        path: str = parse_json(answer.read().decode(), address, "an answer")[0]
     return path
 
 
@@ -193,12 +194,12 @@ def answer_to(address: str, picture: dict[str, str], names: str) -> tuple[str, A
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=600) as answer:
-        number = json.load(answer)["event_id"]
+        number = parse_json(answer.read().decode(), address, "an answer")["event_id"]
     link = f"{address}/gradio_api/call/segment/{number}"
     with urllib.request.urlopen(link, timeout=600) as answer:
         events = re.findall(r"event: (\w+)\ndata: (.*)", answer.read().decode())
     kind, content = events[-1]
-    return kind, json.loads(content)
+    return kind, parse_json(content, link, "an answer")
 
 
 def load_page(address: str, pid: int, orders: Sequence[Order], users: int, each: int) -> Any:

@@ -9,7 +9,6 @@ stands the processor time, which hardly sees other work when `--threads 1` is gi
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from benchmarks.measuring import add_measuring_arguments, report
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
 from openvocab.image import read_label_map
+from openvocab.reading.json_files import parse_json
 from openvocab.world import scene
 
 _QUALITY = 92
@@ -69,7 +69,9 @@ def predict(folder: Path, output: Path, threads: int, checkout: Path | None) -> 
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = parse_json(
+        done.stdout.splitlines()[-1], "its output", "a measurement"
+    )
     return found
 
 

@@ -50,6 +50,7 @@ from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.image import ImageArray
 from openvocab.methods import load, title_of
+from openvocab.reading.json_files import read_json_file
 from openvocab.segmenter import BaseSegmenter
 from openvocab.training.distributed import join_processes, launch
 from openvocab.training.losses import PerImageDraws, totals_of
@@ -304,7 +305,7 @@ def measure_exchange(device: str, numbers: int) -> dict[str, Any]:
         argv = ["--exchange", str(numbers), "--device", device, "--output", str(output)]
         if launch("benchmarks.speed.gpu", argv, 2):
             raise InputError("two processes could not exchange numbers; see what they said above")
-        found: dict[str, Any] = json.loads(output.read_text("utf-8"))
+        found: dict[str, Any] = read_json_file(output, "measurement")
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from benchmarks.experiments import kill, kill_lives
+from benchmarks.experiments.kill_lives import Moment
 from benchmarks.experiments.kill_targets import TARGETS, Target, tree_of
 
 from openvocab.files import write_text
@@ -94,7 +95,7 @@ def refuses_to_go_on(output: Path) -> int:
 
 def moments(monkeypatch: pytest.MonkeyPatch, *operations: int) -> None:
     """Kill before these file operations, one life after the other, and then no more."""
-    drawn = [kill.Moment(signal.SIGKILL, operation, 0.0) for operation in operations]
+    drawn = [Moment(signal.SIGKILL, operation, 0.0) for operation in operations]
     monkeypatch.setattr(kill, "LONGEST", len(drawn))
     monkeypatch.setattr(kill.Campaign, "_draw", lambda _: drawn.pop(0))
 
@@ -157,7 +158,10 @@ def test_kills_by_the_clock_hit_the_middle(tmp_path: Path, monkeypatch: pytest.M
         if output.name != "undisturbed":
             time.sleep(30)
 
-    drawn = [kill.Moment(signal.SIGTERM, None, 0.3), kill.Moment(signal.SIGTERM, 1, 0.001)]
+    drawn = [
+        Moment(signal.SIGTERM, None, 0.3),
+        Moment(signal.SIGTERM, 1, 0.001),
+    ]
     monkeypatch.setattr(kill.Campaign, "_draw", lambda _: drawn.pop(0))
     one = kill.Campaign(writer(slow), tmp_path / "writer", random.Random(0))
     for moment in list(drawn):

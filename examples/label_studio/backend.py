@@ -21,6 +21,7 @@ from openvocab.errors import InputError, one_line
 from openvocab.formats.labelstudio import labelstudio_prediction
 from openvocab.formats.regions import result_of
 from openvocab.methods import add_method_arguments, load_from_arguments
+from openvocab.reading.json_files import parse_json
 from openvocab.segmenter import Segmenter
 
 _MOST_BYTES = 10_000_000  # of a request
@@ -101,7 +102,7 @@ def make_server(backend: Backend, host: str, port: int) -> ThreadingHTTPServer:
             size = int(self.headers.get("Content-Length", 0))
             if size > _MOST_BYTES:
                 raise InputError(f"a request has {size} bytes, more than {_MOST_BYTES}")
-            request = json.loads(self.rfile.read(size))
+            request = parse_json(self.rfile.read(size).decode(), "the request", "tasks")
             results = backend.predict(request["tasks"], request["label_config"])
             return {"results": results, "model_version": backend.version}
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -498,3 +499,20 @@ def test_files_of_living_writers_and_of_users_are_left_alone(tmp_path: Path) -> 
             second.write_text("3")
         assert first.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [mine.name, "result.json"]
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_a_writer_that_dies_leaves_nothing_that_the_next_one_does_not_remove(
+    tmp_path: Path, name: str
+) -> None:
+    child = os.fork()
+    if child == 0:  # the system ends it in the middle of the file
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        save_state_dict(tmp_path / name, {"w": torch.zeros(100_000)})
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGXFSZ
+    assert len(list(tmp_path.iterdir())) == 1
+    save_state_dict(tmp_path / name, {"w": torch.zeros(3)})
+    assert [path.name for path in tmp_path.iterdir()] == [name]

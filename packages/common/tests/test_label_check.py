@@ -140,10 +140,11 @@ def test_a_tree_is_read_once_until_a_file_changes(
     Image.fromarray(np.array([[7, 7], [7, 7]], np.uint8)).save(data.samples[0].label)
     with pytest.raises(InputError, match="7 "):
         check_labels(data)
-    for file in (cache / "labels").iterdir():
-        file.write_text('{"pixels": 3')
-    with pytest.raises(InputError, match="7 "):
-        check_labels(data)
+    for damage in ('{"pixels": 3', '{"pixels": {"1": Infinity}, "files": {}}', "[" * 5000, "\0"):
+        for file in (cache / "labels").iterdir():
+            file.write_text(damage)
+        with pytest.raises(InputError, match="7 "):
+            check_labels(data)
 
 
 # --- files --------------------------------------------------------------------------------------

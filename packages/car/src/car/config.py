@@ -11,11 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-import yaml
-
 from openvocab.clip.template_sets import load_templates, resolve_templates
 from openvocab.config import load_config, near_matches
 from openvocab.errors import InputError
+from openvocab.reading.yaml_files import packaged_yaml
 
 Mode = Literal["semantic", "refer"]
 PromptType: TypeAlias = Literal["blur", "gray", "black", "circle", "rectangle", "contour"]
@@ -180,8 +179,7 @@ def named_config(name: str) -> NamedConfig:
     known = available_configs()
     if name not in known:
         raise InputError(f"there is no configuration {name!r}; {near_matches(name, known)}")
-    text = resources.files("car").joinpath("configs", f"{name}.yaml").read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = packaged_yaml("car", "configs", f"{name}.yaml")
     return NamedConfig(
         name=name,
         car=load_config(CaRConfig, overrides=content.pop("car")),

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
+from openvocab.reading.json_files import packaged_json
 from openvocab.reading.names import read_names, same_word
 
 NOTHING = -1
@@ -262,8 +263,7 @@ def _load(key: str) -> Vocabulary:
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or known
         raise InputError(f"vocabulary {key!r} is not known; did you mean {' or '.join(near)}?")
-    folder = resources.files("openvocab.datasets").joinpath("vocabularies")
-    data = json.loads(folder.joinpath(f"{key}.json").read_text(encoding="utf-8"))
+    data = packaged_json("openvocab.datasets", "vocabularies", f"{key}.json")
     if "background_before" in data:
         return _with_background(_load(data["background_before"]), key, data["templates"])
     stuff = data.get("stuff")

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from openvocab.clip.config import CLIPConfig, TextConfig, VisionConfig
 from openvocab.errors import InputError
+from openvocab.reading.yaml_files import packaged_yaml
 from openvocab.vocabulary import WORLD
 
 Mode = Literal["eval", "demo"]
@@ -190,8 +189,8 @@ def load_published(name: str) -> tuple[OVSegConfig, InferenceConfig]:
             f"no published configuration is called {name!r}; there are "
             f"{', '.join(available_configs())}"
         )
-    text = (resources.files("ovseg") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
-    return from_dict(yaml.safe_load(text), source=f"{name}.yaml")
+    content = packaged_yaml("ovseg", "configs", f"{name}.yaml")
+    return from_dict(content, source=f"{name}.yaml")
 
 
 def ensemble_weights() -> dict[str, float]:
@@ -199,8 +198,7 @@ def ensemble_weights() -> dict[str, float]:
 
     Source: SPEC ovseg 2, last line.
     """
-    text = (resources.files("ovseg") / "configs" / "_ensemble_weights.yaml").read_text("utf-8")
-    weights: dict[str, float] = yaml.safe_load(text)
+    weights: dict[str, float] = packaged_yaml("ovseg", "configs", "_ensemble_weights.yaml")
     return weights
 
 

@@ -35,7 +35,7 @@ from ovseg.regions import expand_boxes, tight_boxes
 
 PAINT = (124, 116, 103)  # CLIP's mean colour, rounded
 LIST_FILE, LOG_FILE, SHEET_FILE = "pairs.tsv", "pairs.jsonl", "contact_sheet.png"
-_MOST_BYTES = 1 << 30  # of the log
+_MOST_BYTES = 1 << 30  # of the list or the log
 
 _RATIO = (3 / 4, 4 / 3)
 # First bytes of files whose colours are not exactly what was written.
@@ -94,14 +94,8 @@ def read_pairs(file: Path) -> list[Pair]:
     Raises:
         InputError: no such file, not this layout, empty, or a line lacks its title.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(
-            f"cannot read the list of pairs {file}: {error.strerror}; check the path"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"the list of pairs {file} is no UTF-8 text; convert it") from None
+    text = read_text(file, "list of pairs", most_bytes=_MOST_BYTES)
+    lines = text.replace("\r\n", "\n").split("\n")
     header = lines[0].split("\t")
     rows = [(number, line.split("\t")) for number, line in enumerate(lines[1:], 2) if line.strip()]
     if not {"filepath", "title"} <= set(header):

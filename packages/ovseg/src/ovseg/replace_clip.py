@@ -6,7 +6,6 @@ Source: SPEC ovseg 11.4.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
+from openvocab.weights.state_dict import read_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     from openvocab.clip.weights import stored_choices  # late: they import torch
     from openvocab.formats.detectron2 import read_checkpoint
-    from openvocab.weights.state_dict import read_metadata, save_state_dict
+    from openvocab.weights.state_dict import save_state_dict
     from ovseg._convert import PROMPTS, read_mask_clip
 
     activation = stored_choices(args.clip)[0] or "quick_gelu"
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not prompted:
         del clip[PROMPTS]
     result, changed = replace_clip(read_checkpoint(args.model), clip)
-    metadata = {k: json.loads(v) for k, v in read_metadata(args.model).items()}
+    metadata = read_values(args.model)
     save_state_dict(args.output, result, metadata)
     _report(changed, len(clip))
     if not prompted:

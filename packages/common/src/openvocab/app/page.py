@@ -5,7 +5,6 @@ Source of the layout: one column for what is asked, one for what was found.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from openvocab.app.sentences import check_inputs, sentences
 from openvocab.app.viewer import view_of, viewer_file
 from openvocab.errors import InputError
 from openvocab.image import ImageArray
+from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import available_vocabularies
 from openvocab.world.names import world_names
 
@@ -298,10 +298,12 @@ class Page:
             raise InputError("there is no result yet; press Segment first")
         if not formats:
             raise InputError("no format is chosen; choose at least one")
-        chosen = json.loads(thresholds)
+        chosen = parse_json(thresholds, "the viewer's message", "thresholds by method")
         results = []
         for found in session.found:
-            given = chosen.get(found.method, {})
+            given = chosen.get(found.method, {}) if isinstance(chosen, dict) else None
+            if not isinstance(given, dict):
+                raise InputError("the viewer's thresholds are not by method; press Segment again")
             none_of_these, min_score = (_score(given.get(key, 0)) for key in ("pixel", "name"))
             kept = found.with_threshold(none_of_these=none_of_these, min_score=min_score)
             results.append((found.method, kept))

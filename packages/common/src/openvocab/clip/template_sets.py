@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from openvocab.errors import InputError
+from openvocab.reading.json_files import packaged_json
 
 Templates = str | Sequence[str]
 
@@ -32,8 +32,7 @@ def load_templates(name: str) -> tuple[str, ...]:
     known = available_templates()
     if whole not in known:
         raise InputError(f"template set {whole!r} is not known; use one of {', '.join(known)}")
-    file = resources.files("openvocab.clip").joinpath("templates", f"{whole}.json")
-    templates = tuple(json.loads(file.read_text(encoding="utf-8")))
+    templates = tuple(packaged_json("openvocab.clip", "templates", f"{whole}.json"))
     if not colon:
         return templates
     if not (number.isascii() and number.isdigit() and int(number) < len(templates)):

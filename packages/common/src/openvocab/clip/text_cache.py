@@ -21,7 +21,10 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from openvocab.errors import InputError
 from openvocab.files import atomic_path
+from openvocab.reading.files import DAMAGE, read_bytes
+from openvocab.reading.json_files import MOST_BYTES, parse_json
 
 _FILE_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")  # not the temporary files of other writers
 _MANY_FILES = 32
@@ -115,8 +118,8 @@ def _verified_rows(path: Path, key: str) -> dict[str, Tensor] | None:
         Text to embedding (E,); None if the file is gone, unreadable or was removed.
     """
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = read_bytes(path, "file of embeddings", most_bytes=MOST_BYTES)
+    except InputError:
         return None
     rows = None
     if hashlib.sha256(content).hexdigest() == path.stem:
@@ -134,9 +137,10 @@ def _parsed_rows(content: bytes, key: str) -> dict[str, Tensor] | None:
     try:
         embeddings = load_safetensors(content)["embeddings"]
         size = int.from_bytes(content[:8], "little")
-        entry = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["entry"])
+        header = parse_json(content[8 : 8 + size].decode(), "its header", "metadata")
+        entry = parse_json(header["__metadata__"]["entry"], "its entry", "texts")
         if entry["key"] != key:
             return None
         return dict(zip(entry["texts"], embeddings, strict=True))
-    except (SafetensorError, ValueError, KeyError, TypeError):
+    except (SafetensorError, InputError, *DAMAGE):
         return None  # a whole file, but none of ours

@@ -22,6 +22,8 @@ from openvocab.errors import InputError
 from openvocab.files import default_cache_dir, write_text
 from openvocab.image import stored_size_and_turn
 from openvocab.metrics.counting import check_truth, void_values
+from openvocab.reading.files import DAMAGE
+from openvocab.reading.json_files import read_json_file
 
 _OFTEN = 0.3  # a value in more of the label maps than this is a rule, not an accident
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -164,7 +166,7 @@ def survey_labels(
     sizes = isinstance(data, FolderDataset)  # known sets were inspected by their makers
     memory = _remembered_in(data, samples, classes, void)
     if memory is not None and memory.is_file():
-        known = _recall(memory)
+        known = recall(memory)
         if known is not None:
             return known
     look = partial(_look, data=data, classes=classes, void=void, sizes=sizes)
@@ -265,16 +267,17 @@ def _remembered_in(
     return root / "labels" / f"{digest.hexdigest()}.json"
 
 
-def _recall(path: Path) -> LabelSurvey | None:
+def recall(path: Path) -> LabelSurvey | None:
+    """Read a stored survey; None if there is none, or it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path, "survey of label maps")
         for key in ("pixels", "files"):
             content[key] = {int(value): int(count) for value, count in content[key].items()}
         for key in ("void", "turned"):
             content[key] = tuple(content[key])
         return LabelSurvey(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None  # damaged: look again
+    except (InputError, *DAMAGE):
+        return None
 
 
 def _remember(path: Path, found: LabelSurvey) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from openvocab.errors import InputError
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
+from openvocab.reading import array_files
 from openvocab.reading.json_files import read_json_file
 
 IntArray = NDArray[np.int32]
@@ -47,22 +48,12 @@ def read_stored(path: Path) -> IntArray:
 
 
 def read_mat(path: Path) -> IntArray:
-    """Read the `LabelMap` of a .mat file, `(H, W)`; scipy reads numbers and runs nothing.
+    """Read the `LabelMap` of a .mat file, `(H, W)`.
 
     Raises:
         InputError: the file is missing, damaged, or has no such array of numbers.
     """
-    import scipy.io  # late: it takes as long to import as all the rest
-
-    try:
-        content = scipy.io.loadmat(str(path), variable_names=["LabelMap"])
-        labels = np.asarray(content["LabelMap"])
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}; is the archive unpacked in full?") from None
-    except (*_DAMAGE, scipy.io.matlab.MatReadError) as error:
-        raise InputError(
-            f"{path} is no .mat file with a LabelMap ({error!r:.80}); fetch the archive again"
-        ) from None
+    labels = array_files.read_mat(path, "LabelMap")
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise InputError(
             f"the LabelMap of {path} is {labels.dtype} of shape {labels.shape}; expected one "

@@ -20,6 +20,7 @@ from openvocab.datasets.polygons import segment_mask
 from openvocab.datasets.spec import read_list
 from openvocab.errors import InputError
 from openvocab.image import read_image
+from openvocab.reading.files import LIST_BYTES, read_text
 from openvocab.reading.json_files import read_json_file
 from openvocab.vocabulary import Vocabulary
 
@@ -148,7 +149,7 @@ def _renumbering(source: Source) -> dict[int, int] | None:
         return None
     numbers = {}
     ours = {name: number for number, name in enumerate(full_names(), 1)}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in read_text(path, "list of classes", most_bytes=LIST_BYTES).splitlines():
         parts = re.fullmatch(r"\s*(\d+)\s*:\s*(.*?)\s*", line)
         if parts is None:
             continue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from openvocab.errors import InputError, shorten_value
 from openvocab.image import read_image, read_label_map
-from openvocab.reading.array_files import parse_array
-from openvocab.reading.files import DAMAGE, open_regular, read_bytes
+from openvocab.reading.array_files import read_array
 from openvocab.vocabulary import NOTHING, Vocabulary
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
@@ -63,24 +62,9 @@ def _best_class(array: NDArray[Any], num_classes: int, path: Path) -> NDArray[np
 
 def _read_array(path: Path) -> NDArray[Any]:
     """Read an array; from an `.npz` its "labels", else its "scores", else its only array."""
-    try:
-        if path.suffix.lower() == ".npy":
-            return parse_array(read_bytes(path, "array", most_bytes=_MOST_BYTES))
-        with open_regular(path, "arrays", most_bytes=_MOST_BYTES) as file:
-            with zipfile.ZipFile(file) as archive:
-                name = _member(archive.namelist(), path)
-                if archive.getinfo(name).file_size > _MOST_BYTES:
-                    raise InputError(
-                        f"{path} would unpack to more than {_MOST_BYTES} bytes; "
-                        "store labels instead of scores"
-                    )
-                return parse_array(archive.read(name))
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise InputError(
-            f"{path} is no array of NumPy ({error!r:.80}); write it with numpy.save"
-        ) from None
+    if path.suffix.lower() == ".npy":
+        return read_array(path, "array", most_bytes=_MOST_BYTES)
+    return read_array(path, "array", partial(_member, path=path), most_bytes=_MOST_BYTES)
 
 
 def _member(names: Sequence[str], path: Path) -> str:

@@ -24,7 +24,7 @@ from openvocab.errors import InputError, one_line
 from openvocab.formats.detectron2 import labels_of_predictions, read_predictions
 from openvocab.image import IMAGE_SUFFIXES, stored_size_and_turn
 from openvocab.inference.layout import ENDINGS, JOURNAL, NAMES
-from openvocab.reading.files import DAMAGE
+from openvocab.reading.files import DAMAGE, LIST_BYTES, read_text
 from openvocab.reading.json_files import read_json_file
 
 CategoryIds = Literal["auto", "labels", "dataset"]
@@ -276,10 +276,7 @@ def _own_predictions(folder: Path, data: Any) -> FolderPredictions:
     Raises:
         InputError: the run used other names, or wrote no label maps.
     """
-    try:
-        names = (folder / NAMES).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / NAMES} cannot be read; predict once more") from error
+    names = read_text(folder / NAMES, "list of names", most_bytes=LIST_BYTES).splitlines()
     if names != [one_line(name) for name in data.vocabulary.names]:
         raise InputError(
             f"the predictions in {folder} are of the names {_first(names)}, but {data.name} has "

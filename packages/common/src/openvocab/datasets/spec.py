@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copyreg
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -14,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from openvocab.errors import InputError
+from openvocab.reading.files import LIST_BYTES, read_text
+from openvocab.reading.json_files import packaged_json
 from openvocab.vocabulary import Vocabulary
 
 # How stored values become labels:
@@ -148,8 +147,7 @@ def decode(values: NDArray[Any], coding: Coding, void: int = VOID_8_BIT) -> NDAr
 
 def read_data(name: str) -> Any:
     """Return the content of a JSON file in `openvocab/datasets/data`."""
-    file = resources.files("openvocab.datasets").joinpath("data", name)
-    return json.loads(file.read_text(encoding="utf-8"))
+    return packaged_json("openvocab.datasets", "data", name)
 
 
 def read_list(path: Path) -> list[str]:
@@ -158,10 +156,5 @@ def read_list(path: Path) -> list[str]:
     Raises:
         InputError: the file cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the split list {path}: {error}; fetch the data set again"
-        ) from None
+    lines = read_text(path, "split list", most_bytes=LIST_BYTES).splitlines()
     return [Path(line.split()[0]).stem for line in lines if line.strip()]

@@ -11,6 +11,7 @@ from typing import Any
 import openvocab
 from openvocab.clip.template_sets import load_templates
 from openvocab.errors import InputError
+from openvocab.reading.json_files import as_json
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import BACKGROUND_NAME, Vocabulary
 
@@ -103,7 +104,7 @@ class ProtocolCard:
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as JSON values, which `from_json` reads back exactly."""
-        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        value: dict[str, Any] = as_json(asdict(self))
         return value
 
 
@@ -156,7 +157,7 @@ def protocol_card(
         templates_hash=hashlib.sha256(templates.encode()).hexdigest(),
         background=str(vocabulary.background),
         code_version=openvocab.__version__,
-        settings=json.loads(json.dumps(described, default=str)),
+        settings=as_json(described, default=str),
         **own,
     )
 

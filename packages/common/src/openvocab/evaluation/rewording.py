@@ -5,14 +5,13 @@ What is a synonym, a kind or a part of what is data, in `rewording.json`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
-from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from openvocab.reading.json_files import packaged_json
 from openvocab.reading.names import same_word
 from openvocab.vocabulary import BACKGROUND_NAME
 
@@ -176,6 +175,5 @@ def _singulars() -> dict[str, str]:
 
 @cache
 def _data() -> dict[str, Any]:
-    file = resources.files("openvocab.evaluation").joinpath("rewording.json")
-    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    data: dict[str, Any] = packaged_json("openvocab.evaluation", "rewording.json")
     return data

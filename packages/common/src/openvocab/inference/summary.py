@@ -18,6 +18,7 @@ from typing import Any
 from openvocab.errors import InputError, one_line
 from openvocab.files import atomic_path, write_text
 from openvocab.inference.layout import JOURNAL, NAMES, SUMMARY_CSV, SUMMARY_JSON
+from openvocab.reading.json_files import as_json, parse_json
 
 _SUMMARIZED = ("file", "seconds", "shares", "scores", "failure")  # what of a row the summary has
 
@@ -80,7 +81,7 @@ class Journal:
         self, folder: Path, settings: Mapping[str, Any], names: Sequence[str], *, keep: bool
     ) -> None:
         self.folder, self.path, self.names = folder, folder / JOURNAL, names
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = as_json(settings)
         self.started = False
         self._places: dict[str, int] = {}  # of the last row of each image
         self._waiting: list[Row] = []
@@ -141,8 +142,8 @@ class Journal:
 
 def _json(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line.decode(), JOURNAL, "a row")
+    except (InputError, UnicodeDecodeError):
         return None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
-from openvocab.reading.files import DAMAGE, open_regular
+from openvocab.reading.files import DAMAGE, open_regular, read_bytes
 
 MOST_BYTES = 1 << 31
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -34,6 +36,71 @@ def parse_array(data: bytes, kinds: str = "fiu") -> NDArray[Any]:
         raise ValueError(f"values of type {dtype}")
     flat = np.frombuffer(data, dtype=dtype, offset=file.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def read_array(
+    path: Path,
+    what: str,
+    choose: Callable[[Sequence[str]], str] | None = None,
+    *,
+    most_bytes: int = MOST_BYTES,
+) -> NDArray[Any]:
+    """Read an array of numbers from an `.npy` file, or one of the arrays of an `.npz` file.
+
+    Args:
+        path: a regular file.
+        what: names its kind in the sentence.
+        choose: which of the members' names of an `.npz` file is read; None: the file is an `.npy`.
+        most_bytes: of the file and of the array.
+
+    Raises:
+        InputError: it cannot be read, is damaged, or is larger.
+    """
+    try:
+        if choose is None:
+            return parse_array(read_bytes(path, what, most_bytes=most_bytes))
+        with open_regular(path, what, most_bytes=most_bytes) as file:
+            with zipfile.ZipFile(file) as archive:
+                name = choose(archive.namelist())
+                if archive.getinfo(name).file_size > most_bytes:
+                    raise InputError(
+                        f"{path} would unpack to more than {most_bytes} bytes; "
+                        "store labels instead of scores"
+                    )
+                return parse_array(archive.read(name))
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(
+            f"{path} is no array of NumPy ({error!r:.80}); write it with numpy.save"
+        ) from None
+
+
+def read_mat(path: Path, name: str) -> NDArray[Any]:
+    """Read one array of numbers of a .mat file; scipy reads numbers and runs nothing.
+
+    Args:
+        path: a regular file.
+        name: of the variable.
+
+    Raises:
+        InputError: the file is missing, damaged, or has no such array of a reasonable size.
+    """
+    import scipy.io  # late: it takes as long to import as all the rest
+
+    try:
+        with open_regular(path, ".mat file", most_bytes=MOST_BYTES) as file:
+            shape = {found: shape for found, shape, _ in scipy.io.whosmat(file)}[name]
+            if math.prod(shape) * 8 > MOST_BYTES:
+                raise InputError(f"the {name} of {path} has {shape} values; fetch the file again")
+            file.seek(0)
+            return np.asarray(scipy.io.loadmat(file, variable_names=[name])[name])
+    except InputError:
+        raise
+    except (*DAMAGE, scipy.io.matlab.MatReadError) as error:
+        raise InputError(
+            f"{path} is no .mat file with a {name} ({error!r:.80}); fetch the archive again"
+        ) from None
 
 
 def read_arrays(path: Path, what: str) -> dict[str, NDArray[Any]]:

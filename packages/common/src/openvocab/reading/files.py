@@ -8,6 +8,7 @@ import pickle
 import stat
 import struct
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import BinaryIO
 
 from openvocab.errors import InputError
 
+LIST_BYTES = 1 << 24  # lists of names and similar small files stay below
 # What the parsers of Python, PyYAML, NumPy and torch raise on damaged or made-up bytes. Each door
 # turns them into one sentence; nothing but parsing happens where they are caught.
 DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError),
     *(LookupError, MemoryError, NameError, OSError, RuntimeError, TypeError, ValueError),
     *(struct.error, zlib.error, lzma.LZMAError, pickle.UnpicklingError, tarfile.TarError),
-    *(zipfile.BadZipFile, zipfile.LargeZipFile),
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, tokenize.TokenError),  # NumPy reads old headers
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,24 @@ def parse_json(text: str, source: str, what: str) -> Any:
     if plain_depth(content) > DEEPEST:
         raise InputError(f"{source} is nested too deep for {what}; simplify it")
     return content
+
+
+def packaged_json(package: str, *path: str) -> Any:
+    """Return the content of a JSON file that a package of ours brings along.
+
+    Args:
+        package: its import name.
+        path: the file below its folder, part by part.
+    """
+    file = resources.files(package).joinpath(*path)
+    return parse_json(file.read_text(encoding="utf-8"), path[-1], "data of this package")
+
+
+def as_json(value: Any, default: Any = None) -> Any:
+    """Return plain data as it is read back after it was written: tuples are lists in JSON.
+
+    Args:
+        value: the data.
+        default: makes something that JSON knows of what it does not know, such as `str`.
+    """
+    return json.loads(json.dumps(value, default=default))

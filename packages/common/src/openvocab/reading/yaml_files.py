@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def parse_yaml(text: str, source: str, loader: type[PlainLoader] = PlainLoader) 
         ) from None
     except (yaml.YAMLError, *DAMAGE) as error:
         raise InputError(f"{source} is not YAML of plain data: {error}") from None
+
+
+def packaged_yaml(package: str, *path: str) -> Any:
+    """Return the content of a YAML file that a package of ours brings along.
+
+    Args:
+        package: its import name.
+        path: the file below its folder, part by part.
+    """
+    return parse_yaml(resources.files(package).joinpath(*path).read_text("utf-8"), path[-1])
 
 
 def _check(root: yaml.Node) -> None:

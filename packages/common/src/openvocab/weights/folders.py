@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from openvocab.errors import InputError
-from openvocab.reading.json_files import parse_json, read_json_file
+from openvocab.reading.json_files import read_json_file
 from openvocab.weights.hub import fetch_repository
-from openvocab.weights.state_dict import TRAINED_ON, read_metadata
+from openvocab.weights.state_dict import TRAINED_ON, read_values
 
 FORMAT = "openvocab-pretrained-1"
 CONFIG, CARD = "config.json", "README.md"
@@ -131,11 +131,7 @@ def read_folder(path: Path) -> PretrainedFolder | None:
 
 def _check_settings(folder: PretrainedFolder) -> None:
     """Refuse a configuration that was edited, since the weights file would silently win."""
-    stored = {
-        key: parse_json(text, f"{key} in {folder.weights}", "settings")
-        for key, text in read_metadata(folder.weights).items()
-        if key not in (TRAINED_ON, "format")  # safetensors itself may note a format
-    }
+    stored = read_values(folder.weights, without=(TRAINED_ON, "format"))  # others note a format
     if stored != dict(folder.settings):
         raise InputError(
             f"'{folder.path / CONFIG}' has other settings than {WEIGHTS} beside it; load the "

@@ -7,7 +7,6 @@ segmenter gives the same labels to the bit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 import openvocab
 from openvocab.errors import InputError
 from openvocab.files import atomic_paths, sha256_of
+from openvocab.reading.json_files import as_json
 from openvocab.weights.folders import (
     CALIBRATION,
     CONFIG,
@@ -193,8 +193,7 @@ class Pretrained(ModelHubMixin):  # type: ignore[misc]  # huggingface_hub has no
         weights, stored = self.weight_files(), self.stored_settings()
         calibrated = (CALIBRATION,) if self.calibration is not None else ()
         names = (*weights, *calibrated)
-        # As it is read back: tuples are lists in JSON.
-        settings = json.loads(json.dumps(stored))
+        settings = as_json(stored)
         folder = PretrainedFolder(save_directory, self.method_key, names, settings, self.trained_on)
         metadata = {**stored, TRAINED_ON: list(self.trained_on)} if self.trained_on else stored
         with atomic_paths([save_directory / name for name in (*names, CONFIG)]) as files:

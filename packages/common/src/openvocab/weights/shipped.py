@@ -5,7 +5,6 @@ SAN and OVSeg share the world's CLIP with CaR, so their files hold only what dif
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from openvocab.errors import InputError
+from openvocab.reading.json_files import parse_json
 from openvocab.vocabulary import WORLD
 from openvocab.weights.state_dict import read_metadata, read_state_dict, save_state_dict
 
@@ -47,7 +47,8 @@ def read_shared(path: str | Path) -> dict[str, Tensor]:
     if prefix is None:
         return tensors
     shared = read_state_dict(world_file("openvocab.clip"))
-    return {f"{json.loads(prefix)}{name}": t for name, t in shared.items()} | tensors
+    front = parse_json(prefix, f"{_SHARED} in {path}", "the beginning of names of tensors")
+    return {f"{front}{name}": t for name, t in shared.items()} | tensors
 
 
 def save_shared(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from openvocab.errors import InputError
 from openvocab.files import atomic_path
 from openvocab.reading.checkpoints import read_notes, read_tensors, state_dict_in
+from openvocab.reading.json_files import parse_json
 
 TRAINED_ON = "trained_on"  # in the metadata: the names whose masks were seen in training
 METADATA = "metadata"  # of a `.pth` file: beside "model", where safetensors keeps it in its header
@@ -39,6 +37,23 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         InputError: the file is missing, damaged or hostile.
     """
     return read_notes(path, METADATA)
+
+
+def read_values(path: str | Path, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return the metadata of a file as the values that `save_state_dict` was given.
+
+    Args:
+        path: the file.
+        without: keys that are left out, whatever is there.
+
+    Raises:
+        InputError: the file is missing, damaged or hostile.
+    """
+    return {
+        key: parse_json(text, f"{key} in {path}", "a value")
+        for key, text in read_metadata(path).items()
+        if key not in without
+    }
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -197,24 +212,13 @@ def save_state_dict(
     text = metadata_text(metadata or {})
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".safetensors":
-            with _disk_errors():
-                save_file(_unshared(tensors), temporary, metadata=text)
+            # Not `save_file`, whose own temporary file stays behind when its process is killed.
+            temporary.write_bytes(save(_unshared(tensors), metadata=text))
         elif Path(path).suffix in _TORCH:
             with temporary.open("wb") as file:  # of a file torch passes on what the disk says
                 torch.save({"model": tensors} | ({METADATA: text} if text else {}), file)
         else:
             raise InputError(f"cannot write weights to {path}: use .safetensors, .pth or .pt")
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Raise the system's error as an OSError, since safetensors gives it only as text."""
-    try:
-        yield
-    except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-        raise
 
 
 def fingerprint(state_dict: Mapping[str, Tensor]) -> str:

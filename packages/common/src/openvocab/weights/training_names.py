@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openvocab.errors import InputError
-from openvocab.reading.json_files import parse_json
+from openvocab.reading.files import LIST_BYTES
+from openvocab.reading.json_files import parse_json, read_json_file
 from openvocab.reading.names import same_word
 from openvocab.vocabulary import WORLD, Vocabulary
 from openvocab.weights.folders import find_pretrained
@@ -38,7 +39,7 @@ def training_names(weights: str | Path, package: str = "") -> tuple[str, ...]:
     if stored is not None:
         return _listed(parse_json(stored, f"{TRAINED_ON} in {path}", "a list of names"))
     if path.suffix == ".safetensors" and beside.is_file():
-        content = parse_json(beside.read_text(encoding="utf-8"), str(beside), "a training record")
+        content = read_json_file(beside, "training record", most_bytes=LIST_BYTES)
         return _listed(content.get(TRAINED_ON) if isinstance(content, Mapping) else None)
     return ()
 

@@ -6,15 +6,14 @@ training set, whose vocabulary stops there, are the same numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from openvocab.reading.json_files import packaged_json
 from openvocab.vocabulary import WORLD, Vocabulary
 
 
@@ -116,6 +115,5 @@ def _listed(words: Sequence[str]) -> str:
 
 @cache
 def _data() -> dict[str, Any]:
-    file = resources.files("openvocab.world").joinpath("names.json")
-    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    data: dict[str, Any] = packaged_json("openvocab.world", "names.json")
     return data
