@@ -38,6 +38,7 @@ from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.inference.layout import JOURNAL
 
+STAY = 60.0  # seconds that processes may outlive their life
 LONGEST = 5  # kills in one folder before the work may end
 BAD = ("lost", "leftovers", "orphans", "differences", "complaints")
 _SHOWN = 20
@@ -183,7 +184,7 @@ class Campaign:
 
     def _count_orphans(self) -> None:
         """Wait a while for the children's children, and count those that stay."""
-        deadline = time.monotonic() + kill_lives.PATIENCE
+        deadline = time.monotonic() + STAY
         while left := list(kill_lives.living(set(self.sessions))):
             if time.monotonic() > deadline:
                 break

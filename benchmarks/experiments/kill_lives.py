@@ -21,7 +21,7 @@ from openvocab.cli import INTERRUPTED
 from openvocab.errors import InputError
 from openvocab.training.loop import TERMINATED
 
-PATIENCE = 300.0  # seconds that a life may take, and processes may outlive it
+PATIENCE = 300.0  # seconds that a life may take
 INPUTS = "inputs"
 MODULES = "modules.txt"  # what the last life that came to its end had imported
 _SAID = "said.txt"

@@ -42,6 +42,12 @@ def sleeps(_: Path) -> None:
     time.sleep(60)
 
 
+def computes(_: Path) -> None:
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+
+
 def speaks(_: Path) -> None:
     error = InputError("fine")
     error.args = ("two\nlines",)
@@ -64,6 +70,7 @@ def grows(_: Path) -> None:
         (fails, "traceback"),
         (dies, "crash"),
         (sleeps, "hang"),
+        (computes, "hang"),
         (speaks, "unprintable"),
         (plants, "canary"),
         (grows, "memory"),
@@ -75,7 +82,9 @@ def test_the_campaign_notices(
     reader = Reader("bad", "bad", read)
     monkeypatch.setattr(fuzz, "READERS", (reader,))
     monkeypatch.setattr(fuzz, "make_seeds", lambda _: [Seed("bad", ".bin", b"data")])
-    monkeypatch.setattr(fuzz, "SECONDS", -4.5 if read is sleeps else 30.0)
+    monkeypatch.setattr(fuzz, "PATIENCE", 0.5 if read is sleeps else 600.0)
+    if read is computes:
+        monkeypatch.setattr(fuzz, "SECONDS", 0.1)
     if read is grows:
         monkeypatch.setattr(fuzz, "BYTES", 32 << 20)
         monkeypatch.setattr(resource, "setrlimit", lambda *_: None)

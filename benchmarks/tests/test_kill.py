@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.experiments import kill, kill_lives
+from benchmarks.experiments import kill
 from benchmarks.experiments.kill_lives import Moment
 from benchmarks.experiments.kill_targets import TARGETS, Target, tree_of
 
@@ -29,7 +29,6 @@ SLICE = ("openvocab.prepare", "caches", "ovseg.collect_pairs")
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENVOCAB_CACHE", str(tmp_path / "cache"))  # is set by the campaign, too
-    monkeypatch.setattr(kill_lives, "PATIENCE", 30.0)
 
 
 def test_killed_commands_go_on_and_leave_what_an_undisturbed_run_leaves(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_the_campaign_notices(
 ) -> None:
     moments(monkeypatch, operation)
     if work is leaves_a_process:
-        monkeypatch.setattr(kill_lives, "PATIENCE", 3.0)
+        monkeypatch.setattr(kill, "STAY", 3.0)
     toll = killed(work, tmp_path, 1)
     assert toll.kills == 1 and toll.by == {"SIGKILL": 1}
     bad = {name for name in kill.BAD if getattr(toll, name)}
