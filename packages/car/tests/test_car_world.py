@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from car.config import named_config
 from car.demo import main as demo
 from car.segmenter import load_car
 from openvocab.datasets import resolve
@@ -24,6 +27,14 @@ def test_it_finds_what_is_there_and_drops_what_is_not():
     assert right > 0.5 * said  # by chance it would be a twelfth
     assert scores(matrix.matrix).miou > 15
     assert len(world_names()) == 60
+
+
+def test_confidences_are_left_out_where_the_settings_are_not_those_they_were_fitted_for():
+    settings = named_config("world").car
+    assert load_car("world", device="cpu").calibration is not None
+    assert load_car(config=settings, device="cpu").calibration is not None
+    others = replace(settings, mask_threshold=settings.mask_threshold / 2)
+    assert load_car("world", config=others, device="cpu").calibration is None
 
 
 def test_demo_takes_its_configuration_by_name(tmp_path, monkeypatch):

@@ -97,6 +97,16 @@ def test_a_declared_void_value_is_believed(tmp_path: Path) -> None:
     assert check_labels(declared).pixels == {0: 1, 255: 1}
 
 
+@pytest.mark.parametrize("check", [check_labels, evaluate])
+def test_void_values_that_leave_nothing_are_refused_also_where_they_are_declared(
+    tmp_path: Path, check: object
+) -> None:
+    made = make_set(tmp_path, [[0, 1]], [[1, 1]])
+    data = FolderDataset(made.images, made.labels, made.names_file, ignore_index=(0, 1))
+    with pytest.raises(InputError, match=r"every pixel of the 2 label maps is void \(0, 1\)"):
+        check(data)  # type: ignore[operator]
+
+
 def test_masks_of_a_single_name_are_warned_of(tmp_path: Path) -> None:
     data = make_set(tmp_path, [[0, 255]], names=("crab",))
     with pytest.warns(UserWarning, match="255 is void: only pixels of 0 count"):

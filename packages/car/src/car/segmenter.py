@@ -21,7 +21,6 @@ from PIL import Image
 from car.config import (
     METADATA,
     CaRConfig,
-    available_configs,
     clips_of,
     named_config,
     settings_of,
@@ -82,7 +81,7 @@ def load_car(
         InputError: the weights are not here or unreadable, or the device does not exist.
     """
     chosen = _choose_config(weights, config)
-    stored = _calibration_of(weights, config, chosen)
+    stored = _calibration_of(chosen)
     device = choose_device(device)
     clip = load_clip(chosen.clip, device=device)
     same = chosen.classifier_clip == chosen.clip
@@ -93,18 +92,15 @@ def load_car(
     return segmenter
 
 
-def _calibration_of(
-    weights: str | Path | None, config: CaRConfig | str | None, chosen: CaRConfig
-) -> Path | None:
-    """Return the path of a calibration: beside a configuration, or beside the first CLIP."""
+def _calibration_of(chosen: CaRConfig) -> Path | None:
+    """Return the path of a calibration: of a configuration with these settings, or of the CLIP.
+
+    Other settings give other evidence, for which a configuration's calibration is not fitted.
+    """
     folder = Path(str(resources.files("car").joinpath("configs")))
-    for word in (weights, config):
-        if isinstance(word, str) and word in available_configs():
-            return folder / (word + SUFFIX)
-    if weights is None and isinstance(config, CaRConfig):  # settings that a command has read
-        for stored in sorted(folder.glob(f"*{SUFFIX}")):
-            if named_config(stored.name.removesuffix(SUFFIX)).car == config:
-                return stored
+    for stored in sorted(folder.glob(f"*{SUFFIX}")):
+        if named_config(stored.name.removesuffix(SUFFIX)).car == chosen:
+            return stored
     first = Path(chosen.clip)
     return calibration_file(first) if first.is_file() else None
 

@@ -72,19 +72,24 @@ class LabelSurvey:
         return set(self.pixels) == {0, 255}
 
     @property
+    def nothing(self) -> str:
+        """Return that all pixels are void, in a sentence, or ""."""
+        if not self.pixels or not set(self.pixels) <= set(self.void):
+            return ""
+        return (
+            f"every pixel of the {self.maps} label maps is void "
+            f"({', '.join(map(str, sorted(self.pixels)))}), so that there is nothing to learn "
+            "or to score; check the label maps and the ignore value"
+        )
+
+    @property
     def nonsense(self) -> str:
-        """Return why no value that occurs can be meant, in a sentence, or ""."""
+        """Return why masks of one class cannot be meant, in a sentence, or ""."""
         if self.like_masks and self.classes > 1:
             meaning = "void" if 255 in self.void else "the label of another class"
             return (
                 f"the {self.maps} label maps hold only 0 and 255, like masks of one class, but 255 "
                 f"is {meaning}: write the pixels of that class as 1{_AS_ONE}"
-            )
-        if self.pixels and set(self.pixels) <= set(self.void):
-            return (
-                f"every pixel of the {self.maps} label maps is void "
-                f"({', '.join(map(str, sorted(self.pixels)))}), so that there is nothing to learn "
-                "or to score; check the label maps and the ignore value"
             )
         return ""
 
@@ -135,6 +140,7 @@ def check_labels(
     for problem in (
         seen.wrong and values and seen.wrong + seen.hint,
         not declared and not few_classes and seen.nonsense,
+        seen.nothing,
         seen.mismatch,
     ):
         if problem:
