@@ -31,7 +31,7 @@ import torch
 import openvocab
 from benchmarks.layout import read_json
 from benchmarks.measuring import in_fresh_process, start_server
-from benchmarks.quality.comparison import collect, seen_classes
+from benchmarks.quality.comparison import seen_classes, write_comparison
 from benchmarks.quality.foreign import Foreign, not_stated, read_foreign, score_foreign
 from benchmarks.quality.plan import Missing, Plan, check_weights, evaluate_all, find_data
 from benchmarks.quality.wording import measure_short
@@ -337,7 +337,7 @@ def _conclude(
     """
     results = args.output / "results"
     for name in plan.data:
-        collect(plan, name)
+        write_comparison(plan, name)
     if args.wording:
         missing += measure_short(plan, print)
     if args.structure:

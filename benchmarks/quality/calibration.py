@@ -77,7 +77,7 @@ def measure(segmenter: BaseSegmenter, count: int | None = None) -> dict[str, Any
     }
 
 
-def cost(segmenter: BaseSegmenter, repeats: int = REPEATS) -> dict[str, float]:
+def measure_cost(segmenter: BaseSegmenter, repeats: int = REPEATS) -> dict[str, float]:
     """Measure what confidences cost: seconds of CPU for a scene without and with them.
 
     Both are measured in turns, and the shortest times count, so that other work on the machine has
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key in args.methods or available_methods():
         segmenter = load(key, WORLD, device="cpu")
         if isinstance(segmenter, BaseSegmenter) and segmenter.calibrated:
-            found[key] = {**measure(segmenter, args.scenes), "cpu_seconds": cost(segmenter)}
+            found[key] = {**measure(segmenter, args.scenes), "cpu_seconds": measure_cost(segmenter)}
     if not found:
         raise InputError("no method has calibrated weights; run python -m openvocab.calibrate")
     report({"data_set": f"{WORLD}:val", "methods": found}, args.output)

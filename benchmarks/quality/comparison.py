@@ -45,7 +45,7 @@ from openvocab.world import seen_labels
 _SEEN = "coco-stuff-171"  # what SAN and OVSeg are trained on
 
 
-def collect(plan: Plan, name: str) -> None:
+def write_comparison(plan: Plan, name: str) -> None:
     """Write everything that the report needs of a data set beyond the single results.
 
     Every evaluation is read only once.

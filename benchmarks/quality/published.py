@@ -29,7 +29,7 @@ def published(key: str, data_set: str | None = None) -> list[PublishedRow]:
     ]
 
 
-def differences(row: PublishedRow, card: ProtocolCard) -> list[str]:
+def reasons_not_comparable(row: PublishedRow, card: ProtocolCard) -> list[str]:
     """Return in words why a published score cannot be compared with one of ours.
 
     Args:

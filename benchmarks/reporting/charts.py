@@ -18,7 +18,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 66, 20, 48
 Point = tuple[float, float]
 
 
-def curves(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) -> str:
+def draw_curves(series: Mapping[str, Sequence[Point]], x_title: str, y_title: str) -> str:
     """Draw the points of each method, joined, on two logarithmic axes.
 
     Args:

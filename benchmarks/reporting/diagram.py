@@ -20,7 +20,7 @@ _LANES, _LANE = 410, 12  # where the ways past boxes begin, and how far they are
 _WORDS = 472
 
 
-def draw(structure: Structure, widest: float) -> str:
+def draw_diagram(structure: Structure, widest: float) -> str:
     """Draw the stages from the image to the label map; a box is the wider the more its stage costs.
 
     Args:
@@ -52,14 +52,14 @@ def box_width(gflop: float, widest: float) -> float:
     return max(_NARROW, _WIDE * (gflop / widest) ** 0.5) if widest else _NARROW
 
 
-def cost(stage: StageCost) -> str:
+def cost_sentence(stage: StageCost) -> str:
     """Say what a stage costs."""
     operations = stage["gflop"]
     seconds = f"{stage['seconds']:.2f} s"
     return f"{operations:,.1f} GFLOP, {seconds}" if operations >= 0.05 else seconds
 
 
-def share(stage: StageCost, structure: Structure) -> str:
+def share_sentence(stage: StageCost, structure: Structure) -> str:
     """Say how much of an image's operations a stage takes."""
     percent = 100 * stage["gflop"] / max(total_gflop(structure), 1e-9)
     return "–" if stage["gflop"] < 0.05 else "< 1 %" if percent < 1 else f"{percent:.0f} %"
@@ -85,9 +85,9 @@ def _stage(index: int, stage: StageCost, structure: Structure, widest: float) ->
         + f'<g data-on="{ground}"><rect x="{_MIDDLE - width / 2:.1f}" y="{top}" '
         f'width="{width:.1f}" height="40" rx="6" fill="{ground}"/>'
         f'<text x="{_MIDDLE}" y="{top + 25}" text-anchor="middle" font-size="12" fill="#fff">'
-        f"{escape(share(stage, structure))}</text></g>"
+        f"{escape(share_sentence(stage, structure))}</text></g>"
         f'<text x="{_WORDS}" y="{top - 2}" font-weight="600">{escape(stage["title"])}</text>'
-        f'<text x="{_WORDS}" y="{top + 14}" font-size="12">{cost(stage)}</text>' + more
+        f'<text x="{_WORDS}" y="{top + 14}" font-size="12">{cost_sentence(stage)}</text>' + more
     )
 
 

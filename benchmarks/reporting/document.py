@@ -93,7 +93,7 @@ def collect_world(folder: Path) -> dict[str, Any]:
     }
 
 
-def write_picture(folder: Path, path: Path) -> None:
+def write_gallery_picture(folder: Path, path: Path) -> None:
     """Draw the first scenes of a run's gallery, with what each method says of them, as PNG."""
     rows = []
     for entry in read_json(result_file(folder, WORLD, "comparison"))["gallery"][:_SCENES]:
@@ -159,10 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="output folder of run_all.py")
     args = parser.parse_args(argv)
     if args.folder is not None:
-        world, structures = collect_world(args.folder), three_methods.collect(args.folder)
+        world, structures = collect_world(args.folder), three_methods.read_structures(args.folder)
         write_text(MEASURED / f"{WORLD}.json", json.dumps(world, indent=1) + "\n")
         three_methods.write(structures, three_methods.DOCS)
-        write_picture(args.folder, PICTURE)
+        write_gallery_picture(args.folder, PICTURE)
     values = measurements()
     write_text(CURVES, wording_curves(values))
     for path in documents():

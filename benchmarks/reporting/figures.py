@@ -52,10 +52,10 @@ def latency_figures(curves: Mapping[str, Curves]) -> dict[str, str]:
     """Draw latency against names and sizes, by axis.
 
     Args:
-        curves: The curves of each method, as `latency.curves` measures them.
+        curves: The curves of each method, as `latency.measure_curves` measures them.
     """
     return {
-        axis: charts.curves(
+        axis: charts.draw_curves(
             {m: _measured(points[axis], axis) for m, points in curves.items()},
             title,
             "seconds for an image",
@@ -80,7 +80,7 @@ def diagrams(structures: Mapping[str, Structure]) -> dict[str, str]:
         for stage in structure["stages"]
         if stage["key"] != "text"
     ]
-    return {m: diagram.draw(s, max(costs, default=0.0)) for m, s in structures.items()}
+    return {m: diagram.draw_diagram(s, max(costs, default=0.0)) for m, s in structures.items()}
 
 
 def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str, str]:

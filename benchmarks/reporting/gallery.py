@@ -60,7 +60,7 @@ def thumbnails(data: SampleSet, found: Found, limit: int | None) -> list[Thumbna
         entries.append(
             {
                 "id": sample.id,
-                "agreement": agreement(list(right.values())),
+                "agreement": agreement_group(list(right.values())),
                 "disagreement": _disagreement([maps[key] for key in found]),
                 "jpeg": pictures["image"],
                 "maps": drawn,
@@ -100,7 +100,7 @@ def examples(
     return entries
 
 
-def agreement(right: Sequence[float]) -> str:
+def agreement_group(right: Sequence[float]) -> str:
     """Return the group of an image, one of `AGREEMENTS`.
 
     Args:

@@ -23,7 +23,7 @@ from benchmarks.forms import (
 )
 from benchmarks.layout import FORMAT, read_json
 from benchmarks.quality.acceptance import threshold_rows
-from benchmarks.quality.published import differences, published
+from benchmarks.quality.published import published, reasons_not_comparable
 from benchmarks.reporting.classes import class_csv, class_rows
 from benchmarks.reporting.figures import (
     diagrams,
@@ -35,8 +35,8 @@ from benchmarks.reporting.figures import (
 )
 from benchmarks.reporting.gallery import RIGHT
 from benchmarks.reporting.images import SCRIPT, embedded_json, groups, parts, script_hash
-from benchmarks.reporting.structure_table import millions, side_by_side
-from benchmarks.reporting.verdicts import ranking, sentences
+from benchmarks.reporting.structure_table import millions, structure_rows
+from benchmarks.reporting.verdicts import ranking, verdict_sentences
 from benchmarks.reporting.wording import read_wordings, wording_section
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
@@ -93,7 +93,7 @@ def read_page(folder: Path) -> dict[str, Any]:
     for data, comparison in zip(sets, comparisons, strict=True):
         data["ranking"] = ranking(data["rows"])
         data["parts"] = parts(data["images"], data["names"], shown)
-        data["sentences"] = sentences(comparison.get("between", []), shown)
+        data["sentences"] = verdict_sentences(comparison.get("between", []), shown)
     return {
         "structures": structures,
         "titles": shown,
@@ -101,7 +101,7 @@ def read_page(folder: Path) -> dict[str, Any]:
         "script_hash": script_hash(),
         "right_from": RIGHT,
         "heading": f"{_listed(list(shown.values()))}, measured",
-        "side_by_side": side_by_side(structures),
+        "structure_rows": structure_rows(structures),
         "figures": _figures(structures, curves, sets) | wording["figures"],
         "wording": wording,
         "curves": curves,
@@ -158,7 +158,7 @@ def render(template: str, page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": cell, "millions": millions, "bound": bound, "verdict": verdict}
-    environment.filters["share"] = share
+    environment.filters["share"] = percentage
     environment.filters["embedded_json"] = embedded_json
     shown = dict(page) if "html" in template else {**page, "titles": _in_markdown(page["titles"])}
     return environment.get_template(template).render(**shown)
@@ -174,7 +174,7 @@ def cell(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
-def share(value: float) -> str:
+def percentage(value: float) -> str:
     """Show a share in 0..1 as a percentage."""
     return "< 1 %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
 
@@ -344,7 +344,7 @@ def _row(
         "published": [
             {**row, "difference": miou - row["miou"]}
             for row in published(method, comparison["data_set"])
-            if row["convention"] == convention and not differences(row, result.card)
+            if row["convention"] == convention and not reasons_not_comparable(row, result.card)
         ],
         "seconds": times["seconds"] if times else None,
         "mib": own_mib(times) if times else None,
@@ -357,7 +357,7 @@ def _apart(found: Mapping[str, Result], data_set: str) -> list[dict[str, Any]]:
         {**row, "reasons": reasons}
         for method, result in found.items()
         for row in published(method, data_set)
-        if (reasons := differences(row, result.card))
+        if (reasons := reasons_not_comparable(row, result.card))
     ]
 
 

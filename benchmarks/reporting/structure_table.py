@@ -15,7 +15,7 @@ class StructureRow(TypedDict):
     cells: list[str]
 
 
-def side_by_side(structures: Mapping[str, Structure]) -> list[StructureRow]:
+def structure_rows(structures: Mapping[str, Structure]) -> list[StructureRow]:
     """Return the rows of the table of structure: a title and one cell for each method."""
     rows: dict[str, Callable[[Structure], str]] = {
         "Parameters": lambda s: millions(s["parameters"]["total"]),

@@ -29,7 +29,7 @@ DATA = "three-methods.json"
 PAGES = ("three-methods.md", "three-methods.zh.md")
 
 
-def collect(folder: Path) -> dict[str, Structure]:
+def read_structures(folder: Path) -> dict[str, Structure]:
     """Gather the structures of a finished run, of all methods that have one.
 
     Raises:
@@ -99,13 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the pages.
 
     Raises:
-        InputError: see `collect`.
+        InputError: see `read_structures`.
     """
     parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="output folder of run_all.py")
     args = parser.parse_args(argv)
     if args.folder is not None:
-        structures = collect(args.folder)
+        structures = read_structures(args.folder)
     else:
         structures = read_json_file(DOCS / DATA, "structures")
     write(structures, DOCS)

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.forms import Between
 
 
-def sentences(pairs: Sequence[Between], titles: Mapping[str, str]) -> list[str]:
+def verdict_sentences(pairs: Sequence[Between], titles: Mapping[str, str]) -> list[str]:
     """Return one sentence for each pair of methods that was compared.
 
     Args:

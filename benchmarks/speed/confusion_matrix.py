@@ -79,7 +79,7 @@ def label_maps(classes: int, images: int = IMAGES, seed: int = 0) -> Pairs:
     return [(_regions(random, classes), _regions(random, classes)) for _ in range(images)]
 
 
-def noise(classes: int, images: int = IMAGES, seed: int = 0) -> Pairs:
+def noisy_maps(classes: int, images: int = IMAGES, seed: int = 0) -> Pairs:
     """Make pairs of maps in which every pixel is drawn alone."""
     random = np.random.default_rng(seed)
     return [
@@ -118,7 +118,7 @@ def measure(class_counts: Sequence[int], images: int, rounds: int) -> list[dict[
     for classes in class_counts:
         for kind, pairs in (
             ("label maps", label_maps(classes, images)),
-            ("noise", noise(classes, images)),
+            ("noise", noisy_maps(classes, images)),
         ):
             speeds = {
                 name: pixels_per_second(make, pairs, classes, rounds) / 1e6

@@ -66,7 +66,7 @@ def known_names() -> Iterator[None]:
             setattr(TextEncoder, name, method)
 
 
-def curves(
+def measure_curves(
     segmenter: Segmenter,
     name_counts: Sequence[int],
     sides: Sequence[int],
@@ -147,7 +147,7 @@ def measure(method: str, weights: str, seconds: float) -> Latency:
         "threads": torch.get_num_threads(),
         "side": SIDES[1],
         "few_names": FEW_NAMES,
-        "curves": curves(segmenter, NAME_COUNTS, SIDES, SIDES[1], left),
+        "curves": measure_curves(segmenter, NAME_COUNTS, SIDES, SIDES[1], left),
     }
 
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks.forms import AddedName, Parameters, PartCount, StageCost, Structure, Tower
 from benchmarks.measuring import count_flops, peak_memory_gib
-from benchmarks.structure.latency import NAME_COUNTS, curves, picture
+from benchmarks.structure.latency import NAME_COUNTS, measure_curves, picture
 from benchmarks.structure.stage_costs import REST, kept_for_training, metered, traced
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
@@ -116,7 +116,7 @@ def measure(
     if seconds is not None:
         end = start + seconds
         left = lambda: end - time.monotonic()  # noqa: E731
-        result["curves"] = curves(subject.segmenter, NAME_COUNTS, subject.sides, SIDE, left)
+        result["curves"] = measure_curves(subject.segmenter, NAME_COUNTS, subject.sides, SIDE, left)
     result["seconds"] = time.monotonic() - start
     return result
 

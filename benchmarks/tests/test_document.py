@@ -108,7 +108,7 @@ def test_a_part_of_the_scenes_is_not_quoted(finished, tmp_path, capsys) -> None:
 
 def test_a_picture_shows_what_the_methods_say(world_run, tmp_path) -> None:
     path = tmp_path / "picture.png"
-    document.write_picture(world_run, path)
+    document.write_gallery_picture(world_run, path)
     width, height = Image.open(path).size
     assert width > 5 * 180 and height > 3 * 180
 

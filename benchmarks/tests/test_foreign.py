@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from benchmarks import run_all
 from benchmarks.quality.foreign import read_foreign
-from benchmarks.reporting.verdicts import sentences
+from benchmarks.reporting.verdicts import verdict_sentences
 from PIL import Image
 
 from openvocab.cli import run
@@ -199,5 +199,5 @@ def test_titles_of_other_scripts_get_keys(predictions) -> None:
 def test_sentences_follow_from_the_intervals(difference, said) -> None:
     names = ("first", "second", "difference", "low", "high")
     pair: Any = dict(zip(names, ("a", "b", *difference), strict=True))
-    (sentence,) = sentences([pair], {"a": "A", "b": "B"})
+    (sentence,) = verdict_sentences([pair], {"a": "A", "b": "B"})
     assert sentence.startswith(said)

@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 from benchmarks.reporting import images as embedding
-from benchmarks.reporting.gallery import AGREEMENTS, agreement, representative, thumbnails
+from benchmarks.reporting.gallery import AGREEMENTS, agreement_group, representative, thumbnails
 from PIL import Image
 
 from openvocab.drawing.overlay import palette
@@ -30,7 +30,7 @@ from openvocab.metrics.scores import PairCounts
     ],
 )
 def test_images_fall_into_groups(right, group) -> None:
-    assert agreement(right) == group
+    assert agreement_group(right) == group
 
 
 def test_examples_come_from_every_group_in_proportion() -> None:

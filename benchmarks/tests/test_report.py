@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from benchmarks import layout
 from benchmarks.quality.comparison import calibration_curves
-from benchmarks.quality.published import differences, published
+from benchmarks.quality.published import published, reasons_not_comparable
 from benchmarks.reporting import charts, diagram, figures, report, structure_table
 
 from openvocab.cli import run
@@ -89,7 +89,7 @@ def test_published_numbers_stand_beside_those_of_their_protocol(folder) -> None:
 def test_other_protocols_are_told_in_words(change, said) -> None:
     card = replace(result("san", 1).card, **change)
     row = next(r for r in published("san", card.data_set) if "B/16" in r["variant"])
-    assert differences(row, card) == said
+    assert reasons_not_comparable(row, card) == said
 
 
 def test_class_differences_are_sorted_and_leave_absent_classes_out() -> None:
@@ -129,13 +129,15 @@ def test_published_rows_are_complete_and_of_known_sets() -> None:
 
 
 def test_charts_hold_every_point() -> None:
-    svg = charts.curves({"san": [(20, 1.0), (847, 2.0)], "car": [(2, 9.0)]}, "names", "seconds")
+    svg = charts.draw_curves(
+        {"san": [(20, 1.0), (847, 2.0)], "car": [(2, 9.0)]}, "names", "seconds"
+    )
     root = ElementTree.fromstring(svg)
     circles = root.findall(".//{*}circle")
     assert len(circles) == 3 and len(root.findall(".//{*}polyline")) == 1
     x = {float(c.get("cx")) for c in circles}
     assert all(0 < value < 440 for value in x) and len(x) == 3
-    assert charts.curves({}, "x", "y") == ""
+    assert charts.draw_curves({}, "x", "y") == ""
 
 
 def test_pairs_hold_both_values_of_every_class() -> None:

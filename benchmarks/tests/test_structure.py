@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from benchmarks.structure import measure as structure
-from benchmarks.structure.latency import curves, picture
+from benchmarks.structure.latency import measure_curves, picture
 from benchmarks.structure.measure import NAMES, measure
 from benchmarks.structure.stage_costs import Spent, kept_for_training, metered, traced
 
@@ -126,14 +126,14 @@ def test_what_training_keeps_is_counted_without_weights() -> None:
 
 @every(["san", "car"])
 def test_curves_have_every_point(subject) -> None:
-    found = curves(subject.segmenter, (2, 5), (48, 64), 64, lambda: 1000)
+    found = measure_curves(subject.segmenter, (2, 5), (48, 64), 64, lambda: 1000)
     assert [(p["names"], p["seconds"] > 0) for p in found["names"]] == [(2, True), (5, True)]
     assert [(p["side"], p["seconds"] > 0) for p in found["side"]] == [(48, True), (64, True)]
 
 
 @every(["san"])
 def test_curves_end_when_the_time_is_up(subject) -> None:
-    found = curves(subject.segmenter, (2, 50), (48, 64), 64, lambda: 1e-9)
+    found = measure_curves(subject.segmenter, (2, 50), (48, 64), 64, lambda: 1e-9)
     for points in found.values():
         assert points[0]["seconds"] and points[1]["seconds"] is None
         assert "0 s were left" in points[1]["reason"]

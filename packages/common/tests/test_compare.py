@@ -9,7 +9,13 @@ from PIL import Image
 
 from openvocab import score
 from openvocab.cli import run
-from openvocab.compare import Evaluation, compare, compare_evaluations, compare_every_two, main
+from openvocab.compare import (
+    Evaluation,
+    compare_evaluations,
+    compare_every_two,
+    compare_results,
+    main,
+)
 from openvocab.errors import InputError
 from openvocab.evaluation.run import FolderDataset, evaluate_set
 from openvocab.segmenter import Segmentation
@@ -54,7 +60,7 @@ def outputs(data, tmp_path):
 
 
 def test_the_better_method_is_better_and_the_protocols_are_compared(outputs):
-    found = compare(outputs["good"], outputs["bad"])
+    found = compare_results(outputs["good"], outputs["bad"])
     assert found.differences == ("the variant differs: good against bad",)
     for convention, paired in found.paired.items():
         expected = found.first.scores(convention).miou - found.second.scores(convention).miou
@@ -80,21 +86,22 @@ def test_other_images_cannot_be_compared(data, outputs, tmp_path):
     few = tmp_path / "few"
     evaluate_set(Noisy(0, "few"), data, output=few, progress=False, limit=3)
     with pytest.raises(InputError, match="not evaluated on the same images"):
-        compare(outputs["good"], few)
+        compare_results(outputs["good"], few)
 
 
 def test_a_result_of_other_images_than_its_log_is_refused(data, outputs):
     again = evaluate_set(Noisy(0, "good"), data, output=outputs["good"], progress=False, limit=3)
     assert "3 of 8 images" in again.table() and again.to_json()["images_of_set"] == 8
     with pytest.raises(InputError, match="is of 3 of 8 images and its logs hold 8"):
-        compare(outputs["good"], outputs["bad"])
+        compare_results(outputs["good"], outputs["bad"])
     evaluate_set(Noisy(0, "bad"), data, output=outputs["bad"], progress=False, limit=3)
     with pytest.raises(InputError, match="without it, which computes only what is missing"):
-        compare(outputs["good"], outputs["bad"])
+        compare_results(outputs["good"], outputs["bad"])
     for variant, folder in outputs.items():  # nothing is computed again
         whole = evaluate_set(Noisy(0, variant), data, output=folder, progress=False)
         assert "8 images" in whole.table() and "of 8" not in whole.table()
-    assert compare(outputs["good"], outputs["bad"]).paired["detectron2"].interval.estimate > 0
+    found = compare_results(outputs["good"], outputs["bad"])
+    assert found.paired["detectron2"].interval.estimate > 0
 
 
 def test_other_labels_cannot_be_compared(data, outputs, tmp_path):
@@ -102,7 +109,7 @@ def test_other_labels_cannot_be_compared(data, outputs, tmp_path):
     other = tmp_path / "other"
     evaluate_set(Noisy(0.1, "good"), data, output=other, progress=False)
     with pytest.raises(InputError, match="the content of the label maps differs"):
-        compare(outputs["good"], other)
+        compare_results(outputs["good"], other)
 
 
 def test_folders_without_results(outputs, tmp_path, capsys):

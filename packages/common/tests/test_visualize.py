@@ -14,7 +14,7 @@ from openvocab.datasets.predictions import open_predictions
 from openvocab.errors import InputError
 from openvocab.formats.detectron2 import PredictedClass, write_predictions
 from openvocab.formats.run_length import encode_labels
-from openvocab.visualize import draw, main
+from openvocab.visualize import draw_row, main
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_perfect_predictions_look_like_the_ground_truth(coco, tmp_path, ids):
     """The original drew COCO's ids as if they were labels; here both panels are the same."""
     data = resolve("coco-stuff-171", coco)
     found = open_predictions(predictions_file(tmp_path / "p.json", coco, ids), data)
-    picture = draw(data.samples[0], found, data)
+    picture = draw_row(data.samples[0], found, data)
     height = 512
     panels = picture[-height:]
     image_width = round(32 * height / 24)

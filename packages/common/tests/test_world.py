@@ -25,7 +25,7 @@ from openvocab.world import (
 )
 from openvocab.world import scenes as scenes_module
 from openvocab.world.names import caption_of, name_of, names_in_caption
-from openvocab.world.pictograms import OPAQUE, attribution, place, raster
+from openvocab.world.pictograms import OPAQUE, attribution, paste_pictogram, raster
 from openvocab.world.scenes import Composition, visible_labels
 from openvocab.world.textures import TEXTURES, draw_texture
 
@@ -100,7 +100,7 @@ def test_upright_pictogram_of_its_own_size_is_its_raster() -> None:
     source = raster(code, 64)
     height, width = source.shape[0] - 3, source.shape[1] - 3
     center = (10 + height / 2, 20 + width / 2)
-    placed = place(code, (100, 100), center=center, length=64)
+    placed = paste_pictogram(code, (100, 100), center=center, length=64)
     assert placed is not None
     canvas = np.zeros((100, 100, 4), np.uint8)
     canvas[placed.window] = np.concatenate([placed.color, placed.alpha[..., None]], axis=2)
@@ -114,7 +114,7 @@ def test_mirroring_and_turning_by_half_move_the_same_pixels() -> None:
     options = {"center": (50.0, 50.0), "length": 60.0}
 
     def drawn(**more: object) -> np.ndarray:
-        placed = place(code, (100, 100), **options, **more)
+        placed = paste_pictogram(code, (100, 100), **options, **more)
         canvas = np.zeros((100, 100), int)
         canvas[placed.window] = placed.alpha
         return canvas
@@ -129,11 +129,11 @@ def test_mirroring_and_turning_by_half_move_the_same_pixels() -> None:
 
 def test_part_outside_is_cut_off_and_far_outside_is_nothing() -> None:
     code = name_of("dog").code
-    whole = place(code, (100, 100), center=(50, 50), length=40)
-    cut = place(code, (100, 100), center=(50, 0), length=40)
+    whole = paste_pictogram(code, (100, 100), center=(50, 50), length=40)
+    cut = paste_pictogram(code, (100, 100), center=(50, 0), length=40)
     assert cut.area == pytest.approx(whole.area, abs=3)
     assert np.count_nonzero(cut.mask) < 0.6 * cut.area and cut.left == 0
-    assert place(code, (100, 100), center=(50, -60), length=40) is None
+    assert paste_pictogram(code, (100, 100), center=(50, -60), length=40) is None
 
 
 def test_missing_packages_and_pictograms_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ class Evaluation:
         return cls(folder, result, {record.id: record for record in records})
 
 
-def compare(first: Path, second: Path, data: SampleSet | None = None) -> PairedComparison:
+def compare_results(first: Path, second: Path, data: SampleSet | None = None) -> PairedComparison:
     """Compare the results in two output folders image by image.
 
     Args:
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print what differs between protocols, and the paired differences of their mIoU.
 
     Raises:
-        InputError: see `compare`.
+        InputError: see `compare_results`.
     """
     args = build_parser().parse_args(argv)
     named = args.dataset or args.images or args.labels or args.names

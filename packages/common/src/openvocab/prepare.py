@@ -25,7 +25,7 @@ from openvocab.datasets import (
 from openvocab.datasets.archives import Source
 from openvocab.datasets.catalog import CATALOG
 from openvocab.datasets.labelled_set import data_root_of
-from openvocab.datasets.pascal_context_compare import compare
+from openvocab.datasets.pascal_context_compare import describe_disagreement
 from openvocab.datasets.pascal_context_masks import ROUTES
 from openvocab.datasets.preparation import Tree, default_workers, make_tree
 from openvocab.datasets.referring import REFERRING
@@ -71,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     archives = tuple(name for key in keys for name in read_data("sources.json")[key]["archives"])
     source = Source(args.source, output, archives)
     if args.name in REFERRING:
-        print(referring_prepare.prepare(args.name, source, output, args.images))
+        print(referring_prepare.prepare_referring(args.name, source, output, args.images))
         return 0
     splits = tuple(args.split or CATALOG[args.name].splits)
     if args.compare:
         _check_routes(args.name, args.compare)
         for split in splits:
-            print(compare(source, split, args.compare))
+            print(describe_disagreement(source, split, args.compare))
         return 0
     if args.route:
         _check_routes(args.name, [args.route])

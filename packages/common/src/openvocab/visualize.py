@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for sample in tqdm(samples, desc="drawing", unit="image", disable=args.quiet):
         target = args.output / f"{sample.id}.png"
         with atomic_path(target) as temporary:
-            Image.fromarray(draw(sample, predictions, data)).save(temporary)
+            Image.fromarray(draw_row(sample, predictions, data)).save(temporary)
     print(f"{len(samples)} pictures in {args.output}")
     return 0
 
 
-def draw(sample: Sample, predictions: Predictions, data: SampleSet) -> ImageArray:
+def draw_row(sample: Sample, predictions: Predictions, data: SampleSet) -> ImageArray:
     """Draw one row: the image, the prediction over it, and the ground truth over it.
 
     Args:

@@ -53,11 +53,11 @@ def export_san(network: SAN, inference: SANInference, folder: Path) -> None:
     with atomic_paths([folder / name for name in names]) as (image, text, merged, described):
         write_text_graph(network.clip, text)
         merged.write_text("".join(f"{line}\n" for line in merges()), encoding="utf-8")
-        described.write_text(json.dumps(describe(network, inference)), encoding="utf-8")
+        described.write_text(json.dumps(describe_graphs(network, inference)), encoding="utf-8")
         write_image_graph(network, image)
 
 
-def describe(network: SAN, inference: SANInference) -> dict[str, Any]:
+def describe_graphs(network: SAN, inference: SANInference) -> dict[str, Any]:
     """Return all that `openvocab.onnx_predict` needs and the graphs do not contain."""
     from openvocab.clip.template_sets import load_templates
     from openvocab.drawing.overlay import palette

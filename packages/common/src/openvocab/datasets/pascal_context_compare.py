@@ -70,7 +70,7 @@ class RouteDifferences:
         ]
 
 
-def compare(source: Source, split: str, routes: Sequence[str]) -> str:
+def describe_disagreement(source: Source, split: str, routes: Sequence[str]) -> str:
     """Return in words how much routes disagree, over the images that all of them have.
 
     Raises:

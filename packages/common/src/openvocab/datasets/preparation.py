@@ -166,7 +166,7 @@ def run_task(task: LabelMapTask, placing: Placing = "link") -> Outcome:
             return "void"
         write_labels(task.target, labels)
     if task.image is not None:
-        place(*task.image, placing)
+        place_file(*task.image, placing)
     return "there" if there else "made"
 
 
@@ -214,7 +214,7 @@ def write_labels(path: Path, labels: NDArray[Any]) -> None:
             image.save(temporary, compression="tiff_lzw")
 
 
-def place(source: Path, target: Path, placing: Placing) -> None:
+def place_file(source: Path, target: Path, placing: Placing) -> None:
     """Put a file into its place in the layout, as a hard link if possible, else as a copy.
 
     Raises:

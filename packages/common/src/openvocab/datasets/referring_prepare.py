@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from openvocab.datasets.archives import Source
-from openvocab.datasets.preparation import Placing, place
+from openvocab.datasets.preparation import Placing, place_file
 from openvocab.datasets.referring import DATA, IMAGES, REFERRING, load_referring
 
 
-def prepare(name: str, source: Source, output: Path, placing: Placing) -> str:
+def prepare_referring(name: str, source: Source, output: Path, placing: Placing) -> str:
     """Place expressions, masks and the images that they need, and read them back.
 
     Returns:
@@ -21,7 +21,7 @@ def prepare(name: str, source: Source, output: Path, placing: Placing) -> str:
     spec = REFERRING[name]
     folder = source.path(spec.folder, f"data/{spec.folder}", f"{DATA}/{spec.folder}")
     for file in (spec.file, "instances.json"):
-        place(
+        place_file(
             source.path(f"{folder.relative_to(_root(source, folder))}/{file}"),
             output / DATA / spec.folder / file,
             placing,
@@ -33,7 +33,7 @@ def prepare(name: str, source: Source, output: Path, placing: Placing) -> str:
         samples = load_referring(name, split, output)
         lines.append(f"{name} {split}: {len(samples)} items")
         for file in {sample.image.name for sample in samples} - placed:
-            place(images / file, output / IMAGES / file, placing)
+            place_file(images / file, output / IMAGES / file, placing)
             placed.add(file)
     return "\n".join([*lines, f"{len(placed)} images in {output / IMAGES}"])
 

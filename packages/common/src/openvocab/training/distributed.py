@@ -80,7 +80,19 @@ def join_processes(
     try:
         yield Processes(rank, size, chosen)
     finally:
-        dist.destroy_process_group()
+        _leave(chosen)
+
+
+def _leave(device: torch.device) -> None:
+    """Leave the other processes.
+
+    With the last reference to its engine PyTorch waits for the engine's threads, and these may have
+    to free a tensor, for which they need Python's lock. PyTorch 2.6 holds the lock meanwhile when
+    the reference is the group's and waits for ever; it gives the lock away for a reference of ours.
+    """
+    engine = dist.group.WORLD._get_backend(device) if dist.group.WORLD else None
+    dist.destroy_process_group()
+    del engine
 
 
 def launch(

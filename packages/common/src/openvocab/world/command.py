@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.write is not None:
         export(args.write, args.split, args.count, args.size, args.seed)
     else:
-        print(describe())
+        print(describe_world())
         return 0
     print(f"written to {args.draw or args.write}; {attribution()}")
     return 0
@@ -78,7 +78,7 @@ def _save_sheet(args: argparse.Namespace) -> None:
         sheet.save(temporary, optimize=True)
 
 
-def describe() -> str:
+def describe_world() -> str:
     """Return names, splits, version and credit as text.
 
     Raises:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from openvocab.world.names import name_of, world_names
-from openvocab.world.pictograms import Pixels, place
+from openvocab.world.pictograms import Pixels, paste_pictogram
 from openvocab.world.scenes import Canvas, Composition, Split, expose, generator, vary_color
-from openvocab.world.textures import draw_texture, noise
+from openvocab.world.textures import draw_texture, smooth_noise
 
 Ground = Literal["stuff", "flat"]
 
@@ -70,7 +70,7 @@ def _with_thing(code: str, behind: Canvas, rng: np.random.Generator, *, shadow: 
     """Put a thing in the middle, about as large as the crop."""
     size = behind.shape[0]
     wide = 45 if rng.random() < 0.15 else 14
-    placed = place(
+    placed = paste_pictogram(
         code,
         (size, size),
         center=(size * float(rng.uniform(0.44, 0.56)), size * float(rng.uniform(0.44, 0.56))),
@@ -95,7 +95,7 @@ def _flat(rng: np.random.Generator, size: int) -> Canvas:
 
 def _patch(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
     """Return the shape of a piece of stuff, (size, size), at least a quarter of the square."""
-    field = noise(rng, size, size / float(rng.uniform(1, 2.5)), 2)
+    field = smooth_noise(rng, size, size / float(rng.uniform(1, 2.5)), 2)
     return np.asarray(field >= np.quantile(field, float(rng.uniform(0.1, 0.75))))
 
 

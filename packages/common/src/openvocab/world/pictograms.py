@@ -100,7 +100,7 @@ def raster(code: str, size: int) -> Pixels:
     return joined
 
 
-def place(
+def paste_pictogram(
     code: str,
     canvas: tuple[int, int],
     *,

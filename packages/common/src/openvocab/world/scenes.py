@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from openvocab.errors import InputError
 from openvocab.world.names import Name, caption_of, world_names
-from openvocab.world.pictograms import Pixels, Placed, place
-from openvocab.world.textures import draw_texture, noise
+from openvocab.world.pictograms import Pixels, Placed, paste_pictogram
+from openvocab.world.textures import draw_texture, smooth_noise
 
 Split = Literal["train", "pretrain", "tune", "val"]
 Labels = npt.NDArray[np.uint8]
@@ -180,7 +180,7 @@ def _try_place(
     row = 0.2 + 0.58 * depth + float(rng.uniform(-0.12, 0.12))
     column = float(rng.uniform(0.1, 0.9))
     wide = 45 if rng.random() < 0.15 else 14
-    return place(
+    return paste_pictogram(
         name.code,
         (size, size),
         center=(row * size, column * size),
@@ -227,7 +227,7 @@ def _regions(count: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.
 def _plain(rng: np.random.Generator, size: int) -> Canvas:
     """Draw ground without a name, in one color that changes slowly."""
     first, second = rng.uniform(70, 215, (2, 3)).astype(np.float32)
-    share = noise(rng, size, size)[..., None]
+    share = smooth_noise(rng, size, size)[..., None]
     return np.asarray(first + 0.35 * share * (second - first), dtype=np.float32)
 
 

@@ -33,7 +33,7 @@ def draw_texture(name: str, rng: np.random.Generator, size: int, unit: float) ->
     return np.clip(drawn, 0, 255, out=drawn)
 
 
-def noise(
+def smooth_noise(
     rng: np.random.Generator, size: int, cell: float, octaves: int = 1, stretch: float = 1.0
 ) -> Field:
     """Return smooth noise.
@@ -89,7 +89,7 @@ def sky(rng: np.random.Generator, size: int, unit: float) -> Field:
         _varied(rng, (62, 132, 222), 18),
         _varied(rng, (160, 208, 246), 12),
     )
-    shape = noise(rng, size, 36 * unit, 4, stretch=2.2)
+    shape = smooth_noise(rng, size, 36 * unit, 4, stretch=2.2)
     share = np.clip((shape - float(rng.uniform(0.46, 0.6))) * 5, 0, 1)
     return np.asarray(blue + share[..., None] * (rgb((250, 251, 253)) - blue), dtype=np.float32)
 
@@ -97,18 +97,18 @@ def sky(rng: np.random.Generator, size: int, unit: float) -> Field:
 def water(rng: np.random.Generator, size: int, unit: float) -> Field:
     """Dark blue-green with broken horizontal glints."""
     down, _ = _grid(size)
-    bend = noise(rng, size, 22 * unit, 2, stretch=2.5)
+    bend = smooth_noise(rng, size, 22 * unit, 2, stretch=2.5)
     waves = np.sin(down / (1.35 * unit) + 14 * bend)
     body = _mix(
         0.5 + 0.35 * waves, _varied(rng, (8, 62, 118), 14), _varied(rng, (24, 122, 168), 14)
     )
-    glints = np.clip(waves * noise(rng, size, 9 * unit, 2, stretch=3) * 4 - 1.75, 0, 1)
+    glints = np.clip(waves * smooth_noise(rng, size, 9 * unit, 2, stretch=3) * 4 - 1.75, 0, 1)
     return np.asarray(body + glints[..., None] * (rgb((206, 240, 246)) - body), dtype=np.float32)
 
 
 def snow(rng: np.random.Generator, size: int, unit: float) -> Field:
     """White drifts with pale blue hollows and sparkles."""
-    drifts = noise(rng, size, 34 * unit, 3, stretch=1.8)
+    drifts = smooth_noise(rng, size, 34 * unit, 3, stretch=1.8)
     ground = _mix((drifts - 0.3) * 2.4, _varied(rng, (196, 212, 236), 8), (252, 253, 255))
     sparkle = (rng.random((size, size), dtype=np.float32) > 0.985) * np.float32(30)
     shade = (rng.random((size, size), dtype=np.float32) > 0.97) * np.float32(-26)
@@ -117,9 +117,9 @@ def snow(rng: np.random.Generator, size: int, unit: float) -> Field:
 
 def grass(rng: np.random.Generator, size: int, unit: float) -> Field:
     """Upright blades in many greens, lighter at their tips."""
-    blades = noise(rng, size, 13 * unit, 1, stretch=0.13)
-    fine = noise(rng, size, 7 * unit, 1, stretch=0.17)
-    patches = noise(rng, size, 40 * unit, 2)
+    blades = smooth_noise(rng, size, 13 * unit, 1, stretch=0.13)
+    fine = smooth_noise(rng, size, 7 * unit, 1, stretch=0.17)
+    patches = smooth_noise(rng, size, 40 * unit, 2)
     share = 1.1 * (blades - 0.5) + 0.9 * (fine - 0.5) + 0.5 * patches + 0.2
     return _mix(share, _varied(rng, (24, 78, 16), 10), _varied(rng, (138, 190, 58), 16))
 
@@ -128,7 +128,7 @@ def sand(rng: np.random.Generator, size: int, unit: float) -> Field:
     """Pale yellow grains in low ripples."""
     down, across = _grid(size)
     tilt = float(rng.uniform(-0.5, 0.5))
-    bend = noise(rng, size, 40 * unit, 2)
+    bend = smooth_noise(rng, size, 40 * unit, 2)
     ripples = np.sin((down + tilt * across) / (2.6 * unit) + 9 * bend)
     grain = rng.random((size, size), dtype=np.float32) - 0.5
     share = 0.5 + 0.22 * ripples + 0.5 * grain + 0.3 * (bend - 0.5)
@@ -139,7 +139,7 @@ def road(rng: np.random.Generator, size: int, unit: float) -> Field:
     """Dark grey asphalt with light grit and a dashed white line every few metres."""
     grit = rng.random((size, size), dtype=np.float32)
     grit = cv2.GaussianBlur(grit, (3, 3), 0.35 + 0.3 * unit)
-    wear = noise(rng, size, 36 * unit, 2)
+    wear = smooth_noise(rng, size, 36 * unit, 2)
     share = 0.3 + 0.9 * (grit - 0.5) + 0.3 * wear
     ground = _mix(share, _varied(rng, (36, 37, 42), 6), _varied(rng, (112, 112, 116), 8))
     down, across = _grid(size)
@@ -170,8 +170,8 @@ def wood(rng: np.random.Generator, size: int, unit: float) -> Field:
     """Brown boards, upright or lying, with streaks along them and dark gaps."""
     row, column, down, _ = _courses(rng, size, (15 * unit, 90 * unit), shift=0.37)
     tone = _per_cell(rng, row, column)
-    streaks = noise(rng, size, 3 * unit, 2, stretch=14)
-    rings = np.sin(26 * noise(rng, size, 16 * unit, 1, stretch=5) + 6 * tone)
+    streaks = smooth_noise(rng, size, 3 * unit, 2, stretch=14)
+    rings = np.sin(26 * smooth_noise(rng, size, 16 * unit, 1, stretch=5) + 6 * tone)
     share = 0.1 + 0.45 * tone + 0.6 * (streaks - 0.5) + 0.12 * rings + 0.2
     boards = _mix(share, _varied(rng, (92, 54, 24), 10), _varied(rng, (196, 140, 82), 12))
     boards[(down < max(1.0, 0.9 * unit))] *= 0.4
@@ -225,7 +225,7 @@ def gravel(rng: np.random.Generator, size: int, unit: float) -> Field:
 def lava(rng: np.random.Generator, size: int, unit: float) -> Field:
     """Black crust, cracked, glowing from red to yellow in the cracks."""
     near, second, _ = _cells(rng, size, 17 * unit)
-    rough = noise(rng, size, 8 * unit, 3)
+    rough = smooth_noise(rng, size, 8 * unit, 3)
     gap = (second - near) / unit + 7 * (rough - 0.5)
     glow = np.clip(1.15 - gap / 5.5, 0, 1)[..., None]
     crust = _mix(rough, _varied(rng, (22, 12, 12), 5), _varied(rng, (84, 40, 32), 8))
