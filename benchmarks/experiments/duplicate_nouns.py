@@ -149,11 +149,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_measuring_arguments(parser)
-    parser.add_argument("--folder", type=Path, default=Path("duplicates"), help="of the runs")
-    parser.add_argument("--seeds", type=int, default=4, help="trainings of each kind")
-    parser.add_argument("--scenes", type=int, default=400, help="to train on")
-    parser.add_argument("--held-out", type=int, default=300, help="scenes to name crops of")
-    parser.add_argument("more", nargs="*", help="behind --: options of ovseg.finetune_clip")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("duplicates"), help="folder of all trainings"
+    )
+    parser.add_argument("--seeds", type=int, default=4, help="number of trainings of each kind")
+    parser.add_argument("--scenes", type=int, default=400, help="number of scenes to train on")
+    parser.add_argument(
+        "--held-out", type=int, default=300, help="number of scenes whose crops are named"
+    )
+    parser.add_argument("more", nargs="*", help="options of ovseg.finetune_clip, after --")
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)

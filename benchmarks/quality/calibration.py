@@ -155,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure the confidences of all methods with calibrated world weights on "
         "world:val.",
     )
-    parser.add_argument("--methods", nargs="+", metavar="KEY", help="of these only")
+    parser.add_argument("--methods", nargs="+", metavar="KEY", help="measure these methods only")
     parser.add_argument("--scenes", type=int, metavar="N", help="take the first N scenes only")
     add_measuring_arguments(parser)
     return parser

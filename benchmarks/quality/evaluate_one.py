@@ -158,7 +158,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--diagnoses", action="store_true")
-    parser.add_argument("--again", type=int, help="limit of diagnoses that run the method again")
+    parser.add_argument(
+        "--again", type=int, help="number of images of the diagnoses that run the method again"
+    )
     return parser
 
 

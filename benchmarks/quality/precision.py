@@ -64,10 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
         prog="benchmarks.quality.precision",
         description="Measure what bf16 and fp16 change in the labels of the world's weights.",
     )
-    parser.add_argument("--methods", nargs="+", metavar="KEY", help="of these only")
+    parser.add_argument("--methods", nargs="+", metavar="KEY", help="measure these methods only")
     parser.add_argument(
-        "--scenes", type=int, metavar="N", default=48, help="of world:val (default: %(default)s)"
-    )
+        "--scenes", type=int, metavar="N", default=48,
+        help="number of scenes of world:val (default: %(default)s)",
+    )  # fmt: skip
     add_device_argument(parser)
     add_measuring_arguments(parser)
     return parser

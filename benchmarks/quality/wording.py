@@ -109,8 +109,12 @@ def build_parser() -> CommandParser:
         description="Measure how much mIoU on the embedded world depends on the list of names.",
     )
     parser.add_argument("method", nargs="*", metavar="KEY", help="default: all methods")
-    parser.add_argument("--scenes", type=int, metavar="N", help="of world:val")
-    parser.add_argument("--short", action="store_true", help="only the part of run_all.py")
+    parser.add_argument(
+        "--scenes", type=int, metavar="N", help="number of scenes of world:val (default: all)"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="measure only what run_all.py measures"
+    )
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
         help="keep what an earlier run has finished",

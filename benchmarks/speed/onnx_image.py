@@ -119,8 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS), metavar="N",
-                        help="numbers of names")  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement of time")
+                        help="numbers of names, each measured alone")  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts")
     add_measuring_arguments(parser)
     return parser
 

@@ -93,7 +93,7 @@ def measure(
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and keep the result."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--names", type=int, default=150, help="how many of the 150 names")
+    parser.add_argument("--names", type=int, default=150, help="number of names, at most 150")
     parser.add_argument("--parts", type=int, default=3, help="how often the two ways alternate")
     add_measuring_arguments(parser)
     args = parser.parse_args(argv)

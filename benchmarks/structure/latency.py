@@ -156,7 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("method", help="key of an installed method")
     parser.add_argument("--weights", default=WORLD)
-    parser.add_argument("--seconds", type=float, default=60, help="after which curves end early")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        help="time after which no further point of a curve is begun",
+    )
     args = parser.parse_args(argv)
     print(json.dumps(measure(args.method, args.weights, args.seconds)))
     return 0

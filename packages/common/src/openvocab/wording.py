@@ -52,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument("--output", type=Path, default=Path("output/wording"), metavar="DIR")
     study.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    study.add_argument("--seed", type=int, default=0, help="of the choice of other names")
+    study.add_argument(
+        "--seed", type=int, default=0, help="random seed with which the other names are chosen"
+    )
     study.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
         help="go on where an earlier run with the same protocol stopped",

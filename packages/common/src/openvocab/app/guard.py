@@ -1,4 +1,4 @@
-"""What stands between visitors and gradio: bounded requests, sentences, no path of the server.
+"""A layer in front of gradio: it bounds requests, words errors, and hides the server's paths.
 
 gradio tells browsers where files lie on the server. Here the folder is replaced by an alias of the
 same length on the way out, and back on the way in.

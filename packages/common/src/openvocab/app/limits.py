@@ -1,4 +1,4 @@
-"""What the page takes from one visitor."""
+"""The limits of what the page accepts from one visitor."""
 
 from __future__ import annotations
 

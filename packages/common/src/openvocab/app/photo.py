@@ -1,4 +1,4 @@
-"""How pictures come in."""
+"""Reading the pictures that visitors upload, and refusing those that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How what is wrong with a request goes out: as one sentence, on the page and from the API."""
+"""Errors of a request, each shown as one sentence on the page and returned as one by the API."""
 
 from __future__ import annotations
 

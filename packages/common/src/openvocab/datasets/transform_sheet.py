@@ -87,10 +87,22 @@ def _paste(sheet: Image.Image, place: tuple[int, int], pair: Pair, scale: float)
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = CommandParser(prog="python -m openvocab.datasets.transform_sheet", description=__doc__)
-    parser.add_argument("--image", type=Path, metavar="FILE", help="instead of a drawn one")
-    parser.add_argument("--label", type=Path, metavar="FILE", help="its label map")
-    parser.add_argument("--ignore-index", type=int, default=255, help="void value of --label")
-    parser.add_argument("--seed", type=int, default=0, help="of the first column")
+    parser.add_argument(
+        "--image", type=Path, metavar="FILE", help="photo to transform (default: a drawn picture)"
+    )
+    parser.add_argument("--label", type=Path, metavar="FILE", help="label map of --image")
+    parser.add_argument(
+        "--ignore-index",
+        type=int,
+        default=255,
+        help="value of void pixels in --label (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of the first column; each further column adds one",
+    )
     parser.add_argument("--columns", type=int, default=6, metavar="N")
     parser.add_argument("--output", type=Path, default=Path("transforms.png"), metavar="FILE")
     add_config_flags(parser, TransformConfig)

@@ -1,1 +1,1 @@
-"""File formats of other tools: detectron2, COCO run-length codes."""
+"""File formats of other tools: what they wrote is read, and results are written for them."""

@@ -1,4 +1,4 @@
-"""A segmenter in the dress of a detectron2 model."""
+"""A segmenter that programs written for detectron2 can call as one of its models."""
 
 from __future__ import annotations
 

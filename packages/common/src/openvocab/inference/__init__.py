@@ -1,1 +1,1 @@
-"""Running a method over many images: results beside each other, a summary, and a way to go on."""
+"""Running a method over many images: files for each image, a summary, and continuing a run."""

@@ -1,4 +1,4 @@
-"""What lies in a folder of results: files of each image, and files of the run as a whole."""
+"""The files in a folder of results: those of each image, and those of the run as a whole."""
 
 from __future__ import annotations
 

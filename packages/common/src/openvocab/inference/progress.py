@@ -1,4 +1,4 @@
-"""How a long run tells how far it is: a line that changes in a terminal, a few lines in a log."""
+"""The progress of a long run: one changing line in a terminal, or a few lines in a log."""
 
 from __future__ import annotations
 
