@@ -12,6 +12,7 @@ from pathlib import Path
 
 from browser import start_browser
 from PIL import Image
+from visit import SHOWN, choose_all_methods, choose_example, open_page
 
 _SCENE = 3  # of the examples, from 1 on
 
@@ -21,13 +22,11 @@ def main(url: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         browser = start_browser(Path(folder, "profile"))
         try:
-            browser.show(url, width=1300)
-            browser.click(f"#examples button:nth-of-type({_SCENE})")
-            browser.wait("!!document.querySelector('#photo img')")
-            for number in (2, 3):
-                browser.click(f"#methods label:nth-of-type({number}) input")
+            open_page(browser, url, width=1300)
+            choose_example(browser, _SCENE)
+            choose_all_methods(browser)
             browser.click("#segment")
-            browser.wait("!!document.querySelector('#viewer [data-shown]')")
+            browser.wait(SHOWN)
             browser.picture(target)
         finally:
             browser.close()

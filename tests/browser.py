@@ -29,7 +29,9 @@ _FLAGS = (
     "--hide-scrollbars", "--remote-debugging-pipe",
     "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 )  # fmt: skip
-_SECONDS = 600  # after which it is ended, whatever it does
+_SECONDS = 3600  # after which it is ended, whatever it does; a busy machine may need many of them
+_EMPTY = "about:blank"
+_PATIENCE = 300  # seconds that a wait lasts at most; they cost nothing when all is well
 
 
 class Browser:
@@ -53,7 +55,7 @@ class Browser:
         self._timer.start()
         self._said, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        target = self.call("Target.createTarget", url=_EMPTY)["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -91,6 +93,7 @@ class Browser:
         self.call("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
+        self.wait(f"document.readyState === 'complete' && location.href !== {_EMPTY!r}")
         self.look("document.fonts.ready.then(() => 1)")
 
     def look(self, script: str) -> Any:
@@ -101,13 +104,17 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 40) -> Any:
+    def wait(self, script: str) -> Any:
         """Wait until JavaScript has a value that counts as true, and return it."""
-        end = time.monotonic() + seconds
-        while not (found := self.look(script)):
-            if time.monotonic() > end:
-                said = self.look("document.body.innerText")
-                raise AssertionError(f"{script} never came true; the page says:\n{said[-2000:]}")
+        if found := self.patient(script):
+            return found
+        said = self.look("document.body.innerText")
+        raise AssertionError(f"{script} never came true; the page says:\n{said[-2000:]}")
+
+    def patient(self, script: str) -> Any:
+        """Return the first value of JavaScript that counts as true, or in the end its last one."""
+        end = time.monotonic() + _PATIENCE
+        while not (found := self.look(script)) and time.monotonic() < end:
             time.sleep(0.05)
         return found
 
@@ -163,6 +170,15 @@ class Browser:
         session, self._session = self._session, ""
         self.call("Browser.grantPermissions", permissions=list(permissions))
         self._session = session
+
+    def hears(self, words: str) -> bool:
+        """Wait until the page complains of something, and return whether it did."""
+        end = time.monotonic() + _PATIENCE
+        while not (found := any(words in said for said in self.complaints())):
+            if time.monotonic() > end:
+                break
+            self.settle()  # reads what has been said meanwhile
+        return found
 
     def complaints(self) -> list[str]:
         """Return what the page logged, and every address that it asked for but its own.

@@ -34,6 +34,6 @@ def app_url() -> Iterator[str]:
         pytest.fail(f"the page did not start: {said}")
     yield found[0]
     server.send_signal(signal.SIGTERM)
-    rest = server.communicate(timeout=60)[0]
+    rest = server.communicate(timeout=600)[0]
     assert server.returncode == 0, rest
     assert "a request failed" not in rest, rest

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 from benchmarks.speed.app import crafted_uploads
-from browser import FAINT, Browser, start_browser
+from browser import Browser, start_browser
 from PIL import Image
+from visit import PHOTO, SHOWN, choose_example, faint, open_page, open_tab, sentence, take_example
 
 from openvocab.world.scenes import scene
-
-_SHOWN = "document.querySelector('#viewer [data-shown]')?.dataset.shown"
-_PHOTO = "document.querySelector('#photo img')"
 
 
 @pytest.fixture
@@ -43,12 +41,10 @@ def tab_to(browser: Browser, selector: str, most: int = 40) -> None:
 
 
 def test_everything_is_done_by_keyboard(browser, app_url) -> None:
-    browser.show(app_url)
-    browser.wait("!!document.querySelector('#examples button')")
+    open_page(browser, app_url)
     tab_to(browser, "#examples button")
     browser.press("Enter")
-    browser.wait(f"!!{_PHOTO}")
-    browser.wait("document.querySelector('#names textarea').value != ''")
+    take_example(browser)
     tab_to(browser, "#names textarea")
     browser.call("Input.insertText", text=", penguin")
     tab_to(browser, "#segment")
@@ -57,46 +53,47 @@ def test_everything_is_done_by_keyboard(browser, app_url) -> None:
     )
     assert browser.look(ring) != "nonenone"
     browser.press("Enter")
-    browser.wait(_SHOWN)
+    browser.wait(SHOWN)
     assert "penguin" in browser.look("document.querySelector('#viewer .names').textContent")
     tab_to(browser, "#viewer canvas")
     browser.press("ArrowRight")
-    assert "column" in browser.look("document.querySelector('#viewer .said').innerText")
+    browser.wait("document.querySelector('#viewer .said').innerText.includes('column')")
     tab_to(browser, "#viewer .names input[type=checkbox]")
     browser.press(" ")
-    assert not browser.look("document.activeElement.checked")
+    browser.wait("document.activeElement.checked === false")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_stands_out_from_its_ground(browser, app_url, scheme) -> None:
-    browser.show(app_url, scheme=scheme)
-    browser.wait("!!document.querySelector('#examples button')")
-    assert browser.look(FAINT) == []
-    browser.click("#examples button")
-    browser.wait(f"!!{_PHOTO}")
+    open_page(browser, app_url, scheme=scheme)
+    assert faint(browser) == []
+    choose_example(browser)
     browser.look("document.querySelectorAll('.label-wrap:not(.open)').forEach(e => e.click())")
+    browser.wait("document.querySelectorAll('#formats input, #distractors input').length > 3")
+    browser.settle()
     browser.click("#segment")
-    browser.wait(_SHOWN)
+    browser.wait(SHOWN)
     browser.wait("!document.querySelector('#viewer .pending')")
-    assert browser.look(FAINT) == []
-    browser.click("button[role=tab]:nth-of-type(2)")
+    assert faint(browser) == []
+    open_tab(browser, 2, "#compare")
     browser.click("#compare")
     browser.wait("!!document.querySelector('#comparison table')")
-    assert browser.look(FAINT) == []
+    assert faint(browser) == []
     browser.click("#why")
     browser.wait("!!document.querySelector('#comparison ul')")
-    assert browser.look(FAINT) == []
-    browser.click("button[role=tab]:nth-of-type(3)")
+    assert faint(browser) == []
+    open_tab(browser, 3, "#teach")
     browser.click("#teach")
     browser.wait("!!document.querySelector('#steps section')")
-    assert browser.look(FAINT) == []
+    assert faint(browser) == []
 
 
 def segmented_size(browser: Browser) -> list[int]:
     """Segment what the page holds, and return the width and height of the result."""
     browser.enter("#names textarea", "duck, wood")
+    browser.settle()
     browser.click("#segment")
-    browser.wait(_SHOWN)
+    browser.wait(SHOWN)
     return browser.look(
         "(canvas => [canvas.width, canvas.height])(document.querySelector('#viewer canvas'))"
     )
@@ -108,7 +105,7 @@ def test_a_picture_is_pasted(browser, app_url) -> None:
     Image.fromarray(image).save(stream, "PNG")
     code = base64.b64encode(stream.getvalue()).decode("ascii")
     browser.grant("clipboardReadWrite", "clipboardSanitizedWrite")
-    browser.show(app_url)
+    open_page(browser, app_url)
     browser.call("Emulation.setFocusEmulationEnabled", enabled=True)
     browser.look(
         f"fetch('data:image/png;base64,{code}').then(answer => answer.blob())"
@@ -116,37 +113,34 @@ def test_a_picture_is_pasted(browser, app_url) -> None:
     )
     browser.events.clear()  # a page may not fetch what is not its own, but this test did
     browser.click("#photo button[aria-label='Paste from clipboard']")
-    browser.wait(f"{_PHOTO}?.src.includes('clipboard')")
+    browser.wait(f"{PHOTO}?.src.includes('clipboard')")
     assert segmented_size(browser) == [image.shape[1], image.shape[0]]
 
 
 def test_a_picture_is_taken_with_the_camera(browser, app_url) -> None:
     browser.grant("videoCapture")
-    browser.show(app_url)
+    open_page(browser, app_url)
     browser.click("#photo button[aria-label='Capture from camera']")
     access = "[...document.querySelectorAll('#photo button')].find(b => /Webcam/.test(b.innerText))"
     browser.wait(f"!!{access}")
     browser.look(f"{access}.click()")
     browser.wait("document.querySelector('#photo video')?.videoWidth")
     browser.click("#photo button[aria-label='capture photo']")
-    browser.wait(f"{_PHOTO}?.src.includes('/file=')")
+    browser.wait(f"{PHOTO}?.src.includes('/file=')")
     assert max(segmented_size(browser)) == 1280  # the camera's 1920 pixels are too many to show
 
 
 def test_hostile_files_get_sentences_on_the_page(browser, app_url, tmp_path) -> None:
-    browser.show(app_url)
-    browser.wait("!!document.querySelector('#photo input[type=file]')")
+    open_page(browser, app_url)
     browser.enter("#names textarea", "duck")
     for number, data in enumerate(crafted_uploads().values()):
         path = Path(tmp_path, f"hostile{number}.png")
         path.write_bytes(data)
         browser.upload("#photo input[type=file]", path)
-        browser.wait(f"{_PHOTO}?.src.endsWith('hostile{number}.png')")
+        browser.wait(f"{PHOTO}?.src.endsWith('hostile{number}.png')")
         browser.click("#segment")
-        said = browser.wait("document.querySelector('[data-testid=toast-text]')?.innerText")
+        said = sentence(browser)
         assert re.fullmatch(r"[^\n]*image[^\n]*", said), said
         assert "Traceback" not in said and "/" not in said.replace("150x150", "")
-        browser.click("[data-testid=toast-close]")
-        browser.wait("!document.querySelector('[data-testid=toast-text]')")
     # A picture that cannot be shown is an error of the picture, not of the page.
     browser.events[:] = [one for one in browser.events if one.get("method") != "Log.entryAdded"]

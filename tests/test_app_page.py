@@ -17,6 +17,16 @@ import numpy as np
 import pytest
 from browser import TOO_WIDE, Browser, start_browser
 from PIL import Image
+from visit import (
+    PHOTO,
+    SHOWN,
+    choose_all_methods,
+    choose_example,
+    open_fold,
+    open_page,
+    open_tab,
+    sentence,
+)
 
 from openvocab.app.engine import whole
 from openvocab.drawing.overlay import palette
@@ -28,7 +38,6 @@ from openvocab.world.scenes import scene, visible_labels
 
 NAMES = [name.name for name in world_names()]
 SCENES = {index: scene(index, "val") for index in (0, 3)}
-_SHOWN = "document.querySelector('#viewer [data-shown]')?.dataset.shown"
 
 
 def judged(found: Segmentation) -> np.ndarray:
@@ -80,16 +89,17 @@ def browser(tmp_path, app_url) -> Iterator[Browser]:
 def give(browser: Browser, picture: Path, names: str) -> None:
     """Upload a picture and type names."""
     browser.upload("#photo input[type=file]", picture)
-    browser.wait("!!document.querySelector('#photo img')")
+    browser.wait(f"!!{PHOTO}")
     browser.enter("#names textarea", names)
+    browser.settle()
 
 
 def segment(browser: Browser, url: str, picture: Path, names: str, **screen: Any) -> None:
     """Open the page and have a picture segmented by SAN."""
-    browser.show(url, **screen)
+    open_page(browser, url, **screen)
     give(browser, picture, names)
     browser.click("#segment")
-    browser.wait(_SHOWN)
+    browser.wait(SHOWN)
 
 
 def drawn(browser: Browser) -> np.ndarray:
@@ -113,14 +123,6 @@ def colors_of(labels: np.ndarray, image: np.ndarray, count: int) -> np.ndarray:
     return np.where(labels[..., None] < 0, image, palette(count)[np.maximum(labels, 0)])
 
 
-def sentence(browser: Browser) -> str:
-    """Return the error that the page shows, and close it."""
-    text = browser.wait("document.querySelector('[data-testid=toast-text]')?.innerText")
-    browser.click("[data-testid=toast-close]")
-    browser.wait("!document.querySelector('[data-testid=toast-text]')")
-    return text
-
-
 def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) -> None:
     segment(browser, app_url, files[0], asked_for(0))
     bare(browser)
@@ -138,17 +140,17 @@ def test_the_overlay_is_what_segment_gives(browser, app_url, files, expected) ->
     scale = min(box[2] / width, box[3] / height)
     left, top = box[0] + (box[2] - scale * width) / 2, box[1] + (box[3] - scale * height) / 2
     browser.point(left + (column + 0.5) * scale, top + (row + 0.5) * scale)
-    said = browser.look("document.querySelector('#viewer .said').innerText")
     name = found.vocabulary.names[found.labels[row, column]]
     score = whole(found.certainty())[row, column] / 1000
-    assert said == f"{name}, confidence {score:.2f} (column {column}, row {row})"
+    said = f"{name}, confidence {score:.2f} (column {column}, row {row})"
+    browser.wait(f"document.querySelector('#viewer .said').innerText === {json.dumps(said)}")
 
     # The arrow keys read pixels as well.
     browser.look("document.querySelector('#viewer canvas').focus()")
     browser.press("ArrowRight")
     step = max(1, width >> 5)
-    said = browser.look("document.querySelector('#viewer .said').innerText")
-    assert said.endswith(f"(column {column + step}, row {row})")
+    place = json.dumps(f"(column {column + step}, row {row})")
+    browser.wait(f"document.querySelector('#viewer .said').innerText.endsWith({place})")
 
     # A name that is switched off is not drawn.
     switched = int(found.labels[row, column])
@@ -196,9 +198,8 @@ def test_files_are_what_is_seen(browser, app_url, files, expected) -> None:
     segment(browser, app_url, files[0], asked_for(0))
     browser.enter("#viewer input.pixel", "0.9")
     browser.enter("#viewer input.name", "0.5")
-    browser.click("#files .label-wrap")
-    browser.wait(f"document.querySelectorAll('#formats input').length === {len(ENDS)}")
-    # One at a time, as a person does: the page draws the boxes again after each.
+    open_fold(browser, "#files", "#formats input", len(ENDS))
+    # One at a time, as a person does.
     while browser.look("document.querySelectorAll('#formats input:not(:checked)').length"):
         browser.click("#formats input:not(:checked)")
         browser.settle()
@@ -278,13 +279,11 @@ def unzipped(data: bytes) -> dict[str, bytes]:
 
 
 def test_all_methods_stand_side_by_side_on_a_phone_in_the_dark(browser, app_url, files) -> None:
-    browser.show(app_url, width=390, scheme="dark")
-    browser.click("#examples button")
-    browser.wait("!!document.querySelector('#photo img')")
-    for number in (2, 3):
-        browser.click(f"#methods label:nth-of-type({number}) input")
+    open_page(browser, app_url, width=390, scheme="dark")
+    choose_example(browser)
+    choose_all_methods(browser)
     browser.click("#segment")
-    browser.wait(_SHOWN)
+    browser.wait(SHOWN)
     titles = browser.look(
         "[...document.querySelectorAll('#viewer figcaption strong')].map(e => e.innerText)"
     )
@@ -295,9 +294,9 @@ def test_all_methods_stand_side_by_side_on_a_phone_in_the_dark(browser, app_url,
 
 
 def test_two_methods_are_compared_and_a_name_is_explained(browser, app_url, files) -> None:
-    browser.show(app_url)
+    open_page(browser, app_url)
     give(browser, files[0], asked_for(0) + ", water pig")
-    browser.click("button[role=tab]:nth-of-type(2)")
+    open_tab(browser, 2, "#compare")
     browser.click("#compare")
     browser.wait("!!document.querySelector('#comparison table')")
     text = browser.look("document.querySelector('#comparison').innerText")
@@ -310,11 +309,10 @@ def test_two_methods_are_compared_and_a_name_is_explained(browser, app_url, file
 
 
 def test_all_methods_show_their_steps(browser, app_url, files) -> None:
-    browser.show(app_url)
+    open_page(browser, app_url)
     give(browser, files[0], asked_for(0))
-    for number in (2, 3):
-        browser.click(f"#methods label:nth-of-type({number}) input")
-    browser.click("button[role=tab]:nth-of-type(3)")
+    choose_all_methods(browser)
+    open_tab(browser, 3, "#teach")
     browser.click("#teach")
     browser.wait("document.querySelectorAll('#steps section').length == 3")
     titles = browser.look("[...document.querySelectorAll('#steps h2')].map(e => e.innerText)")
@@ -329,7 +327,7 @@ def test_all_methods_show_their_steps(browser, app_url, files) -> None:
 
 
 def test_what_cannot_be_used_gets_a_sentence(browser, app_url, files, tmp_path) -> None:
-    browser.show(app_url)
+    open_page(browser, app_url)
     browser.click("#segment")
     assert sentence(browser).startswith("there is no picture; upload one")
     give(browser, files[0], " , ")
@@ -359,12 +357,12 @@ def test_many_and_long_names_stay_readable(browser, app_url, files) -> None:
 def test_two_visitors_at_once_get_their_own(browser, app_url, files, expected, tmp_path) -> None:
     other = start_browser(tmp_path / "other")
     for one, index in ((browser, 0), (other, 3)):
-        one.show(app_url)
+        open_page(one, app_url)
         give(one, files[index], asked_for(index))
     for one in (browser, other):
         one.click("#segment")
     for one, index in ((browser, 0), (other, 3)):
-        one.wait(_SHOWN)
+        one.wait(SHOWN)
         bare(one)
         found = expected[index]
         painted = colors_of(found.labels, SCENES[index].image, len(found.vocabulary))
