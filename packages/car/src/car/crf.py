@@ -21,6 +21,7 @@ from car.lattice import PermutohedralLattice
 MEAN_BGR = (104.008, 116.669, 122.675)
 _COLUMNS, _PIXELS = 16, 1 << 16  # that are worked on at once
 _FIELDS = 8  # CRFs of single names that are inferred together
+_LONG_ROW = 16  # labels, from which on torch's own softmax is fast
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class DenseCRF:
             self._exchange_messages(q.flatten(1))
             pairs = zip(torch.split(q, _PIXELS), torch.split(evidence, _PIXELS), strict=True)
             for logits, known in pairs:
-                torch.softmax(logits + known, dim=-1, out=logits)
+                _softmax(logits + known, out=logits)
         return q.permute(1, 2, 0).reshape(shape)
 
     def _exchange_messages(self, q: Tensor) -> None:
@@ -111,6 +112,19 @@ class DenseCRF:
             for weight, lattice, norm in self._terms:
                 total.addcmul_(lattice.filter(values * norm), weight * norm)
             values.copy_(total)
+
+
+def _softmax(logits: Tensor, out: Tensor) -> None:
+    """Write the softmax of logits (N, B, L) over their last axis to `out`; logits are overwritten.
+
+    torch works on rows that are shorter than its vectors number by number, which takes several
+    times as long as these passes over all rows.
+    """
+    if logits.shape[-1] >= _LONG_ROW or not logits.is_cpu:
+        torch.softmax(logits, dim=-1, out=out)
+        return
+    logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
+    torch.div(logits, logits.sum(dim=-1, keepdim=True), out=out)
 
 
 def crf_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
