@@ -15,6 +15,7 @@ from typing import overload
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -142,7 +143,7 @@ class MaskProposalGenerator:
                 tokens, attention = _with_mean_attention(block, tokens)
                 total = total + attention
         feature = self.mean_feature(tokens.float())
-        total = total + _mean_attention(self.last, feature.activation)
+        total = total + _mean_attention(*feature.qkv[:2])
         affinity = balance(total / min(LAST_MAPS, len(self.trunk) + 1))
         return ImageFeatures(image.shape[:2], grid, feature, affinity)
 
@@ -287,22 +288,28 @@ def rounded_positions(visual: VisionTransformer, grid: tuple[int, int]) -> Tenso
     return rounded.to(visual.positional_embedding.dtype)
 
 
-def _mean_attention(block: Block, normed: Tensor) -> Tensor:
-    """Return the attention between patches, averaged over heads: (n, n) float32."""
-    q, k, _ = block.attn.qkv(normed)  # (1, heads, T, d)
-    total = torch.empty(q.shape[2] - 1, q.shape[2] - 1, device=q.device)
-    step = max(1, BUDGET // (q.shape[1] * q.shape[2]))
-    q = q[:, :, 1:] * q.shape[-1] ** -0.5  # the class token's row is not needed
+def _mean_attention(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the mean over heads of the attention between patches: (n, n) float32.
+
+    Args:
+        queries: (1, heads, T, d).
+        keys: (1, heads, T, d).
+    """
+    _, heads, tokens, width = queries.shape
+    total = torch.empty(tokens - 1, tokens - 1, device=queries.device)
+    step = max(1, BUDGET // (heads * tokens))
+    queries = queries[:, :, 1:] * width**-0.5  # the class token's row is not needed
     for start in range(0, len(total), step):
-        weights = (q[:, :, start : start + step] @ k.transpose(-2, -1)).softmax(dim=-1)
+        weights = (queries[:, :, start : start + step] @ keys.transpose(-2, -1)).softmax(dim=-1)
         total[start : start + step] = weights.float().mean(dim=1)[0, :, 1:]
     return total
 
 
 def _with_mean_attention(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Run a block on (1, T, D) tokens, and return its mean attention between patches (n, n)."""
-    normed = block.ln_1(tokens)
-    return block.feed_forward(tokens + block.attn(normed)), _mean_attention(block, normed)
+    queries, keys, values = block.attn.qkv(block.ln_1(tokens))
+    attended = block.attn.merge(F.scaled_dot_product_attention(queries, keys, values))
+    return block.feed_forward(tokens + attended), _mean_attention(queries, keys)
 
 
 def _unit_range(maps: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openvocab.clip.model import Attention, Block
+from openvocab.clip.model import Block
 
 # Pieces of the work hold about this many numbers: the attention of some patches, and the gradients
 # of some names. Larger ones are no faster.
@@ -73,8 +74,14 @@ class MeanFeature:
 
     def _attend(self) -> Tensor:
         """Run the first half of the block on the patches: (n, D)."""
-        attended: Tensor = self.block.attn(self.activation[:, 1:], self.activation)
-        return (self.tokens[:, 1:] + attended)[0]
+        queries, keys, values = self.qkv
+        attended = F.scaled_dot_product_attention(queries[:, :, 1:], keys, values)
+        return (self.tokens[:, 1:] + self.block.attn.merge(attended))[0]
+
+    @cached_property
+    def qkv(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens, each (1, heads, T, d)."""
+        return self.block.attn.qkv(self.activation)
 
     @cached_property
     def slope(self) -> Tensor:
@@ -138,10 +145,7 @@ class MeanFeature:
         pieces = torch.split(given, at_once)
         attention = self.block.attn
         sums = torch.cat(
-            [
-                attention_gradients(attention, self.activation, self._back_to_heads(piece))
-                for piece in pieces
-            ]
+            [attention_gradients(self.qkv, self._back_to_heads(piece)) for piece in pieces]
         )
         return sums.flatten(1) @ attention.in_proj_weight / count
 
@@ -170,23 +174,22 @@ class MeanFeature:
         return heads.view(count, len(given), self.block.attn.heads, -1)
 
 
-def attention_gradients(attention: Attention, activation: Tensor, outputs: Tensor) -> Tensor:
+def attention_gradients(qkv: tuple[Tensor, Tensor, Tensor], outputs: Tensor) -> Tensor:
     """Differentiate K functions of self-attention by the sums of all patches' q, k and v.
 
     Args:
-        attention: attention layer of the block.
-        activation: (1, T, D) that attends to itself.
+        qkv: queries, keys and values of T tokens, each (1, heads, T, d).
         outputs: (n, K, heads, d) gradients of the functions by the heads' outputs at the n patches;
             nothing depends on the class token's output.
 
     Returns:
         (K, 3, heads, d).
     """
-    queries, keys, values = (part[0] for part in attention.qkv(activation))  # (heads, T, d)
+    queries, keys, values = (part[0] for part in qkv)  # (heads, T, d)
     count, names, heads, width = outputs.shape
     queries, scale = queries[:, 1:], width**-0.5
     sums = outputs.new_empty(3, heads, names, width)
-    rows = max(1, BUDGET // len(activation[0]))
+    rows = max(1, BUDGET // keys.shape[1])
     for head, (query, key, value) in enumerate(zip(queries, keys, values, strict=True)):
         to_query, to_key, to_value = sums[:, head].zero_()
         # What each token's value, and its part in the normalization, get back: (T, K, d), (T, K).
