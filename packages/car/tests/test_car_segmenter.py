@@ -208,7 +208,9 @@ def test_the_same_clip_may_take_both_roles(tiny_clips, photo) -> None:
     assert segmenter.segment(photo, NAMES).labels.shape == photo.shape[:2]
 
 
-def test_bf16_towers_give_nearly_the_same_maps(tiny_clips, photo, recur) -> None:
+def test_bf16_classifies_prompted_images_and_leaves_the_proposals_alone(
+    tiny_clips, photo, recur
+) -> None:
     import copy
 
     config = CaRConfig(confidence_threshold=0.0, mask_threshold=0.4)
@@ -216,13 +218,23 @@ def test_bf16_towers_give_nearly_the_same_maps(tiny_clips, photo, recur) -> None
     half = CaRSegmenter(copies[0], copies[1], config, precision="bf16", cache_dir=False)
     full = CaRSegmenter(*tiny_clips, config, cache_dir=False)  # type: ignore[call-arg]
     assert half.weights_sha256 == full.weights_sha256
-    maps = [
-        recur(one.car, one.car.prepare(photo), NAMES).steps[0].maps.activation
-        for one in (half, full)
-    ]
-    assert maps[0].dtype == maps[1].dtype
-    correlation = np.corrcoef(maps[0].flatten(), maps[1].flatten())[0, 1]
-    assert correlation > 0.95
+    steps = [recur(one.car, one.car.prepare(photo), NAMES).steps[0] for one in (half, full)]
+    assert (steps[0].maps.activation == steps[1].maps.activation).all()
+    scores = [step.score_matrix for step in steps]
+    assert (scores[0] != scores[1]).any()
+    np.testing.assert_allclose(scores[0], scores[1], atol=0.03)
+
+
+def test_a_clip_in_both_roles_proposes_in_fp32_and_classifies_in_bf16(tiny_clips, photo) -> None:
+    import copy
+
+    shared = copy.deepcopy(tiny_clips[1])
+    segmenter = CaRSegmenter(shared, precision="bf16", cache_dir=False)
+    car = segmenter.car
+    assert car.mask_proposal_generator.visual.proj.dtype == torch.float32
+    assert car.mask_classifier.visual.proj.dtype == torch.bfloat16
+    assert segmenter.weight_files() == CaRSegmenter(shared, cache_dir=False).weight_files()
+    assert segmenter.segment(photo, NAMES).labels.shape == photo.shape[:2]
 
 
 def test_the_description_fills_a_protocol_card(tiny) -> None:

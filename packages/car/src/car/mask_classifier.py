@@ -18,7 +18,7 @@ from torch import Tensor
 
 from car.config import CaRConfig
 from car.mask_proposals import normalize, rounded_positions
-from openvocab.clip.model import CLIP
+from openvocab.clip.model import CLIP, VisionTransformer
 from openvocab.clip.prompts import TextEncoder
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, resample_image
@@ -38,15 +38,22 @@ class MaskClassifier:
     """CLIP as an encoder of images that reads the class token after the last block but one.
 
     Args:
-        clip: any CLIP; the image tower may be in lower precision.
+        clip: any CLIP.
         text: encodes names with the same CLIP; None for one with the user's cache.
+        visual: image tower of the CLIP, which may be in lower precision; None for its own.
     """
 
-    def __init__(self, clip: CLIP, text: TextEncoder | None = None) -> None:
-        self.clip, self.visual = clip, clip.visual
+    def __init__(
+        self,
+        clip: CLIP,
+        text: TextEncoder | None = None,
+        visual: VisionTransformer | None = None,
+    ) -> None:
+        self.clip = clip
+        self.visual = clip.visual if visual is None else visual
         self.text = TextEncoder(clip) if text is None else text
         self.scale = float(clip.logit_scale.float().exp())
-        self.trunk = clip.visual.blocks[:-1]
+        self.trunk = self.visual.blocks[:-1]
 
     def scorer(self, names: Sequence[str], config: CaRConfig) -> NameScorer:
         """Return a scorer of images against K names, in the configured templates."""

@@ -136,6 +136,10 @@ class CaR:
         classifier_clip: CLIP that classifies prompted images. None for the same one.
         config: Settings of the method. None for the defaults.
         cache_dir: Folder for cached text embeddings, see `TextEncoder`.
+        dtype: Number format in which prompted images are classified; the tower is converted in
+            place, or copied if it also proposes masks. Proposals keep the format of their CLIP:
+            regions are cut out of them at thresholds, and in bf16 some names get quite another
+            region, which the next steps make worse.
     """
 
     def __init__(
@@ -145,15 +149,20 @@ class CaR:
         config: CaRConfig | None = None,
         *,
         cache_dir: str | Path | Literal[False] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.config = config or CaRConfig()
         text = TextEncoder(clip, cache_dir)
         self.mask_proposal_generator = MaskProposalGenerator(clip, text)
         if classifier_clip is None or classifier_clip is clip:
-            self.mask_classifier = MaskClassifier(clip, text)
+            visual = clip.visual
+            if dtype not in (None, visual.proj.dtype):
+                visual = copy.deepcopy(visual).to(dtype=dtype)
+            self.mask_classifier = MaskClassifier(clip, text, visual)
         else:
             own_text = TextEncoder(classifier_clip, cache_dir)
-            self.mask_classifier = MaskClassifier(classifier_clip, own_text)
+            visual = classifier_clip.visual.to(dtype=dtype)
+            self.mask_classifier = MaskClassifier(classifier_clip, own_text, visual)
         self.device = clip.visual.conv1.weight.device
 
     def with_config(self, config: CaRConfig) -> CaR:

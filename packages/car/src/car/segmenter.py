@@ -74,7 +74,7 @@ def load_car(
         config: the settings, or the name of a configuration; None: those that `weights` names,
             else the defaults.
         device: "auto" for cuda, then mps, then cpu, whichever is there; or "cpu", "cuda:1", ...
-        precision: number format of the image towers: "fp32", "bf16" or "fp16".
+        precision: number format in which prompted images are classified: "fp32", "bf16" or "fp16".
         compile: compile the image towers with torch.compile; needs a C++ compiler on a CPU.
 
     Raises:
@@ -145,8 +145,8 @@ class CaRSegmenter(Pretrained, BaseSegmenter):
             clip: proposes masks.
             classifier_clip: CLIP that scores prompted images; None takes the other one.
             config: the settings.
-            precision: number format of the image towers, which are converted in place; names,
-                gradients and the CRF stay in fp32.
+            precision: number format in which prompted images are classified, most of the work;
+                mask proposals, names and the CRF stay in fp32, see `CaR`.
             compile: whether to compile the image towers, see `load_car`.
             cache_dir: folder for text embeddings, see `TextEncoder`.
         """
@@ -154,10 +154,8 @@ class CaRSegmenter(Pretrained, BaseSegmenter):
         clips = [clip] if classifier_clip in (None, clip) else [clip, classifier_clip]
         prints = [one.fingerprint() for one in clips if one is not None]
         self.weights_sha256 = hashlib.sha256(" ".join(prints).encode()).hexdigest()
-        for one in clips:
-            if one is not None:
-                one.visual.to(dtype_of(precision))
-        self.car = CaR(clip, classifier_clip, self.config, cache_dir=cache_dir)
+        dtype = dtype_of(precision)
+        self.car = CaR(clip, classifier_clip, self.config, cache_dir=cache_dir, dtype=dtype)
         if compile:
             for block in (*self.car.mask_proposal_generator.trunk, *self.car.mask_classifier.trunk):
                 block.compile()
