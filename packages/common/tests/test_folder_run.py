@@ -23,6 +23,7 @@ from openvocab import cli, export
 from openvocab.formats.writers import FORMATS
 from openvocab.image import ImageArray, read_label_map
 from openvocab.inference.progress import Progress
+from openvocab.methods import Explained
 from openvocab.predict import add_predict_arguments, run_prediction
 from openvocab.segmenter import BaseSegmenter, Segmentation
 from openvocab.vocabulary import Vocabulary
@@ -53,10 +54,15 @@ class Brightest(BaseSegmenter):
         return {"method": "brightest", "device": "cpu"}
 
 
-def main(arguments: Sequence[str] | None, make: Any = None) -> int:
+def main(arguments: Sequence[str] | None, make: Any = None, explain: Any = None) -> int:
     parser = argparse.ArgumentParser()
     add_predict_arguments(parser)
-    return run_prediction(parser.parse_args(arguments), make or (lambda args: Brightest()))
+    args = parser.parse_args(arguments)
+    return run_prediction(args, make or (lambda args: Brightest()), explain)
+
+
+def explain(segmenter: Any, image: ImageArray, vocabulary: Vocabulary) -> list[Explained]:
+    return [Explained("photo", image)]
 
 
 Predict = Callable[..., int]
@@ -65,7 +71,11 @@ Predict = Callable[..., int]
 @pytest.fixture
 def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predict:
     monkeypatch.chdir(tmp_path)
-    return lambda *argv, make=None: cli.run(lambda arguments: main(arguments, make), argv)
+
+    def command(*argv: str, make: Any = None, explain: Any = None) -> int:
+        return cli.run(lambda arguments: main(arguments, make, explain), argv)
+
+    return command
 
 
 def photo(path: str | Path, seed: int = 0, size: tuple[int, int] = (20, 30)) -> Path:
@@ -397,6 +407,71 @@ def test_a_format_that_is_asked_for_later_is_written_for_all(predict: Predict) -
     again = Brightest()
     assert predict("in", *RGB, "--save", "label,cvat", "--skip-existing", make=again) == 0
     assert again.seen == []
+
+
+def test_a_new_result_leaves_no_mask_of_the_old_one(predict: Predict) -> None:
+    photo("in/a.png"), photo("in/a/b.png", 1)
+    save = ("--save", "masks,cutouts")
+    assert predict("in", "--class-names", "cat,red/green,blue", *save) == 0
+    Path("output/masks/a/notes.png").write_bytes(b"of the user")
+    assert predict("in", "--class-names", "red,green,Blue", *save, "--glob", "a.png") == 0
+    new = ["000_red.png", "001_green.png", "002_Blue.png"]
+    old = ["000_cat.png", "001_red_green.png", "002_blue.png"]
+    found = {path.relative_to("output").as_posix() for path in Path("output").rglob("*.png")}
+    assert found == {
+        "masks/a/notes.png",
+        *(f"{kind}/{path}" for kind in ("masks", "cutouts") for path in (f"a/{n}" for n in new)),
+        *(f"{kind}/{path}" for kind in ("masks", "cutouts") for path in (f"a/b/{n}" for n in old)),
+    }
+    limit = ("--min-area", "1", "--glob", "a.png")
+    assert predict("in", *RGB, "--save", "masks", *limit) == 0  # nothing is left to draw
+    assert [path.name for path in Path("output/masks/a").glob("*.png")] == ["notes.png"]
+
+
+def test_an_export_leaves_no_mask_of_the_old_one(predict: Predict) -> None:
+    photo("in/a.png")
+    for names in ("cat,dog,cow", "red,green,blue"):
+        assert predict("in", "--class-names", names) == 0
+        assert cli.run(export.main, ["output", "--format", "masks"]) == 0
+    names = sorted(path.name for path in Path("output/masks/a").iterdir())
+    assert names == ["000_red.png", "001_green.png", "002_blue.png"]
+
+
+def test_results_of_a_run_that_was_stopped_are_not_taken_for_older_ones(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from openvocab.inference import folder
+
+    photo("in/a.png")
+    old = ("--class-names", "cat,dog,cow")
+    assert predict("in", *old) == 0
+    write = folder.write_results  # type: ignore[attr-defined]
+
+    def stopped(*arguments: Any) -> None:
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "write_results", stopped)
+    assert predict("in", *RGB) == 130
+    assert json.loads(Path("output/a.json").read_text())["names"] == ["red", "green", "blue"]
+    assert predict("in", *old, "--skip-existing") == 2
+    assert "made with another names" in capsys.readouterr().err
+
+
+STEPS = ("--show-steps", "--save")
+
+
+@pytest.mark.parametrize("kinds", ["csv", "masks,coco", "json,csv", "label"])
+def test_steps_are_shown_beside_any_kind_of_result(predict: Predict, kinds: str) -> None:
+    photo("in/x/a.png")
+    assert predict("in", *RGB, *STEPS, kinds, explain=explain) == 0
+    assert np.asarray(Image.open("output/x/a_steps.png")).shape[1] == 1600
+    again = Brightest()
+    skip = (*STEPS, kinds, "--skip-existing")
+    assert predict("in", *RGB, *skip, explain=explain, make=again) == 0 and again.seen == []
+    Path("output/x/a_steps.png").unlink()
+    assert predict("in", *RGB, *skip, explain=explain, make=again) == 0 and again.seen == [1]
+    assert Path("output/x/a_steps.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,11 @@ def test_one_image(predict: Predict) -> None:
     assert content["image"] == "a.png" and content["method"] == {"method": "brightest channel"}
     assert {s["name"]: s["area"] for s in content["segments"]} == {"red": 0.5, "blue": 0.5}
     np.testing.assert_array_equal(decode_rle(content["segments"][0]["rle"]), labels == 0)
-    assert read_image("out/a_overlay.png").shape[0] >= 240
+    overlay = read_image("out/a_overlay.png")
+    plain = Segmentation(labels, Vocabulary.from_names(RGB[1:])).overlay("a.png", legend=False)
+    np.testing.assert_array_equal(overlay[:30, :40], plain)
+    assert (overlay[:30, :40] != read_image("a.png")).any(axis=2).all()  # both halves are tinted
+    assert overlay.shape != plain.shape  # the legend is beside or below
 
 
 def test_positional_images_and_all_kinds(predict: Predict) -> None:
@@ -225,7 +229,10 @@ def test_output_may_be_the_file_of_one_overlay(predict: Predict) -> None:
     photo("a.png")
     assert predict("a.png", *RGB, "--output", "out/picture.jpg") == 0
     assert files_in("out") == ["picture.jpg"]
-    assert read_image("out/picture.jpg").shape[1] >= 300
+    picture = read_image("out/picture.jpg")
+    plain = ChannelSegmenter().segment("a.png", Vocabulary.from_names(RGB[1:])).overlay("a.png")
+    assert picture.shape == plain.shape and plain.shape != (30, 40, 3)
+    assert np.abs(picture[:30, :40] - plain[:30, :40].astype(int)).mean() < 12  # JPEG blurs
     assert predict("a.png", *RGB, "--output", "out/p.png", "--save", "label") == 0
     assert files_in("out") == ["p.png", "p_labels.png", "picture.jpg"]
 

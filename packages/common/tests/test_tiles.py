@@ -110,7 +110,9 @@ def test_the_command_takes_tiles_for_photos(predict: Callable[..., int]) -> None
     np.testing.assert_array_equal(read_label_map("output/a_labels.png"), expected)
 
 
-def test_a_raster_keeps_its_place_and_its_gaps(predict: Callable[..., int]) -> None:
+def test_a_raster_keeps_its_place_and_its_gaps(
+    predict: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     rasterio = pytest.importorskip("rasterio")
     rasterize = pytest.importorskip("rasterio.features").rasterize
     image = picture((300, 420))
@@ -121,8 +123,10 @@ def test_a_raster_keeps_its_place_and_its_gaps(predict: Callable[..., int]) -> N
         "scene.tif", "w", **profile, crs="EPSG:32633", transform=place, nodata=0
     ) as file:
         file.write(image.transpose(2, 0, 1))
-    save = ("--save", "label,polygons")
+    save = ("--save", "label,polygons,csv")
     assert predict("scene.tif", *NAMES, "--tile", "128", "--overlap", "32", *save) == 0
+    said = "of a raster in tiles, --save writes only label, polygons, and not csv"
+    assert capsys.readouterr().err == said + "\n"
     with rasterio.open("output/scene_labels.tif") as file:
         labels, colors = file.read(1), file.colormap(1)
         assert (file.crs.to_epsg(), file.transform, file.nodata) == (32633, place, 255)
@@ -130,6 +134,10 @@ def test_a_raster_keeps_its_place_and_its_gaps(predict: Callable[..., int]) -> N
     np.testing.assert_array_equal(labels[:, :400], expected[:, :400])
     assert (labels[:, 400:] == 255).all() and colors[0] != colors[1]
     np.testing.assert_array_equal(read_label_map("output/scene_labels.tif"), labels)
+    (row,) = json.loads(Path("output/summary.json").read_text())["images"]
+    assert row["file"] == "scene.tif" and row["failure"] is None
+    shares = {name: (labels == index).mean() for index, name in enumerate(("red", "green", "blue"))}
+    assert row["shares"] == pytest.approx({k: v for k, v in shares.items() if v}, abs=1e-6)
 
     outlines = json.loads(Path("output/polygons/scene.geojson").read_text())
     assert outlines["crs"]["properties"]["name"] == "EPSG:32633"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import csv
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -97,13 +98,20 @@ def test_a_video_gives_labels_overlay_and_lines_of_json(
         masks = {one["name"]: decode_rle(one["rle"]) for one in line["segments"]}
         np.testing.assert_array_equal(masks["blue"], labels == 2)
     with av.open("out/clip_overlay.mp4") as container:
+        size = container.streams.video[0].height, container.streams.video[0].width
         times = [float(frame.time) for frame in container.decode(video=0)]
     np.testing.assert_allclose(times, TIMES, atol=2e-3)
+    assert size == (48, 64)  # that of the video
     assert sorted(path.name for path in Path("out").iterdir()) == [
+        ".predict.jsonl",
         "clip",
         "clip.jsonl",
         "clip_overlay.mp4",
+        "names.txt",
+        "summary.csv",
+        "summary.json",
     ]
+    assert Path("out/names.txt").read_text().split() == list(COLORS)
 
 
 def test_frames_are_chosen_by_time(predict: Callable[..., int]) -> None:
@@ -154,6 +162,62 @@ def test_a_folder_of_images_and_videos(
     assert Path("output/trip/b.jsonl").stat().st_mtime_ns == before
     assert predict("in", *NAMES, "--skip-existing", "--glob", "*.mov", "--every", "9") == 0
     assert len(Path("output/trip/b.jsonl").read_text().splitlines()) == 1  # made anew
+    kept = {path.name for path in Path("output/trip/b").iterdir()}
+    assert kept == {"000000_labels.png", ".predict.json"}  # none of the frames of the older result
+
+
+def rows() -> list[dict[str, str]]:
+    with open("output/summary.csv", newline="", encoding="utf-8") as table:
+        return list(csv.DictReader(table))
+
+
+def test_the_summary_lists_videos_with_images(
+    predict: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in").mkdir()
+    Image.fromarray(moving(0)).save("in/a.png")
+    clip("in/b.mp4", [moving(0), moving(40)], [0, 0.1])
+    Path("in/c.mp4").write_bytes(b"no video" * 100)
+    assert predict("in", *NAMES, "--smooth", "0.1") == 1
+    out, err = capsys.readouterr()
+    assert "1 of 1 images done" in out and err.count("in/c.mp4") == 2  # at once and at the end
+    listed = {row["file"] for row in rows()}
+    assert listed == {"in/a.png", "in/b.mp4", "in/c.mp4"}
+    (bad,) = (row for row in rows() if row["file"] == "in/c.mp4")
+    assert "cannot be read as a video" in bad["failure"] and bad["name"] == ""
+    shares = {row["name"]: float(row["share"]) for row in rows() if row["file"] == "in/b.mp4"}
+    assert shares["red"] + shares["blue"] == pytest.approx(1, abs=1e-5)
+    frames = [read_label_map(f"output/b/{index:06}_labels.png") for index in (0, 1)]
+    assert shares["blue"] == pytest.approx(np.mean([one == 2 for one in frames]), abs=1e-5)
+    before = rows()
+    assert predict("in", *NAMES, "--smooth", "0.1", "--skip-existing", "--glob", "[ab]*") == 0
+    assert rows() == [row for row in before if row["file"] != "in/c.mp4"]
+    found = json.loads(Path("output/summary.json").read_text())
+    assert (found["total"], found["done"], found["failed"]) == (2, 2, 0)
+
+
+def test_what_a_video_does_not_get_is_said_in_one_sentence(
+    predict: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip("clip.mp4", [moving(0)], [0])
+    Image.fromarray(moving(0)).save("a.png")
+    save = ("--save", "label,scores,coco")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Brightest, "segment_arrays", with_scores)
+        assert predict("clip.mp4", "a.png", *NAMES, *save) == 0
+    err = capsys.readouterr().err
+    assert err == "of a video, --save writes only label, overlay, json, and not scores, coco\n"
+    assert json.loads(Path("output/coco.json").read_text())["images"][0]["file_name"] == "a.png"
+    assert Path("output/clip/000000_labels.png").exists()
+    assert predict("clip.mp4", *NAMES, "--save", "label,coco", "--quiet", "--output", "quiet") == 0
+    assert capsys.readouterr().err == "" and not Path("quiet/coco.json").exists()
+
+
+def with_scores(
+    self: Brightest, images: list[ImageArray], vocabulary: Vocabulary, return_scores: bool
+) -> list[Segmentation]:
+    scores = [image.transpose(2, 0, 1).astype(np.float32) / 255 for image in images]
+    return [Segmentation(one.argmax(axis=0).astype(np.int32), vocabulary, one) for one in scores]
 
 
 def test_formats_that_videos_do_not_have(

@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,9 @@ from openvocab.inference.outputs import (
 from openvocab.inference.streams import (
     add_stream_arguments,
     is_stream,
+    left_out,
     plan_streams,
-    run_stream,
+    run_streams,
 )
 from openvocab.inference.tiles import TiledSegmenter
 from openvocab.inference.video import VIDEO_SUFFIXES
@@ -244,12 +246,10 @@ def run_prediction(
     long = {path: name for path, name in inputs.items() if is_stream(str(path), args)}
     streams = plan_streams(args, long, vocabulary, thresholds)
     images = {path: name for path, name in inputs.items() if path not in long}
-    prediction = plan_prediction(args, images) if images else None
+    prediction = plan_prediction(args, images)
+    for sentence in () if args.quiet else left_out(streams, args):
+        print(sentence, file=sys.stderr)
     ready = segmenter if isinstance(segmenter, Segmenter) else segmenter(args)
-    if args.show_steps and explain is not None:
-        from openvocab.drawing.steps import ShowingSteps
-
-        ready = ShowingSteps(ready, explain)
     limits = [name for name in ("none_of_these", "min_score") if thresholds[name] is not None]
     if limits and not args.quiet and not getattr(ready, "calibrated", False):
         options = " and ".join(f"--{name.replace('_', '-')}" for name in limits)
@@ -258,11 +258,13 @@ def run_prediction(
             "scores, which are no probabilities; see python -m openvocab.calibrate --help",
             file=sys.stderr,
         )
-    codes = [run_stream(stream, ready) for stream in streams]
-    if prediction is None:
-        return max(codes)
+    prediction = replace(prediction, streams=tuple(long))
     whole = ready if args.tile is None else TiledSegmenter(ready, args.tile, args.overlap)
-    return max([*codes, prediction.run(whole)])
+    if args.show_steps and explain is not None:
+        from openvocab.drawing.steps import ShowingSteps
+
+        whole = ShowingSteps(ready, explain)
+    return prediction.run(whole, run_streams(streams, ready))
 
 
 class _NamesAction(argparse.Action):

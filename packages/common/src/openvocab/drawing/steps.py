@@ -33,7 +33,12 @@ class ShowingSteps(BaseSegmenter):
     Args:
         segmenter: the method; what it finds is not changed.
         explain: shows what the method does with an image, see `openvocab.methods.Method`.
+
+    Attributes:
+        pictures: the names of those that each result has more than those of the method.
     """
+
+    pictures = ("steps",)
 
     def __init__(self, segmenter: Segmenter, explain: Explain) -> None:
         self.segmenter, self.explain = segmenter, explain

@@ -25,8 +25,10 @@ from openvocab.formats.coco import same_names, write_coco
 from openvocab.formats.labelme import labelme_file
 from openvocab.formats.labelstudio import labeling_config, labelstudio_task
 from openvocab.formats.polygons import feature_collection
-from openvocab.formats.regions import ImageResult, box_of
+from openvocab.formats.regions import ImageResult, Region, box_of
 from openvocab.image import ImageArray, read_image
+
+_OF_ONE_NAME = re.compile(r"\d{3,}_.*\.png")  # a file in the folder of an image
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Format:
         image: returns the files of one image; None if the format has none.
         run: writes the files of the whole run to the target; None if the format has none.
         check: refuses names that the format cannot hold.
+        has_folders: whether each image has a folder of its own below the target, with a file for
+            each name, see `image_folder`.
     """
 
     help: str
@@ -108,6 +112,31 @@ class Format:
     image: Callable[[Item], Files] | None = None
     run: Callable[[Iterable[Item], Path], None] | None = None
     check: Callable[[Sequence[str]], object] | None = None
+    has_folders: bool = False
+
+
+def image_folder(format_name: str, item: Item) -> Path | None:
+    """Return the folder of one image's files, relative to the output folder.
+
+    None if the format has no such folder.
+    """
+    entry = FORMATS[format_name]
+    return Path(entry.target, item.result.stem) if entry.has_folders else None
+
+
+def remove_older_files(folder: Path, written: Iterable[Path]) -> None:
+    """Remove the files of names that an earlier result of an image has left in its folder.
+
+    Args:
+        folder: of the image, see `image_folder`; it need not exist.
+        written: the files of the new result, which stay.
+    """
+    if not folder.is_dir():
+        return
+    ours = {file.stat().st_ino for file in written}
+    for path in folder.iterdir():
+        if _OF_ONE_NAME.fullmatch(path.name) and path.is_file() and path.stat().st_ino not in ours:
+            path.unlink()
 
 
 def image_files(format_name: str, item: Item) -> list[tuple[Path, bytes]]:
@@ -152,9 +181,14 @@ def _written(items: Iterable[Item], format_name: str, output: Path) -> Iterator[
     for item in items:
         if entry.check is not None:
             entry.check(item.result.names)
+        written = []
         for path, content in image_files(format_name, item):
-            with atomic_path(output / path) as temporary:
+            written.append(output / path)
+            with atomic_path(written[-1]) as temporary:
                 temporary.write_bytes(content)
+        folder = image_folder(format_name, item)
+        if folder is not None:
+            remove_older_files(output / folder, written)
         yield item
 
 
@@ -244,8 +278,8 @@ def _labelme_files(item: Item) -> Files:
 
 def _mask_files(item: Item) -> Files:
     for region in item.result.regions:
-        name = f"{region.index:03d}_{_file_name(region.name)}.png"
-        yield f"{item.result.stem}/{name}", _png(region.mask.astype(np.uint8) * 255)
+        content = _png(region.mask.astype(np.uint8) * 255)
+        yield f"{item.result.stem}/{_file_name(region)}", content
 
 
 def _cutout_files(item: Item) -> Files:
@@ -255,7 +289,7 @@ def _cutout_files(item: Item) -> Files:
         left, top, width, height = box_of(mask)
         alpha = mask.astype(np.uint8)[..., None] * 255
         cut = np.concatenate([image, alpha], axis=2)[top : top + height, left : left + width]
-        yield f"{item.result.stem}/{region.index:03d}_{_file_name(region.name)}.png", _png(cut)
+        yield f"{item.result.stem}/{_file_name(region)}", _png(cut)
 
 
 def _polygon_files(item: Item) -> Files:
@@ -284,16 +318,21 @@ FORMATS: dict[str, Format] = {
         "labelstudio.json",
         run=_write_labelstudio,
     ),
-    "masks": Format("a black and white PNG for each name of each image", "masks", _mask_files),
-    "cutouts": Format("what each mask shows, as PNG with alpha", "cutouts", _cutout_files),
+    "masks": Format(
+        "a black and white PNG for each name of each image", "masks", _mask_files, has_folders=True
+    ),
+    "cutouts": Format(
+        "what each mask shows, as PNG with alpha", "cutouts", _cutout_files, has_folders=True
+    ),
     "polygons": Format("outlines with holes as GeoJSON, in pixels", "polygons", _polygon_files),
     "csv": Format("a line for each name of each image", "segments.csv", run=_write_csv),
 }
 
 
-def _file_name(name: str) -> str:
-    """Return a name as part of a file name: letters, digits, spaces, - and _ stay."""
-    return re.sub(r"[^\w \-]", "_", name).strip()[:80] or "name"
+def _file_name(region: Region) -> str:
+    """Return the name of a region's file: letters, digits, spaces, - and _ of its name stay."""
+    name = re.sub(r"[^\w \-]", "_", region.name).strip()[:80] or "name"
+    return f"{region.index:03d}_{name}.png"
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

@@ -13,7 +13,14 @@ from typing import Any
 
 from openvocab.errors import one_line
 from openvocab.formats.regions import ImageResult, read_region, result_of
-from openvocab.formats.writers import FORMATS, FlatNames, Item, image_files, write_run_files
+from openvocab.formats.writers import (
+    FORMATS,
+    FlatNames,
+    Item,
+    image_files,
+    image_folder,
+    write_run_files,
+)
 from openvocab.image import ImageArray
 from openvocab.inference.summary import Journal, Row
 from openvocab.segmenter import Segmentation
@@ -25,10 +32,12 @@ class Exported:
 
     Attributes:
         files: to write, with their content.
+        folders: of this image alone, see `openvocab.formats.writers.image_folder`.
         kept: fields of the image's `Row` in the journal.
     """
 
     files: list[tuple[Path, bytes]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
 
 
@@ -63,7 +72,13 @@ class Exports:
             "formats": list(self.formats),
             "written": [file.as_posix() for file, _ in files],
         }
-        return Exported([(self.journal.folder / file, data) for file, data in files], kept)
+        root = self.journal.folder
+        folders = [image_folder(name, item) for name in self.formats]
+        return Exported(
+            [(root / file, data) for file, data in files],
+            [root / folder for folder in folders if folder is not None],
+            kept,
+        )
 
     def are_complete(self, row: Row) -> bool:
         """Tell whether an earlier run has written all that the formats need of an image."""

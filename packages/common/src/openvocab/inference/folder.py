@@ -14,13 +14,14 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from openvocab.errors import InputError, NamesError, is_out_of_memory, one_line
+from openvocab.formats.writers import remove_older_files
 from openvocab.image import DEFAULT_MAX_PIXELS, ImageArray, read_image
 from openvocab.inference.exports import Exported, Exports
 from openvocab.inference.outputs import Files, write_results
@@ -61,6 +62,7 @@ class Prediction:
         skip_existing: leave images alone whose results an earlier run has completed.
         quiet: print nothing but failures.
         names: of the results of each image, from `openvocab.inference.outputs.result_names`.
+        streams: videos and rasters that belong to the run, in order, for its summary.
         formats: of other tools, keys of `openvocab.formats.writers.FORMATS`, to write as well.
     """
 
@@ -72,19 +74,25 @@ class Prediction:
     skip_existing: bool = False
     quiet: bool = False
     names: dict[Path, str] = field(default_factory=dict)
+    streams: tuple[Path, ...] = ()
     formats: tuple[str, ...] = ()
 
-    def run(self, segmenter: Segmenter) -> int:
+    def run(self, segmenter: Segmenter, streamed: Iterable[Row] = ()) -> int:
         """Predict all images, then report those that could not be used.
 
+        Args:
+            segmenter: the method.
+            streamed: rows of the summary for videos and rasters, which are segmented while this is
+                gone through, before the images.
+
         Returns:
-            0, or 1 if there was a bad image.
+            0, or 1 if there was a bad image, video or raster.
 
         Raises:
             InputError: a result cannot be written, the names cannot be used, or results that are
                 to be kept were made with other settings.
         """
-        return _Run(self, segmenter).run()
+        return _Run(self, segmenter).run(streamed)
 
 
 class _Run:
@@ -101,28 +109,45 @@ class _Run:
         self.failures: list[str] = []
         self.journal = self._open_journal()
         self.exports = None if self.journal is None else self._plan_exports(self.journal)
-        self.progress = Progress(len(order.outputs), quiet=order.quiet)
+        self.pictures: Sequence[str] = getattr(segmenter, "pictures", ())
+        self.progress: Progress
 
-    def run(self) -> int:
+    def run(self, streamed: Iterable[Row]) -> int:
         """See `Prediction.run`."""
         start = time.perf_counter()
-        todo = [path for path in self.order.outputs if not self._is_complete(path)]
-        self.progress.skipped = len(self.order.outputs) - len(todo)
         try:
-            self._predict(todo)
+            for row in streamed:
+                self._keep(row)
+            self._predict()
         finally:
-            self.progress.close()
             if self.journal is not None and self.journal.started:
                 assert self.order.folder is not None
                 seconds = time.perf_counter() - start
-                names = (_name(path) for path in self.order.outputs)
+                names = (_name(path) for path in (*self.order.streams, *self.order.outputs))
                 write_summary(self.order.folder, self.journal, names, seconds)
         if self.exports is not None:
             self.exports.write_run(self.order.outputs)
-        self._report()
+        if self.order.outputs:
+            self._report()
         return SOME_FAILED if self.failures else 0
 
-    def _predict(self, todo: list[Path]) -> None:
+    def _keep(self, row: Row) -> None:
+        """Take note of a video or raster, whose failure has been printed."""
+        if row.failure is not None:
+            self.failures.append(row.failure)
+        if self.journal is not None:
+            self.journal.add(row)
+
+    def _predict(self) -> None:
+        todo = [path for path in self.order.outputs if not self._is_complete(path)]
+        self.progress = Progress(len(self.order.outputs), quiet=self.order.quiet)
+        self.progress.skipped = len(self.order.outputs) - len(todo)
+        try:
+            self._stream(todo)
+        finally:
+            self.progress.close()
+
+    def _stream(self, todo: list[Path]) -> None:
         size = 1 if self.scores else 4 * getattr(self.segmenter, "batch_size", 1)
         with (
             ThreadPoolExecutor(_READERS, "reading") as readers,
@@ -192,9 +217,20 @@ class _Run:
         files = self.order.outputs[loaded.path]
         failure, exported = None, Exported()
         try:
+            if self.journal is not None:
+                self.journal.start()
             if self.exports is not None:
                 exported = self.exports.of_image(loaded.path, loaded.image, found)
-            write_results(loaded.path, loaded.image, found, self.method, files, exported.files)
+            pictures = {
+                self._picture(loaded.path, name): picture
+                for name, picture in found.extra.get("pictures", {}).items()
+            }
+            write_results(
+                loaded.path, loaded.image, found, self.method, files, pictures, exported.files
+            )
+            for folder in exported.folders:
+                written = [path for path, _ in exported.files if path.parent == folder]
+                remove_older_files(folder, written)
         except OSError as error:
             reason = error.strerror or error
             failure = f"cannot write results of '{loaded.path}': {reason}"
@@ -248,7 +284,7 @@ class _Run:
         return Journal(folder, settings, vocabulary.names, keep=self.order.skip_existing)
 
     def _plan_exports(self, journal: Journal) -> Exports | None:
-        if not self.order.formats:
+        if not self.order.formats or not self.order.outputs:
             return None
         return Exports(journal, self.order.formats, self.order.names)
 
@@ -264,6 +300,7 @@ class _Run:
             and row.state is not None
             and tuple(row.state) == state
             and all(file.is_file() for file in self.order.outputs[path].values())
+            and all(self._picture(path, name).is_file() for name in self.pictures)
             and (self.exports is None or self.exports.are_complete(row))
         )
 
@@ -275,8 +312,16 @@ class _Run:
             print(f"{len(self.failures)} could not be used:", *lines, sep="\n  ", file=sys.stderr)
         if not self.order.quiet:
             before = f", {skipped} of them by an earlier run" if skipped else ""
-            done = total - len(self.failures)
+            done = total - self.progress.failed
             print(f"{done} of {total} images done{before}, results in '{self._place()}'")
+
+    def _picture(self, path: Path, name: str) -> Path:
+        """Return the file of a method's own picture of an image, beside its other results."""
+        if self.order.folder is not None:
+            stem = self.order.folder / self.order.names[path]
+        else:
+            stem = self.order.outputs[path]["overlay"].with_suffix("")
+        return stem.with_name(f"{stem.name}_{name}.png")
 
     def _place(self) -> str:
         files = [file for own in self.order.outputs.values() for file in own.values()]

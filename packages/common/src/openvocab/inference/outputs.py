@@ -132,6 +132,7 @@ def write_results(
     found: Segmentation,
     method: Mapping[str, Any],
     files: Files,
+    pictures: Mapping[Path, ImageArray],
     others: Sequence[tuple[Path, bytes]] = (),
 ) -> None:
     """Write the results of one image: all of them, or none.
@@ -142,21 +143,18 @@ def write_results(
         found: its segmentation.
         method: what describes the method, for the JSON.
         files: what to write where.
+        pictures: the method's own, (H, W, 3) uint8, for each file.
         others: further files with their content, such as those of other tools' formats.
 
     Raises:
         OSError: they cannot be written.
     """
-    pictures = {
-        _beside(next(iter(files.items())), name): picture
-        for name, picture in found.extra.get("pictures", {}).items()
-    }
     targets = [*files.values(), *pictures, *(path for path, _ in others)]
     with atomic_paths(targets) as temporaries:
         for kind, file in zip(files, temporaries, strict=False):
             if kind == "overlay":
                 names = found.vocabulary.names
-                picture = draw_overlay(image, found.labels, names, max_side=max(image.shape[:2]))
+                picture = draw_overlay(image, found.labels, names, max_side=None)
                 write_picture(picture, file)
             elif kind == "json":
                 content = {"image": one_line(str(source)), **found.to_json(), "method": method}
@@ -179,11 +177,3 @@ def write_picture(picture: ImageArray, file: Path) -> None:
     if not done:
         raise OSError(None, "the picture cannot be encoded as PNG")
     file.write_bytes(content.tobytes())
-
-
-def _beside(result: tuple[str, Path], name: str) -> Path:
-    """Return the file of a method's own picture, named like another result of the image."""
-    kind, file = result
-    ending = ENDINGS[kind]
-    stem = file.name.removesuffix(ending) if file.name.endswith(ending) else file.stem
-    return file.with_name(f"{stem}_{name}.png")

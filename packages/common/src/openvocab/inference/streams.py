@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from openvocab.errors import InputError, NamesError, one_line
-from openvocab.inference.folder import SOME_FAILED
+from openvocab.errors import InputError, NamesError
 from openvocab.inference.outputs import check_writable, is_one_file
-from openvocab.inference.tiles import RASTER_SUFFIXES, RasterPrediction, check_tiles
+from openvocab.inference.summary import Row, Shares
+from openvocab.inference.tiles import (
+    RASTER_KINDS,
+    RASTER_SUFFIXES,
+    RasterPrediction,
+    check_tiles,
+)
 from openvocab.inference.video import VIDEO_KINDS, VIDEO_SUFFIXES, VideoPrediction
 from openvocab.segmenter import Segmenter
 from openvocab.vocabulary import Vocabulary
@@ -140,20 +145,44 @@ def _plan(
     )
 
 
-def run_stream(order: Stream, segmenter: Segmenter) -> int:
-    """Run an order, and say how it ended.
+def left_out(orders: Sequence[Stream], args: argparse.Namespace) -> list[str]:
+    """Say in a sentence each what is asked for and not written of videos and rasters.
 
-    Returns:
-        0, or 1 if it could not be read to its end.
+    Args:
+        orders: from `plan_streams`.
+        args: of the command.
     """
-    try:
-        failure = order.run(segmenter)
-    except NamesError:
-        raise
-    except InputError as error:
-        failure = str(error)
-    if failure is not None:
-        print(one_line(failure), file=sys.stderr)
-    elif not order.quiet:
-        print(f"'{order.path}' is done, results in '{order.folder}'")
-    return 0 if failure is None else SOME_FAILED
+    sentences = []
+    if orders and args.show_steps:
+        sentences.append("--show-steps writes pictures of images, and none of videos")
+    for what, order, known in (
+        ("video", VideoPrediction, VIDEO_KINDS),
+        ("raster in tiles", RasterPrediction, RASTER_KINDS),
+    ):
+        others = [kind for kind in args.save or () if kind not in known]
+        if others and any(isinstance(one, order) for one in orders):
+            sentences.append(
+                f"of a {what}, --save writes only {', '.join(known)}, and not {', '.join(others)}"
+            )
+    return sentences
+
+
+def run_streams(orders: Iterable[Stream], segmenter: Segmenter) -> Iterator[Row]:
+    """Run orders one after the other, and say how each ended.
+
+    Yields:
+        What the summary says about each that was not complete before.
+    """
+    for order in orders:
+        try:
+            row = order.run(segmenter)
+        except NamesError:
+            raise
+        except InputError as error:
+            row = Shares().row(order.path, 0.0, str(error))
+        if row is not None and row.failure is not None:
+            print(row.failure, file=sys.stderr)
+        elif not order.quiet:
+            print(f"'{order.path}' is done, results in '{order.folder}'")
+        if row is not None:
+            yield row

@@ -13,24 +13,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvocab.errors import InputError, one_line
 from openvocab.files import atomic_path, write_text
 from openvocab.inference.layout import JOURNAL, NAMES, SUMMARY_CSV, SUMMARY_JSON
 from openvocab.reading.json_files import as_json, parse_json
 
+if TYPE_CHECKING:
+    from openvocab.segmenter import Segmentation
+
 _SUMMARIZED = ("file", "seconds", "shares", "scores", "failure")  # what of a row the summary has
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is kept of one image.
+    """What is kept of one image, video or raster.
 
     Attributes:
         file: the image.
         seconds: for reading, segmenting and writing it.
-        shares: of the image, for each name that was found, largest first.
+        shares: of the image or of all frames, for each name that was found, largest first.
         scores: the mean certainty of each of these names; empty where the run has no scores.
         failure: why it could not be used.
         state: size in bytes and time of the last change (in ns) of the file.
@@ -60,6 +63,48 @@ def file_state(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_size, found.st_mtime_ns
+
+
+class Shares:
+    """Adds up what many pictures of one input show, such as the frames of a video."""
+
+    def __init__(self) -> None:
+        self._pixels = 0
+        self._areas: dict[str, float] = defaultdict(float)
+        self._certainty: dict[str, float] = defaultdict(float)
+
+    def add(self, found: Segmentation) -> None:
+        """Add a picture."""
+        rated = found.confidence is not None or found.scores is not None
+        means = found.mean_certainty() if rated else {}
+        self._pixels += found.labels.size
+        for name, share in found.areas().items():
+            self._areas[name] += share * found.labels.size
+            if name in means:
+                self._certainty[name] += means[name] * share * found.labels.size
+
+    def row(self, path: Path, seconds: float, failure: str | None = None) -> Row:
+        """Return the row of the input; without names if it has failed.
+
+        Args:
+            path: of the input.
+            seconds: that it took.
+            failure: why it could not be read to its end.
+        """
+        by_area = sorted(self._areas.items(), key=lambda one: -one[1])
+        areas = {} if failure else dict(by_area)
+        return Row(
+            one_line(str(path)),
+            round(seconds, 4),
+            {name: area / self._pixels for name, area in areas.items()},
+            {
+                name: self._certainty[name] / areas[name]
+                for name in areas
+                if name in self._certainty
+            },
+            failure and one_line(failure),
+            file_state(path),
+        )
 
 
 class Journal:
@@ -94,16 +139,23 @@ class Journal:
     def add(self, row: Row) -> None:
         """Keep a row, at once also for a run that goes on after this one was killed."""
         with self._lock:
-            self._add(row)
+            self._waiting.append(row)
+            if self.started or row.failure is None:
+                self._start()
+                self._write()
 
-    def _add(self, row: Row) -> None:
-        self._waiting.append(row)
-        if not self.started and row.failure is not None:
-            return
+    def start(self) -> None:
+        """Take the place of an earlier run's journal, before the first of its results goes."""
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
         if not self.started:
             write_text(self.folder / NAMES, "".join(f"{one_line(n)}\n" for n in self.names))
             write_text(self.path, json.dumps({"settings": self.settings}) + "\n")
             self.started = True
+
+    def _write(self) -> None:
         with self.path.open("ab") as file:
             for row in self._waiting:
                 self._places[row.file] = file.tell()
@@ -168,14 +220,14 @@ def _difference(folder: Path, before: Any, now: Mapping[str, Any]) -> str:
 
 
 def write_summary(folder: Path, journal: Journal, files: Iterable[str], seconds: float) -> None:
-    """Write `summary.csv` and `summary.json` of the images of a run.
+    """Write `summary.csv` and `summary.json` of the images, videos and rasters of a run.
 
     The table has a line for each name in each image, and one for each image without names.
 
     Args:
         folder: of the results.
         journal: that has the rows.
-        files: the images in order.
+        files: all of them, in order.
         seconds: that the run took.
     """
     files = list(files)

@@ -7,6 +7,7 @@ the edge, where a network sees more of its surroundings.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from openvocab.errors import InputError, import_extra
 from openvocab.files import atomic_paths
 from openvocab.image import ImageArray
 from openvocab.inference.progress import Progress
+from openvocab.inference.summary import Row, Shares
 from openvocab.segmenter import (
     BaseSegmenter,
     Names,
@@ -29,6 +31,7 @@ from openvocab.segmenter import (
 from openvocab.vocabulary import NOTHING_8BIT, NOTHING_16BIT, Vocabulary
 
 RASTER_SUFFIXES = frozenset((".tif", ".tiff"))
+RASTER_KINDS = ("label", "polygons")
 _BLOCK = 256  # side of the pieces in which a raster of labels is stored
 
 
@@ -164,16 +167,17 @@ class RasterPrediction:
     polygons: bool = False
     quiet: bool = False
 
-    def run(self, segmenter: Segmenter) -> str | None:
+    def run(self, segmenter: Segmenter) -> Row:
         """Segment the raster.
 
         Returns:
-            None; see `VideoPrediction.run`.
+            What the summary says about it.
 
         Raises:
             InputError: it cannot be read, has not 8 bits, or rasterio is not installed.
         """
         rasterio = import_extra("rasterio", "geo", "reading a raster")
+        start, shares = time.perf_counter(), Shares()
         try:
             with rasterio.open(self.path) as source:
                 self._check(source)
@@ -181,14 +185,14 @@ class RasterPrediction:
                 if self.polygons:
                     targets.append(self.folder / "polygons" / f"{self.path.stem}.geojson")
                 with atomic_paths(targets) as (labels, *outlines):
-                    names = self._write(rasterio, source, labels, segmenter).names
+                    names = self._write(rasterio, source, labels, segmenter, shares).names
                     for file in outlines:
                         write_outlines(labels, names, file)
         except rasterio.errors.RasterioError as error:
             raise InputError(
                 f"'{self.path}' cannot be read as a raster: {error}; convert it to GeoTIFF"
             ) from error
-        return None
+        return shares.row(self.path, time.perf_counter() - start)
 
     def _check(self, source: Any) -> None:
         kinds = set(source.dtypes[:3])
@@ -198,7 +202,9 @@ class RasterPrediction:
                 "1, 3 or more of uint8; convert it with gdal_translate -ot Byte -scale"
             )
 
-    def _write(self, rasterio: Any, source: Any, file: Path, segmenter: Segmenter) -> Vocabulary:
+    def _write(
+        self, rasterio: Any, source: Any, file: Path, segmenter: Segmenter, shares: Shares
+    ) -> Vocabulary:
         if isinstance(segmenter, BaseSegmenter):
             vocabulary = segmenter.vocabulary(self.vocabulary)
         else:
@@ -231,6 +237,7 @@ class RasterPrediction:
                     rasterio.windows.Window.from_slices(*part) for part in (piece.seen, piece.kept)
                 )
                 labels = self._labels(source, seen, segmenter, vocabulary)[piece.inner]
+                shares.add(Segmentation(labels, vocabulary))
                 stored = np.where(labels < 0, nothing, labels).astype(profile["dtype"])
                 target.write(stored, 1, window=kept)
                 progress.advance()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from openvocab.errors import InputError, import_extra, one_line
 from openvocab.files import atomic_path, write_text
 from openvocab.image import DEFAULT_MAX_PIXELS, ImageArray
 from openvocab.inference.progress import Progress
-from openvocab.inference.summary import file_state
+from openvocab.inference.summary import Row, Shares, file_state
 from openvocab.segmenter import BaseSegmenter, Segmentation, Segmenter, check_thresholds
 from openvocab.vocabulary import Vocabulary
 
@@ -188,11 +189,11 @@ class VideoPrediction:
     skip_existing: bool = False
     quiet: bool = False
 
-    def run(self, segmenter: Segmenter) -> str | None:
+    def run(self, segmenter: Segmenter) -> Row | None:
         """Segment the video.
 
         Returns:
-            Why it could not be read to its end, or None.
+            What the summary says about it; None if an earlier run has completed it.
 
         Raises:
             InputError: the names cannot be used, or nothing can be read.
@@ -202,6 +203,7 @@ class VideoPrediction:
             return None
         scores = check_thresholds(**self.thresholds) and not getattr(segmenter, "calibrated", False)
         smoother = LabelSmoother(self.smooth) if self.smooth else None
+        start, shares = time.perf_counter(), Shares()
         progress = Progress(0, quiet=self.quiet)
         count, failure = 0, None
         with ExitStack() as stack:
@@ -222,14 +224,17 @@ class VideoPrediction:
                 if smoother is not None:
                     labels = smoother.smooth(found.labels, frame.seconds)
                     found = replace(found, labels=labels)
+                if not count:  # until the end, label maps of two runs may lie side by side
+                    self._stamp_file.unlink(missing_ok=True)
                 outputs.write(count, frame, found)
+                shares.add(found)
                 count += 1
                 progress.advance()
             progress.close()
             outputs.close()
         if failure is None:
             write_text(self._stamp_file, stamp)
-        return failure
+        return shares.row(self.path, time.perf_counter() - start, failure)
 
     @property
     def _stamp_file(self) -> Path:
@@ -270,9 +275,11 @@ class _Outputs:
         self.order, self._stack = order, stack
         self._video: OverlayVideo | None = None
         self._lines: Any = None
+        self._count = 0
 
     def write(self, index: int, frame: Frame, found: Segmentation) -> None:
         """Write the results of one frame."""
+        self._count = index + 1
         folder, stem = self.order.folder, self.order.path.stem
         if "label" in self.order.kinds:
             (folder / stem).mkdir(parents=True, exist_ok=True)
@@ -286,13 +293,17 @@ class _Outputs:
             self._lines.write(json.dumps(content, ensure_ascii=False) + "\n")
         if "overlay" in self.order.kinds:
             names = found.vocabulary.names
-            picture = draw_overlay(frame.image, found.labels, names, legend=False)
+            picture = draw_overlay(frame.image, found.labels, names, legend=False, max_side=None)
             if self._video is None:
                 path = self._stack.enter_context(atomic_path(folder / f"{stem}_overlay.mp4"))
                 self._video = OverlayVideo(path, (picture.shape[0], picture.shape[1]))
             self._video.add(picture, frame.seconds)
 
     def close(self) -> None:
-        """End the overlay video, before it is moved to its place."""
+        """End the overlay video, and remove label maps of frames that only an older result has."""
         if self._video is not None:
             self._video.close()
+        for path in (self.order.folder / self.order.path.stem).glob("[0-9]*_labels.png"):
+            number = path.name.removesuffix("_labels.png")
+            if "label" in self.order.kinds and number.isdecimal() and int(number) >= self._count:
+                path.unlink()
