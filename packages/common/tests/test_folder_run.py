@@ -433,8 +433,8 @@ def test_an_export_leaves_no_mask_of_the_old_one(predict: Predict) -> None:
     for names in ("cat,dog,cow", "red,green,blue"):
         assert predict("in", "--class-names", names) == 0
         assert cli.run(export.main, ["output", "--format", "masks"]) == 0
-    names = sorted(path.name for path in Path("output/masks/a").iterdir())
-    assert names == ["000_red.png", "001_green.png", "002_blue.png"]
+    left = sorted(path.name for path in Path("output/masks/a").iterdir())
+    assert left == ["000_red.png", "001_green.png", "002_blue.png"]
 
 
 def test_results_of_a_run_that_was_stopped_are_not_taken_for_older_ones(
@@ -478,6 +478,7 @@ def test_steps_are_shown_beside_any_kind_of_result(predict: Predict, kinds: str)
     ("argv", "message"),
     [
         (("--class-names", "a:b", "--save", "cvat"), "cannot hold the name 'a:b'"),
+        (("--class-names", "a,#b", "--save", "cvat"), "cannot hold the name '#b'"),
         ((*RGB, "--save", "coco", "--output", "one.png"), "--save coco needs a folder"),
     ],
 )

@@ -20,7 +20,7 @@ from PIL import Image
 from openvocab.errors import InputError
 from openvocab.export import export, main
 from openvocab.formats.coco import write_coco
-from openvocab.formats.cvat import label_colors
+from openvocab.formats.cvat import label_colors, label_map_text
 from openvocab.formats.labelstudio import encode_brush
 from openvocab.formats.outlines import bridged, polygons_of
 from openvocab.formats.polygons import feature_collection
@@ -220,6 +220,17 @@ def test_cvat(results: list[ImageResult], tmp_path: Path) -> None:
         assert found.keys() == truth(result).keys()
         for name, mask in truth(result).items():
             np.testing.assert_array_equal(found[name], mask)
+
+
+def test_pixels_without_a_name_have_a_label_of_their_own_in_cvat() -> None:
+    for names, blank in (
+        (("cat",), "background"),
+        (("background", "cat"), "no background"),
+        (("background", "no background"), "no no background"),
+    ):
+        lines = label_map_text(names).splitlines()[1:]
+        assert lines[0] == f"{blank}:0,0,0::"  # black, as in the pictures
+        assert [line.split(":")[0] for line in lines[1:]] == list(names)
 
 
 def test_every_name_has_a_color_of_its_own_in_cvat() -> None:

@@ -35,17 +35,19 @@ def label_map_text(names: Sequence[str]) -> str:
     """Return the content of `labelmap.txt`.
 
     Raises:
-        InputError: a name has a colon, which separates the columns of the file.
+        InputError: a name has a colon, which separates the columns of the file, or begins with #,
+            as comments do.
     """
     for name in names:
-        if ":" in name or "\n" in name:
+        if ":" in name or "\n" in name or name.startswith("#"):
             raise InputError(
                 f"CVAT's labelmap.txt cannot hold the name {name!r}, since colons and line ends "
-                "separate its columns; use another name or another format"
+                "separate its columns and # begins a comment; use another name or another format"
             )
-    lines = ["# label:color_rgb:parts:actions"]
-    if BACKGROUND not in names:
-        lines.append(f"{BACKGROUND}:0,0,0::")
+    blank = BACKGROUND
+    while blank in names:
+        blank = f"no {blank}"  # pixels without a name need a label of their own
+    lines = ["# label:color_rgb:parts:actions", f"{blank}:0,0,0::"]
     for name, (r, g, b) in zip(names, label_colors(names).tolist(), strict=True):
         lines.append(f"{name}:{r},{g},{b}::")
     return "\n".join(lines) + "\n"
