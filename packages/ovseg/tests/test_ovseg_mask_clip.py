@@ -197,6 +197,8 @@ def test_lower_precision_gives_nearly_the_same_labels(tiny, precision):
     found = segmenter.segment(case["image"], tiny.class_names())
     assert (found.labels == case["sem_seg"].argmax(0)).mean() > 0.9
     assert model.clip_adapter.clip_model.visual.proj.dtype != torch.float32
+    assert model.sem_seg_head.pixel_decoder.mask_features.weight.dtype != torch.float32
+    assert model.sem_seg_head.predictor.query_embed.weight.dtype == torch.float32  # are cut at 0.4
     assert model.clip_adapter.clip_model.text_projection.dtype == torch.float32
 
 

@@ -68,8 +68,11 @@ class MaskFormerHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor], *, all_layers: bool = False) -> MaskPredictions:
         """Predict from the backbone's `[res2, ..., res5]`."""
+        convolved = self.pixel_decoder.mask_features.weight.dtype
+        queried = self.predictor.query_embed.weight.dtype
+        mask_features = self.pixel_decoder([feature.to(convolved) for feature in features])
         predictions: MaskPredictions = self.predictor(
-            features[-1], self.pixel_decoder(features), all_layers=all_layers
+            features[-1].to(queried), mask_features.to(queried), all_layers=all_layers
         )
         return predictions
 
@@ -122,6 +125,20 @@ class OVSeg(nn.Module):
         unit = embeddings / embeddings.norm(dim=-1, keepdim=True)
         logits = LOGIT_SCALE * unit @ classifier.T  # (L, B, Q, K + 1)
         return Proposals(embeddings, logits, predictions.mask_logits)
+
+    def lower(self, dtype: torch.dtype) -> None:
+        """Convert what takes most of the time to a number format, in place.
+
+        These are the products of the backbone and of the pixel decoder, and CLIP's image tower. The
+        queries stay in fp32, which costs next to nothing: their masks are cut at a threshold, and
+        whoever names the pieces cannot mend that.
+        """
+        if isinstance(self.backbone, SwinTransformer):
+            self.backbone.lower(dtype)
+        else:
+            self.backbone.to(dtype)
+        self.sem_seg_head.pixel_decoder.to(dtype)
+        self.clip_adapter.clip_model.visual.to(dtype)
 
     def preprocess(self, images: Sequence[Tensor]) -> Tensor:
         """Normalize images, and zero-pad them on the right and below to one size (B, 3, H, W)."""

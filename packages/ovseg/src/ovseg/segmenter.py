@@ -107,11 +107,11 @@ class OVSegSegmenter(Pretrained, BaseSegmenter):
         """Wrap a model.
 
         Args:
-            model: the model; it is moved to the device, and all but its text tower to the
-                precision, in place.
+            model: the model; it is moved to the device, and lowered to the precision, in place.
             inference: rules of inference.
             device: device to run on.
-            precision: number format of the two branches; names are always encoded in fp32.
+            precision: number format of both branches, see `OVSeg.lower`; names are always encoded
+                in fp32.
             compile: compile the networks with torch.compile, in place.
             weights_sha256: hash of the checkpoint, for the protocol card.
             variant: name of the configuration, for the protocol card.
@@ -125,9 +125,9 @@ class OVSegSegmenter(Pretrained, BaseSegmenter):
         self.variant = variant or _variant(model)
         self.proposals = proposals
         model.clip_adapter.text_encoder = TextEncoder(model.clip_adapter.clip_model, cache_dir)
-        for part in (model.backbone, model.sem_seg_head, model.clip_adapter.clip_model.visual):
-            part.to(dtype_of(precision))
-            if compile:
+        model.lower(dtype_of(precision))
+        if compile:
+            for part in (model.backbone, model.sem_seg_head, model.clip_adapter.clip_model.visual):
                 part.compile()
 
     @property

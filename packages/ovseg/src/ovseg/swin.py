@@ -50,6 +50,16 @@ class SwinTransformer(nn.Module):
             self.add_module(f"norm{index}", nn.LayerNorm(dim))
         self.apply(_initialize)
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """Convert the weights of the linear layers, in place.
+
+        Tokens are normalised, and summed from block to block, in fp32: rounded after each block,
+        they would lose more than all products together.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype)
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the four feature maps, finest first.
 
@@ -130,8 +140,9 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape; `mask` (windows, N, N) is used when shifted."""
-        x = x + self.drop_path(self._attend(self.norm1(x), mask))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        dtype = self.mlp.fc1.weight.dtype  # may be lower than that of the tokens
+        x = x + self.drop_path(self._attend(self.norm1(x).to(dtype), mask))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x).to(dtype)))
         return out
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -171,12 +182,12 @@ class WindowAttention(nn.Module):
         total, n, dim = x.shape
         qkv = self.qkv(x).view(total, n, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B·windows, heads, N, d)
-        bias = self.bias(n).to(x.dtype)  # (1, heads, N, N)
+        bias = self.bias(n)  # (1, heads, N, N)
         if mask is not None:
             bias = bias + mask.unsqueeze(1)  # (windows, heads, N, N)
             if total > len(mask):  # several images
                 bias = bias.repeat(total // len(mask), 1, 1, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(x.dtype))
         merged: Tensor = self.proj(out.transpose(1, 2).reshape(total, n, dim))
         return merged
 
@@ -198,7 +209,8 @@ class PatchMerging(nn.Module):
         """Map (B, h, w, C) to (B, ceil(h/2), ceil(w/2), 2C)."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         corners = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
-        merged: Tensor = self.reduction(self.norm(torch.cat(corners, -1)))
+        normalized = self.norm(torch.cat(corners, -1)).to(self.reduction.weight.dtype)
+        merged: Tensor = self.reduction(normalized).to(x.dtype)
         return merged
 
 
