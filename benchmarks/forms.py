@@ -134,9 +134,9 @@ class CalibrationCurves(TypedDict):
     """How good the confidences of a method are; shares and confidences in 0..1, None where empty.
 
     `error` is the expected calibration error with its 95 % interval from `low` to `high`. By bin of
-    confidence: `confidence` is the mean, `accuracy` the share of right pixels and `pixels` their
-    number. By threshold: `coverage` is the share of pixels that is kept, `risk` that of wrong ones
-    among them.
+    confidence: `confidence` is the mean, `accuracy` the share of right pixels with its 95 %
+    interval from `accuracy_low` to `accuracy_high`, and `pixels` their number. By threshold:
+    `coverage` is the share of pixels that is kept, `risk` that of wrong ones among them.
     """
 
     error: float
@@ -145,6 +145,8 @@ class CalibrationCurves(TypedDict):
     pixels: list[int]
     confidence: list[float | None]
     accuracy: list[float | None]
+    accuracy_low: list[float | None]
+    accuracy_high: list[float | None]
     coverage: list[float | None]
     risk: list[float | None]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from openvocab.reading.json_files import read_json_file
 
-FORMAT = "openvocab-comparison-6"  # of what `quality/comparison.py` writes and the report reads
+FORMAT = "openvocab-comparison-7"  # of what `quality/comparison.py` writes and the report reads
 COSTS_FILE = "costs.json"
 DIAGNOSES_FILE = "diagnoses.json"
 CROPS_FILE = "crops.json"

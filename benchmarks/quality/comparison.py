@@ -108,6 +108,7 @@ def calibration_curves(records: Sequence[ImageRecord]) -> CalibrationCurves | No
     counted = Reliability(*np.stack(counts, axis=1))
     interval, pixels = counted.interval(), counted.pixels.sum(0)
     coverage, risk = counted.risk_coverage()
+    low, high = counted.accuracy_intervals()
     mean = np.where(pixels > 0, counted.confidence.sum(0) / np.maximum(pixels, 1), np.nan)
     return {
         "error": interval.estimate,
@@ -116,6 +117,8 @@ def calibration_curves(records: Sequence[ImageRecord]) -> CalibrationCurves | No
         "pixels": pixels.astype(int).tolist(),
         "confidence": [_number(value) for value in mean],
         "accuracy": [_number(value) for value in counted.accuracy()],
+        "accuracy_low": [_number(value) for value in low],
+        "accuracy_high": [_number(value) for value in high],
         "coverage": [_number(value) for value in coverage],
         "risk": [_number(value) for value in risk],
     }

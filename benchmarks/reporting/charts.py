@@ -47,7 +47,12 @@ def points(
 
 
 def percentages(
-    series: Mapping[str, Sequence[Point]], x_title: str, y_title: str, *, diagonal: bool = False
+    series: Mapping[str, Sequence[Point]],
+    x_title: str,
+    y_title: str,
+    *,
+    diagonal: bool = False,
+    intervals: Mapping[str, Sequence[Point]] = MappingProxyType({}),
 ) -> str:
     """Draw the points of each method, joined; x is in percent from 0 to 100.
 
@@ -56,8 +61,10 @@ def percentages(
         x_title: The title of the horizontal axis.
         y_title: The title of the vertical axis.
         diagonal: Let y go from 0 to 100, too, and draw where both are equal, dashed.
+        intervals: The lower and the upper end of the interval of each point, by method.
     """
-    return _draw(series, x_title, y_title, _PERCENT, _PERCENT if diagonal else _FROM_ZERO, diagonal)
+    y_axis = _PERCENT if diagonal else _FROM_ZERO
+    return _draw(series, x_title, y_title, _PERCENT, y_axis, diagonal, intervals)
 
 
 class _Axis(NamedTuple):

@@ -99,6 +99,7 @@ def set_figures(found: Mapping[str, Result], comparison: Comparison) -> dict[str
     drawn["confidence-reliability"] = charts.percentages(
         {m: _joined(c["confidence"], c["accuracy"]) for m, c in known.items()},
         "confidence, %", "right pixels, %", diagonal=True,
+        intervals={m: _joined(c["accuracy_low"], c["accuracy_high"]) for m, c in known.items()},
     )  # fmt: skip
     drawn["confidence-risk"] = charts.percentages(
         {m: _joined(c["coverage"], c["risk"]) for m, c in known.items()},

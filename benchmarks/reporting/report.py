@@ -160,13 +160,16 @@ def render(template: str, page: Mapping[str, Any]) -> str:
     environment.filters |= {"cell": cell, "millions": millions, "bound": bound, "verdict": verdict}
     environment.filters["share"] = percentage
     environment.filters["embedded_json"] = embedded_json
-    shown = dict(page) if "html" in template else {**page, "titles": _in_markdown(page["titles"])}
+    environment.filters["markdown"] = in_markdown
+    shown = dict(page)
+    if "html" not in template:
+        shown["titles"] = {key: in_markdown(title) for key, title in page["titles"].items()}
     return environment.get_template(template).render(**shown)
 
 
-def _in_markdown(titles: Mapping[str, str]) -> dict[str, str]:
-    """Return titles that cannot become HTML or break a table."""
-    return {key: escape(title, quote=False).replace("|", "\\|") for key, title in titles.items()}
+def in_markdown(text: str) -> str:
+    """Return a text that cannot become HTML or break a table of Markdown."""
+    return escape(text, quote=False).replace("|", "\\|")
 
 
 def cell(value: float | None, digits: int = 2) -> str:

@@ -87,6 +87,9 @@ def test_the_report_says_what_was_stated_and_what_was_not(run_with_foreign) -> N
     text = (run_with_foreign / "report.html").read_text()
     assert "weights: cat_seg.pth" in text and "training data: not stated" in text
     assert "CAT-Seg is ahead of a=b by" in text and "which is significant at 95 %" in text
+    markdown = (run_with_foreign / "report.md").read_text()
+    (line,) = (line for line in markdown.splitlines() if line.startswith("| grass |"))
+    assert len(line.split(" | ")) == 2 + 2 * 3 and "sky" in line and " %" in line
     missing = json.loads((run_with_foreign / "results" / "missing.json").read_text())["missing"]
     (asked,) = (e["sentence"] for e in missing if e["what"] == "card of CAT-Seg")
     assert "training_data" in asked and "weights," not in asked and "maps.yaml" in asked

@@ -147,6 +147,14 @@ def test_the_calibration_error_by_hand() -> None:
         reliability([])
 
 
+def test_intervals_of_bins_follow_from_the_images_that_have_them() -> None:
+    one, other = (np.array([0.05, 0.95]), np.array([False, True])), (np.array([0.95]), [False])
+    low, high = reliability([one, (other[0], np.array(other[1]))], bins=10).accuracy_intervals()
+    assert (low[0], high[0]) == (0, 0)  # only one image has it: no draw says anything else
+    assert (low[9], high[9]) == (0, 1)  # right in one image and wrong in the other
+    assert np.isnan(low[1:9]).all() and np.isnan(high[1:9]).all()
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
 def test_errors_and_curves_keep_their_bounds(pixels: list[tuple[float, bool]]) -> None:

@@ -207,10 +207,7 @@ class Reliability:
 
     def interval(self, *, level: float = 0.95, repetitions: int = 1000, seed: int = 0) -> Interval:
         """Return the calibration error in 0..1, with its percentile bootstrap interval."""
-        count = len(self.pixels)
-        draws = np.random.default_rng(seed).multinomial(
-            count, np.full(count, 1 / count), size=repetitions
-        )  # how often each image is drawn (R, N)
+        draws = self._draws(repetitions, seed)
         values = _errors(draws @ self.confidence, draws @ self.right, draws @ self.pixels)
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         return Interval(self.error(), float(low), float(high), level)
@@ -219,6 +216,31 @@ class Reliability:
         """Return the share of right pixels in each bin (B,), NaN where a bin is empty."""
         pixels = self.pixels.sum(0)
         return np.where(pixels > 0, self.right.sum(0) / np.maximum(pixels, 1), np.nan)
+
+    def accuracy_intervals(
+        self, *, level: float = 0.95, repetitions: int = 1000, seed: int = 0
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the percentile bootstrap interval over images of the accuracy of each bin.
+
+        Draws of images that leave a bin empty do not count for it.
+
+        Returns:
+            The lower and the upper ends (B,) each, NaN where a bin is empty.
+        """
+        draws = self._draws(repetitions, seed)
+        pixels = draws @ self.pixels
+        drawn = np.where(pixels > 0, draws @ self.right / np.maximum(pixels, 1), np.nan)
+        found = np.full((2, drawn.shape[1]), np.nan)
+        there = ~np.isnan(drawn).all(axis=0)
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        found[:, there] = np.nanquantile(drawn[:, there], tails, axis=0)
+        return found[0], found[1]
+
+    def _draws(self, repetitions: int, seed: int) -> NDArray[np.int64]:
+        """Return how often each image is drawn in each repetition (R, N)."""
+        count = len(self.pixels)
+        random = np.random.default_rng(seed)
+        return random.multinomial(count, np.full(count, 1 / count), size=repetitions)
 
     def risk_coverage(self) -> tuple[FloatArray, FloatArray]:
         """Return, for each threshold, how many pixels are kept and how many of these are wrong.
