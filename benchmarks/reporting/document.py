@@ -44,7 +44,7 @@ ROOT = HERE.parents[1]
 MEASURED = HERE.parent / "measured"
 PICTURE = ROOT / "docs" / "pictures" / "methods.png"
 CURVES = ROOT / "docs" / "figures" / "wording.svg"
-_SCENES, _SIDE = 3, 180  # in the picture
+_SCENES, _SIDE = 4, 180  # in the picture
 BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n*)(.*?)(\n*<!-- end -->)", re.DOTALL)
 
 
@@ -94,9 +94,12 @@ def collect_world(folder: Path) -> dict[str, Any]:
 
 
 def write_gallery_picture(folder: Path, path: Path) -> None:
-    """Draw the first scenes of a run's gallery, with what each method says of them, as PNG."""
-    rows = []
-    for entry in read_json(result_file(folder, WORLD, "comparison"))["gallery"][:_SCENES]:
+    """Draw scenes that all methods get right, that one gets wrong, and so on, as PNG."""
+    gallery, rows = read_json(result_file(folder, WORLD, "comparison"))["gallery"], []
+    kinds = [entry["agreement"] for entry in gallery]
+    # The first scene of each kind, then the second of each.
+    chosen = sorted(range(len(kinds)), key=lambda i: kinds[:i].count(kinds[i]))[:_SCENES]
+    for entry in (gallery[i] for i in sorted(chosen)):
         panels = [read_image(base64.b64decode(panel["jpeg"])) for panel in entry["panels"]]
         titles = [_panel_title(panel["key"]) for panel in entry["panels"]]
         rows.append(side_by_side(panels, titles, height=_SIDE))
