@@ -65,8 +65,8 @@ def read_foreign(
             read_stated(card)  # a wrong card is said before anything runs
         found[key] = Foreign(key, title, path, card, shifts.get(title, shifts[_ALL]))
     titles = {one.title for one in found.values()}
-    for option, named in (("--predictions-card", given), ("--prediction-offset", shifts)):
-        for title in named.keys() - titles - {_ALL}:
+    for option, there in (("--predictions-card", set(given)), ("--prediction-offset", set(shifts))):
+        for title in there - titles - {_ALL}:
             raise InputError(
                 f"{option} names {title!r}, but no predictions do; use a NAME of --predictions"
             )

@@ -176,8 +176,8 @@ def test_confidences_become_curves_and_methods_without_them_none() -> None:
     assert found is not None and found["error"] == pytest.approx(wanted.error())
     assert found["low"] < found["error"] < found["high"]
     assert found["accuracy"] == pytest.approx(wanted.accuracy())
-    ends = zip(found["accuracy_low"], found["accuracy"], found["accuracy_high"], strict=True)
-    assert all(low < accuracy < high for low, accuracy, high in ends)
+    bins = zip(found["accuracy_low"], found["accuracy"], found["accuracy_high"], strict=True)
+    assert all(low < accuracy < high for low, accuracy, high in bins)
     assert found["coverage"][-1] == 1
     assert calibration_curves([*records, ImageRecord("", nothing)]) is None
     assert calibration_curves([]) is None

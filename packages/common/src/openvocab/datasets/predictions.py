@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ _IDS = "use the labels of the data set as category ids"
 class Predictions(Protocol):
     """Label maps by sample; `if_shifted` says what to do where a value is no label."""
 
-    if_shifted: ClassVar[str]
+    if_shifted: str
 
     @property
     def unused(self) -> Sequence[str]:
