@@ -141,8 +141,9 @@ def _table(entries: Sequence[Entry], convention: Convention) -> dict[str, Any]:
     usual = max(protocols, key=lambda protocol: counts[str(protocol)])  # the first of those
     rows = [_row(one, convention, diff_cards(usual, one.protocol)) for one in entries]
     rows.sort(key=lambda row: (bool(row["marks"]), -row["miou"] if row["miou"] >= 0 else 1.0))
-    for place, row in enumerate((row for row in rows if not row["marks"]), start=1):
-        row["place"] = place
+    ranked = [row for row in rows if not row["marks"]]
+    for row in ranked:  # equal ones share a rank
+        row["place"] = 1 + sum(other["miou"] > row["miou"] for other in ranked)
     return {"rows": rows, "images": usual.n_images, "classes": usual.n_classes}
 
 

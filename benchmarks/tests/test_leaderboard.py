@@ -46,6 +46,13 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+def test_equal_scores_share_a_rank(tmp_path) -> None:
+    for name, diagonal in (("one", 50), ("two", 90), ("three", 50), ("four", 20)):
+        save(tmp_path, name, diagonal, method=name)
+    table = leaderboard.tables(leaderboard.read_entries([tmp_path])[0])[0]
+    assert [row["place"] for row in table["rows"]] == [1, 2, 2, 4]
+
+
 def test_only_results_of_one_protocol_are_ranked(folder) -> None:
     entries, left_out = leaderboard.read_entries([folder])
     assert len(entries) == 6 and not left_out
