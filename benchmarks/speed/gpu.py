@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ from benchmarks.measuring import (
     report,
     synchronize,
 )
-from benchmarks.speed import car_image, ovseg_image, san_image
-from benchmarks.speed.known_texts import know_names
+from benchmarks.speed.gpu_models import METHODS, Variant, make, vocabulary_of
+from benchmarks.speed.san_image import picture
 from benchmarks.speed.training_step import MeasuredStep, OVSegParts, SANParts
 from openvocab.cli import CommandParser, run
 from openvocab.computation import (
@@ -49,101 +48,14 @@ from openvocab.computation import (
 from openvocab.errors import InputError
 from openvocab.files import write_text
 from openvocab.image import ImageArray
-from openvocab.methods import load, title_of
+from openvocab.methods import title_of
 from openvocab.reading.json_files import read_json_file
 from openvocab.segmenter import BaseSegmenter
 from openvocab.training.distributed import join_processes, launch
 from openvocab.training.losses import PerImageDraws, totals_of
-from openvocab.vocabulary import WORLD, Vocabulary
-from ovseg.config import load_published
-from san import SANSegmenter
+from openvocab.vocabulary import Vocabulary
 
-METHODS = ("san", "ovseg", "car")
-_PROPOSALS = 27
 _EXCHANGED = 1 << 26  # numbers that processes sum up
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a model is run."""
-
-    device: str
-    precision: Precision = "fp32"
-    compile: bool = False
-
-    @property
-    def title(self) -> str:
-        """Its name in results."""
-        return "compiled" if self.compile else self.precision
-
-
-def full_san(variant: Variant, names: int) -> BaseSegmenter:
-    """Return SAN ViT-B/16 with random weights whose masks and names differ."""
-    found = san_image.spread_san()
-    table = san_image.names_of_queries(found, san_image.picture(), names)
-    segmenter = SANSegmenter(
-        found,
-        device=variant.device,
-        precision=variant.precision,
-        compile=variant.compile,
-        cache_dir=False,
-    )
-    know_names(segmenter.text, lambda *shape: table.to(variant.device))
-    return segmenter
-
-
-def full_ovseg(variant: Variant, names: int) -> BaseSegmenter:
-    """Return OVSeg Swin-B with CLIP ViT-L/14 and random weights."""
-    config, inference = load_published(ovseg_image.VARIANT)
-    model = ovseg_image.random_ovseg(config, _PROPOSALS)
-    return ovseg_image.segmenter_of(
-        model,
-        inference,
-        names,
-        variant.precision,
-        device=variant.device,
-        compile=variant.compile,
-    )
-
-
-def full_car(variant: Variant, names: int) -> BaseSegmenter:
-    """Return CaR with CLIP ViT-B/16 and ViT-L/14 and random weights, which keeps every name."""
-    return car_image.random_segmenter(
-        variant.precision,
-        "ViT-B-16",
-        "ViT-L-14",
-        device=variant.device,
-        compile=variant.compile,
-    )
-
-
-FULL: dict[str, Callable[[Variant, int], BaseSegmenter]] = {
-    "san": full_san,
-    "ovseg": full_ovseg,
-    "car": full_car,
-}
-
-
-def make(key: str, models: str, variant: Variant, names: int) -> BaseSegmenter:
-    """Return a method, "full" or "world"."""
-    if models == "full":
-        return FULL[key](variant, names)
-    found = load(
-        key,
-        WORLD,
-        device=variant.device,
-        precision=variant.precision,
-        compile=variant.compile,
-    )
-    assert isinstance(found, BaseSegmenter)
-    return found
-
-
-def vocabulary_of(models: str, names: int) -> Vocabulary:
-    """Return so many names: those of the world, or any."""
-    if models == "full":
-        return Vocabulary(tuple(f"name {index}" for index in range(names)))
-    return Vocabulary.from_names(Vocabulary.load(WORLD).names[:names])
 
 
 class Deadline:
@@ -176,7 +88,7 @@ def measure_method(
     key: str, args: argparse.Namespace, device: str, deadline: Deadline
 ) -> dict[str, Any]:
     """Compare a method with itself on the CPU in fp32, then measure how fast it is in batches."""
-    vocabulary, image = vocabulary_of(args.models, args.names), san_image.picture(args.side)
+    vocabulary, image = vocabulary_of(args.models, args.names), picture(args.side)
     plain = make(key, args.models, Variant("cpu"), args.names)
     expected = plain.segment(image, vocabulary).labels
     flops = count_flops(partial(plain.segment, image, vocabulary))
