@@ -33,6 +33,9 @@ _WAITING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_sele
 # first argument is.
 _LIKE_FIRST = ("copy_", "index", "index_put", "index_put_", "_index_put_impl_")
 
+# Not element by element, but they take a number of the CPU too.
+_WITH_NUMBERS = ("masked_fill", "masked_fill_", "fill_")
+
 
 class PretendTensor(Tensor):
     """A tensor that says it is on another device; its `numbers` are on the CPU."""
@@ -128,11 +131,13 @@ def pretend_cuda() -> Iterator[list[str]]:
 def _compute(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run an operation on the CPU, if a GPU would; its result says where it would be."""
     device = _device_of_result(func, args, kwargs)
-    if _waits_for(func, args, device):
+    if _waits_for(func, args, kwargs, device):
         _waits.append(func._schema.name.removeprefix("aten::"))
     with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
         own, named = tree_map_only(PretendTensor, lambda t: t.numbers, (args, dict(kwargs)))
         own, named = tree_map_only(torch.device, lambda _: CPU, (own, named))
+        if func._schema.name in ("aten::_pin_memory", "aten::pin_memory"):  # needs a driver
+            return _pin(args[0])
         result = func(*own, **named)
         if func._schema.is_mutable:  # what was changed is returned as the caller knows it
             known = {id(t.numbers): t for t in tree_leaves((args, kwargs)) if _pretends(t)}
@@ -161,24 +166,44 @@ def _device_of_result(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
         return tensors[0].device
     if func._overloadname == "other" and name == "to":
         return tensors[1].device
+    # Torch's rule lets a number of the CPU join any operation; a GPU takes it only here.
+    joins = torch.Tag.pointwise in func.tags or name in _WITH_NUMBERS
     with _disable_current_modes(), torch.inference_mode(False):
-        shells = [FakeTensor(_RULE, torch.empty(t.shape, device="meta"), t.device) for t in tensors]
+        sizes = [t.shape if joins else (*t.shape, 1) for t in tensors]
+        shells = [
+            FakeTensor(_RULE, torch.empty(size, device="meta"), t.device)
+            for size, t in zip(sizes, tensors, strict=True)
+        ]
     common: torch.device = FakeTensor._find_common_device(func, shells)[0]
     return common
 
 
-def _waits_for(func: Any, args: Sequence[Any], device: torch.device) -> bool:
+def _waits_for(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], device: torch.device
+) -> bool:
     """Tell whether the CPU needs what the device computes before it can go on."""
     name = func._schema.name.removeprefix("aten::")
+    if name in ("to", "_to_copy", "copy_"):
+        source = args[1 if name == "copy_" else 0]
+        at_once = kwargs.get("non_blocking", name == "copy_" and len(args) > 2 and args[2])
+        if _pretends(source):
+            return device.type == "cpu"
+        # A copy from memory that is not pinned waits for all that the GPU was given before.
+        return device.type == "cuda" and not (at_once and hasattr(source, "pinned"))
     own = [leaf for leaf in tree_leaves(args) if _pretends(leaf)]
     if not own:
         return False
-    if name in ("to", "_to_copy", "copy_"):
-        return device.type == "cpu" and _pretends(args[1 if name == "copy_" else 0])
     if name.startswith("index") and name in (*_LIKE_FIRST, "index"):
         return any(index.dtype in (torch.bool, torch.uint8) for index in tree_leaves(args[1])
                    if isinstance(index, Tensor))  # fmt: skip
     return name in _WAITING
+
+
+def _pin(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor of the CPU that counts as pinned."""
+    copy = tensor.clone()
+    copy.pinned = True  # type: ignore[attr-defined]
+    return copy
 
 
 def _indices(index: Any) -> Any:

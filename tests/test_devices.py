@@ -1,8 +1,16 @@
-"""All three methods on a CUDA device that only pretends: no tensor stays behind on the CPU."""
+"""All three methods on a CUDA device that only pretends: no tensor stays behind on the CPU.
+
+Torch's own `FakeTensorMode` is used only for what it can do here. Its tensors hold no numbers, so
+that nothing that depends on them runs under it: which proposals are usable, which names are kept,
+which target a query gets, the lattice of the CRF. Its backward pass asks the driver about CUDA, and
+fails without one. `pretend_cuda` has the numbers and goes backwards, but torch's autocast does not
+know its tensors, so that one test runs the forward pass of the training steps under both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +21,7 @@ import torch
 from pretend_cuda import PretendTensor, pretend_cuda
 from tiny_models import clip_config, tiny_ovseg, tiny_san
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from car.config import CaRConfig
@@ -21,11 +30,13 @@ from car.segmenter import CaRSegmenter
 from openvocab import semantic
 from openvocab.clip.model import CLIP
 from openvocab.clip.prompts import TextEncoder
+from openvocab.computation import dtype_of
 from openvocab.inference.confidence import Evidence
 from openvocab.segmenter import BaseSegmenter
 from openvocab.semantic import MaskGeometry, semantic_labels
 from openvocab.training.distributed import Processes
-from openvocab.training.losses import totals_of
+from openvocab.training.losses import Targets, totals_of
+from openvocab.training.matching import Match
 from openvocab.vocabulary import Background, Vocabulary
 from ovseg import InferenceConfig, OVSegSegmenter, RegionConfig
 from ovseg.criterion import OVSegCriterion
@@ -95,6 +106,7 @@ def test_a_tensor_left_on_the_cpu_is_found(cuda: None) -> None:
         lambda: layer(here),
         lambda: there.masked_fill(here > 0, 0.0),
         lambda: there.gather(1, torch.zeros(2, 1, dtype=torch.long)),
+        lambda: torch.stack([there.sum(), here.sum()]),  # numbers do not join everywhere
     ):
         with pytest.raises(RuntimeError, match="same device"):
             operation()
@@ -196,23 +208,35 @@ def test_a_gpu_paints_the_labels_of_the_cpu(
     assert (painted.cpu() == expected).double().mean() >= 0.999
 
 
-@pytest.mark.parametrize("method", ["san", "ovseg"])
+@pytest.mark.parametrize("method", ["san", "ovseg", "car"])
 def test_the_cpu_waits_for_the_gpu_no_more_than_it_must(
     pretend: list[str], photo: np.ndarray, method: str
 ) -> None:
     segmenter: BaseSegmenter
-    # Whether the text tower's weights are still those of the cached names, once for all images or
-    # for each; then for each image whether its scores are finite, and its labels. OVSeg asks twice
-    # which proposals are usable: only those are cut out, and only those count.
+    names, steps = NAMES, []
+    # Whether the text tower's weights are still those of the cached names is asked once for all
+    # images of SAN, and for each of the others. Then each image tells whether its scores are
+    # finite, and its labels. OVSeg asks which proposals are usable: only those are cut out.
     if method == "san":
         segmenter, at_once, each = _san("cuda:0", "fp32"), 1, 2
-    else:
+    elif method == "ovseg":
         inference = InferenceConfig(min_size=64)
-        segmenter, at_once, each = _ovseg(inference, "cuda:0", "fp32"), 0, 5
-    segmenter.segment(photo, NAMES)  # the names are known from now on
+        segmenter, at_once, each = _ovseg(inference, "cuda:0", "fp32"), 0, 4
+    else:  # three times for texts, two for the lattice, and for the labels; see below for the steps
+        config = CaRConfig(confidence_threshold=0.34, mask_threshold=0.4)
+        car = _car(config, "cuda:0", "fp32")
+        car.on_step = lambda _, step: steps.append(step)
+        names = Vocabulary.from_names(NAMES.names, templates="car")
+        segmenter, at_once, each = car, 0, 5
+    segmenter.segment(photo, names)  # the names are known from now on
     pretend.clear()
-    segmenter.segment([photo] * 2, NAMES)
-    assert len(pretend) == at_once + 2 * each, pretend
+    steps.clear()
+    second = photo[::-1] if method == "car" else photo[:48]  # CaR keeps the lattice of positions
+    segmenter.segment([photo, second], names)
+    # A step encodes its queries, looks for empty maps, for boxes in maps and for masks in them, and
+    # asks for finite scores; with rivals it also asks for the scores.
+    of_steps = sum(5 + (len(step.names) > 1) for step in steps)
+    assert len(pretend) == at_once + 2 * each + of_steps, pretend
 
 
 def _check_training_step(step: nn.Module, totals: Any, names: Vocabulary = NAMES) -> None:
@@ -279,3 +303,88 @@ def test_clip_tuning_makes_a_step(cuda: None) -> None:
         assert loss.device.type == "cuda" and np.isfinite(loss.item())
         loss.backward()
         assert clip.visual.mask_embedding.grad.device.type == "cuda"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("method", ["san", "ovseg", "clip"])
+def test_training_steps_are_autocast_on_cuda(
+    method: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeTensorMode(), _autocast(dtype_of(precision)):
+        # Choosing pairs needs numbers; any pairs will do for types and devices.
+        pairs = Match(torch.arange(2), torch.arange(2))
+        nothing = Match(pairs.queries[:0], pairs.targets[:0])
+        for criterion in (SANCriterion, OVSegCriterion):
+            monkeypatch.setattr(criterion, "match", lambda *_: [pairs, nothing])
+        monkeypatch.setattr("san.task.PerImageDraws", _FakeDraws)
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # needs a driver
+        step, inner, batch, common = _fake_step(method)
+        seen: list[torch.dtype] = []
+        inner.register_forward_hook(lambda _layer, _input, output: seen.append(output.dtype))
+        losses = step(batch, common)
+    assert seen and set(seen) == {dtype_of(precision)}
+    assert losses and all(loss.device.type == "cuda" for loss in losses.values())
+    assert all(loss.dtype == torch.float32 and loss.requires_grad for loss in losses.values())
+
+
+@contextmanager
+def _autocast(dtype: torch.dtype) -> Iterator[None]:
+    """Switch CUDA's autocast on; `torch.autocast` does not without a driver."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", dtype)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
+        torch.clear_autocast_cache()
+
+
+class _FakeDraws:
+    """Random points without the generators, which only a driver can make."""
+
+    def __init__(self, _seeds: object, device: torch.device) -> None:
+        self.device = device
+
+    def __call__(self, counts: Sequence[int], points: int) -> torch.Tensor:
+        """Draw points."""
+        return torch.rand(sum(counts), points, 2, device=self.device)
+
+
+def _fake_step(method: str) -> tuple[nn.Module, nn.Module, Any, Any]:
+    """Return a step in training, a layer in it that must be autocast, and the step's arguments."""
+    images, masks = torch.zeros(2, 3, 64, 64), torch.zeros(2, 1, 64, 64)
+    step: Any
+    with _disable_current_modes():
+        clip = MaskPromptedCLIP(clip_config(16, 64), 2)
+        san, ovseg = tiny_san(), tiny_ovseg(decoder_layers=2)
+    if method == "clip":
+        processes = Processes(device=torch.device("cuda:0"))
+        step = FinetuneStep(clip, FinetuneConfig(mask_prompt_depth=2), processes)
+        pairs = {"images": images.cuda(), "masks": masks.cuda(), "titles": ["dog", "sky"]}
+        inner, common = clip.visual.blocks[0].mlp.c_fc, Known(torch.zeros(2, 32).cuda(), None)
+        return _to_fake_cuda(step), inner, pairs, common
+    if method == "san":
+        step = SANStep(san, SANCriterion(SANCriterionConfig(points=32)))
+        inner = san.side_adapter.vit_model.blocks[0].mlp.fc1
+    else:
+        step = OVSegStep(ovseg, OVSegCriterion(OVSegCriterionConfig()))
+        inner = ovseg.backbone.layers[0].blocks[0].mlp.fc1
+    step.text = torch.zeros(len(NAMES.names), 32).cuda()
+    here = [torch.zeros(count, 64, 64, dtype=torch.bool).cuda() for count in (2, 0)]
+    labels = [torch.arange(len(mask)).cuda() for mask in here]
+    step.targets = lambda _batch: list(map(Targets, labels, here))
+    batch = {"images": images.byte().cuda(), "ids": ["a", "b"], "seeds": [1, 2]}
+    return _to_fake_cuda(step), inner, batch, totals_of([2, 0], 5, 0.1)
+
+
+def _to_fake_cuda(step: nn.Module) -> nn.Module:
+    """Give a step fake tensors of CUDA, as `to` would if there were one."""
+    for part in step.train().modules():
+        for known in (part._parameters, part._buffers):
+            for name, tensor in known.items():
+                if tensor is not None:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda:0")
+                    known[name] = nn.Parameter(fake) if known is part._parameters else fake
+    return step

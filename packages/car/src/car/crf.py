@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from car.lattice import PermutohedralLattice
+from openvocab.computation import to_device
 
 # What the original subtracts from blue, green and red.
 MEAN_BGR = (104.008, 116.669, 122.675)
@@ -66,9 +67,10 @@ class DenseCRF:
     ) -> None:
         self.config = config = config or CRFConfig()
         self.size, self.device = image.shape[:2], device
-        color = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, 3).float().to(device)
+        color = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, 3)
         place = _positions(self.size, device) / config.bilateral_deviation
-        bilateral = _kernel(torch.cat([place, color / config.color_deviation], dim=1))
+        color = to_device(color, device).float() / config.color_deviation
+        bilateral = _kernel(torch.cat([place, color], dim=1))
         smooth = _smooth_kernel(self.size, config.smooth_deviation, device)
         self._terms = [
             (config.smooth_weight, *smooth),
@@ -151,7 +153,7 @@ def add_background(
     """
     probability = torch.empty(1 + len(masks), *masks[0].shape, device=device)
     for label, mask in zip(probability[1:], masks, strict=True):
-        label.copy_(torch.from_numpy(mask))
+        label.copy_(to_device(torch.from_numpy(mask), device))
     rest = (1 - probability[1:].amax(dim=0)).clamp(min=0)
     probability[0] = rest**bg_factor
     return probability
@@ -202,8 +204,9 @@ def masks_along_edges(
 
 def _positions(size: tuple[int, int], device: torch.device | str) -> Tensor:
     """Return the positions (H * W, 2) of all pixels, x first, as float32."""
-    y, x = torch.meshgrid(*map(torch.arange, size), indexing="ij")
-    return torch.stack([x, y], dim=-1).reshape(-1, 2).float().to(device)
+    axes = [torch.arange(side, device=device) for side in size]
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2).float()
 
 
 def _kernel(features: Tensor) -> tuple[PermutohedralLattice, Tensor]:

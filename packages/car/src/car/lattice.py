@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openvocab.computation import to_device
 from openvocab.errors import InputError
 
 # Rows of values are padded to this many numbers: gathered rows then start on 32-byte borders.
@@ -51,11 +52,10 @@ class PermutohedralLattice:
         pixels, dims = features.shape
         corners, weights = _simplices(features.float())  # (N, d + 1, d + 1), (N, d + 1)
         codes, shifts = _encode(corners)
-        order, starts, points = _group(codes.reshape(-1))
+        order, group, starts, points = _group(codes.reshape(-1))
         self.size = len(starts)
         place = torch.empty_like(order)  # which lattice point every corner is
-        sizes = torch.diff(starts, append=starts.new_tensor([len(order)]))
-        place[order] = torch.repeat_interleave(torch.arange(self.size, device=order.device), sizes)
+        place[order] = group
         index = torch.int32 if len(order) < 2**31 else torch.int64
         flat = weights.reshape(-1)
         every = torch.arange(0, pixels * (dims + 1), dims + 1, device=order.device)
@@ -100,9 +100,10 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor]:
     rank = rank + (dims + 1) * (too_low.long() - too_high.long())
     weights = _barycentric((elevated - nearest) * (1 / (dims + 1)), rank)
     # Corner k adds k to the d + 1 - k lowest ranks, and k - (d + 1) to the others.
-    table = torch.arange(dims + 1)[:, None].expand(-1, dims + 1).clone()  # (corner, rank)
-    table[torch.arange(dims + 1)[None] > dims - table] -= dims + 1
-    offsets = table.to(rank.device)[:, rank]  # (corner, N, coordinate)
+    ranks = torch.arange(dims + 1, device=rank.device)
+    corner = ranks[:, None]
+    table = corner - (dims + 1) * (ranks > dims - corner).long()  # (corner, rank)
+    offsets = table[:, rank]  # (corner, N, coordinate)
     corners = nearest.long()[:, None] + offsets.transpose(0, 1)
     return corners, weights
 
@@ -155,14 +156,19 @@ def _encode(corners: Tensor) -> tuple[Tensor, list[int]]:
             "numbers can count; make the image smaller (max_side)"
         )
     strides.reverse()
-    codes = (coordinates - low) @ torch.tensor(strides, device=corners.device)
+    codes = (coordinates - low) @ to_device(torch.tensor(strides), corners.device)
     step = sum(strides)
     shifts = [step - (dims + 1) * stride for stride in strides] + [step]
     return codes, shifts
 
 
-def _group(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort codes (E,): the order, where each distinct one starts, and the distinct ones."""
+def _group(codes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sort codes (E,), of which M are distinct.
+
+    Returns:
+        The order (E,), which distinct code is at each place of it (E,), where each of them starts
+        (M,), and the distinct codes (M,).
+    """
     if codes.is_cpu:  # NumPy sorts integers several times faster
         order = torch.from_numpy(np.argsort(codes.numpy(), kind="stable"))
     else:
@@ -171,7 +177,7 @@ def _group(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     changes = torch.ones_like(ordered, dtype=torch.bool)
     changes[1:] = ordered[1:] != ordered[:-1]
     starts = changes.nonzero()[:, 0]
-    return order, starts, ordered[starts]
+    return order, changes.cumsum(0) - 1, starts, ordered[starts]
 
 
 def _axis_blur(points: Tensor, shift: int, index: torch.dtype) -> _Rows:
@@ -181,11 +187,13 @@ def _axis_blur(points: Tensor, shift: int, index: torch.dtype) -> _Rows:
     found = torch.searchsorted(points, wanted).clamp_(max=size - 1)
     here = torch.arange(size, device=points.device)
     there = points[found] == wanted
-    columns = here[:, None].repeat(1, 3)  # (M, 3); a missing neighbour has the weight 0
-    weights = torch.zeros(size, 3, device=points.device)
+    # (M + 1, 3): a missing neighbour has the weight 0; the last row takes what has no place.
+    columns = torch.arange(size + 1, device=points.device)[:, None].repeat(1, 3)
+    weights = torch.zeros(size + 1, 3, device=points.device)
     weights[:, 2] = 1  # the point itself comes last: the original adds it to the neighbours' sum
-    source, target = here[there], found[there]
-    columns[source, 0], weights[source, 0] = target, 0.5
-    columns[target, 1], weights[target, 1] = source, 0.5
+    columns[:-1, 0], weights[:-1, 0] = found.where(there, here), 0.5 * there
+    target = found.where(there, size)
+    columns[target, 1], weights[target, 1] = here, 0.5
+    columns, weights = columns[:-1].reshape(-1), weights[:-1].reshape(-1)
     offsets = torch.arange(0, 3 * size, 3, device=points.device)
-    return _Rows(columns.reshape(-1).to(index), weights.reshape(-1), offsets.to(index))
+    return _Rows(columns.to(index), weights, offsets.to(index))

@@ -20,6 +20,7 @@ from car.config import CaRConfig
 from car.mask_proposals import normalize, rounded_positions
 from openvocab.clip.model import CLIP, VisionTransformer
 from openvocab.clip.prompts import TextEncoder
+from openvocab.computation import to_device
 from openvocab.errors import InputError
 from openvocab.image import ImageArray, resample_image
 
@@ -117,7 +118,8 @@ class MaskClassifier:
 
     def _encode(self, batch: Tensor) -> Tensor:
         visual = self.visual
-        patches, grid = visual.patchify(batch.to(visual.conv1.weight))
+        weight = visual.conv1.weight
+        patches, grid = visual.patchify(to_device(batch, weight.device).to(weight.dtype))
         tokens = visual.add_positions(patches, grid, rounded_positions(visual, grid))
         *trunk, last = self.trunk
         for block in trunk:
@@ -144,7 +146,8 @@ class TemplateScorer:
 
     def keep(self, places: Sequence[int]) -> TemplateScorer:
         """See `NameScorer`."""
-        return TemplateScorer(self.classifier, self.texts[:, list(places)])
+        index = to_device(torch.tensor(places), self.texts.device)
+        return TemplateScorer(self.classifier, self.texts[:, index])
 
 
 class SentenceScorer:

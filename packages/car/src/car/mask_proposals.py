@@ -25,6 +25,7 @@ from car.mean_gradient import MeanFeature
 from openvocab.clip.config import PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.model import CLIP, Block, VisionTransformer, resize_patch_positions
 from openvocab.clip.prompts import TextEncoder
+from openvocab.computation import to_device
 from openvocab.image import ImageArray, resample_image
 
 MULTIPLE = 16  # of the input's sides, whatever the patch size
@@ -131,7 +132,8 @@ class MaskProposalGenerator:
     @torch.no_grad()
     def encode(self, image: ImageArray) -> ImageFeatures:
         """Run all blocks but the last one once on an image (H, W, 3) RGB."""
-        pixels = prepare(image).to(self.visual.conv1.weight)
+        weight = self.visual.conv1.weight
+        pixels = to_device(prepare(image), weight.device).to(weight.dtype)
         patches, grid = self.visual.patchify(pixels)
         tokens = self.visual.add_positions(patches, grid, rounded_positions(self.visual, grid))
         first_map = len(self.trunk) - (LAST_MAPS - 1)
@@ -174,10 +176,12 @@ class MaskProposalGenerator:
         """
         count = len(names)
         activation = self._activations(image, names, background, together, range(count))
-        empty = [i for i in range(count) if not activation[i].any()]
+        anywhere = activation.flatten(1).any(dim=1).tolist()
+        empty = [place for place, found in enumerate(anywhere) if not found]
         if empty and len(background):
             alone = self._activations(image, names, background[:0], together, empty)
-            activation[empty] = alone
+            for place, own in zip(empty, alone, strict=True):
+                activation[place] = own
         return _spread(image, activation, empty, threshold, faithful)
 
     def gradients(
@@ -201,7 +205,8 @@ class MaskProposalGenerator:
         Returns:
             Probabilities (C',), and their gradients averaged over the patches (C', D).
         """
-        places = list(range(len(names)) if chosen is None else chosen)
+        wanted = torch.tensor(list(range(len(names)) if chosen is None else chosen))
+        places = to_device(wanted.long(), names.device)
         embedding = feature.value @ self.proj  # (E,)
         length = embedding.norm()
         direction = embedding / length
@@ -214,7 +219,8 @@ class MaskProposalGenerator:
             # As a softmax is differentiated step by step: where p rounds to 1, 1 - p is 0 and the
             # rivals' part is left.
             slopes = -probability[:, None] * all_of_them
-            slopes[range(len(places)), places] = probability * (1 - probability)
+            rows = torch.arange(len(places), device=names.device)
+            slopes[rows, places] = probability * (1 - probability)
             by_direction = slopes @ texts
         else:
             own = logits[places, None]
@@ -251,7 +257,7 @@ def _spread(
     sources = [
         box_mask(salient_boxes(one, threshold, faithful=faithful), image.grid) for one in maps
     ]
-    allowed = torch.from_numpy(np.stack(sources)).to(activation.device)
+    allowed = to_device(torch.from_numpy(np.stack(sources)), activation.device)
     refined = refine(image.affinity, activation.flatten(1), allowed.flatten(1))  # (K, n)
     scaled = _unit_range(refined).view_as(activation).cpu().numpy()
     foreground_only = np.zeros(len(maps), dtype=bool)

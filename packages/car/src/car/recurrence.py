@@ -258,7 +258,8 @@ class Recurrence:
         else:
             seen = classifier.encode(prompted, self.image.embeddings, batch=config.classifier_batch)
             matrix = self._scorer.scores(seen)
-        check_finite_scores(maps.refined, torch.as_tensor(matrix))
+        check_finite_scores(maps.refined)
+        check_finite_scores(torch.as_tensor(matrix))
         kept = select(np.diagonal(matrix), config.confidence_threshold)
         step = Step(alive, queries, maps, prompted, matrix, kept)
         self._drop_names(step)

@@ -116,6 +116,19 @@ def dtype_of(precision: str) -> torch.dtype:
     return dtype
 
 
+def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Copy a tensor to a device, without letting the CPU wait for a GPU.
+
+    An ordinary copy to a GPU waits until the GPU has finished all that it was given before; one
+    from pinned memory takes its turn behind that, while the CPU goes on.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class Turn:
     """A lock for one thread at a time, of which a deep copy or a pickle is a new one."""
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvocab.computation import to_device
 from openvocab.errors import InputError
 from openvocab.vocabulary import Vocabulary
 
@@ -126,12 +127,12 @@ def _labels_by_strips(
     tile; here the CPU waits for nothing.
     """
     column = _axis(mask_logits.shape[2], 1, geometry, geometry.output[1])[0]
-    wide = [part.to(mask_logits) for part in (column.first, column.second)]
+    wide = [to_device(part, mask_logits.device) for part in (column.first, column.second)]
     width = max(len(part) for part in wide)
     step = max(1, _STRIP // (max(class_prob.shape) * width))
     strips = []
     for row in _axis(mask_logits.shape[1], 0, geometry, step):
-        high = [part.to(mask_logits) for part in (row.first, row.second)]
+        high = [to_device(part, mask_logits.device) for part in (row.first, row.second)]
         masks = high[0] @ mask_logits[:, row.grid, column.grid] @ wide[0].T
         masks = masks.sigmoid_()  # (Q, ny, nx)
         if not geometry.resize_logits:
@@ -226,8 +227,8 @@ def label_word_maps(
     Returns:
         Labels (H, W), indices into `vocabulary.names` or -1, and scores (K, H, W) or None.
     """
-    rows = bilinear_matrix(maps.shape[1], output[0]).to(maps)
-    columns = bilinear_matrix(maps.shape[2], output[1]).to(maps)
+    rows = to_device(bilinear_matrix(maps.shape[1], output[0]), maps.device).to(maps)
+    columns = to_device(bilinear_matrix(maps.shape[2], output[1]), maps.device).to(maps)
     threshold = vocabulary.background.value
     word_labels = np.append(vocabulary.word_labels, np.int32(vocabulary.background_label))
     labels, scores = np.empty(output, np.int32), []

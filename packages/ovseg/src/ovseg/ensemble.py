@@ -53,8 +53,7 @@ def ensemble(branches: Branches, weight: float) -> Votes:
     class_prob, clip_prob, valid = branches
     if weight <= 0:
         return Votes(clip_prob, valid.nonzero().squeeze(1))
-    everywhere = torch.ones_like(class_prob)
-    everywhere[valid] = clip_prob
+    everywhere = torch.ones_like(class_prob).masked_scatter(valid[:, None], clip_prob)
     weights = class_prob ** (1 - weight) * everywhere**weight
     return Votes(weights, torch.arange(len(valid), device=valid.device))
 
@@ -67,7 +66,7 @@ def maskformer_only(branches: Branches) -> Votes:
 
 def only_valid(votes: Votes, valid: Tensor) -> Votes:
     """Keep only the votes of proposals that have foreground."""
-    kept = valid[votes.rows]
+    kept = valid[votes.rows].nonzero().squeeze(1)
     return Votes(votes.weights[kept], votes.rows[kept])
 
 
@@ -84,7 +83,7 @@ def best_proposals(votes: Votes, names: Sequence[str]) -> Votes:
     best = votes.weights.argmax(0)  # (K,)
     if len(names) == 2 and names[-1] == OTHERS:
         best = best[:-1]
-    selected = best.bincount(minlength=len(votes.rows)).nonzero().squeeze(1)
+    selected = best.unique()
     return Votes(votes.weights[selected], votes.rows[selected])
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openvocab.computation import to_device
 from ovseg.config import InferenceConfig, OVSegConfig, SwinConfig
 from ovseg.ensemble import Branches, Votes, best_proposals, ensemble, maskformer_only, only_valid
 from ovseg.mask_clip import LOGIT_SCALE, CLIPAdapter
@@ -143,13 +144,13 @@ class OVSeg(nn.Module):
     def preprocess(self, images: Sequence[Tensor]) -> Tensor:
         """Normalize images, and zero-pad them on the right and below to one size (B, 3, H, W)."""
         weight = next(self.backbone.parameters())
-        mean = torch.tensor(self.config.pixel_mean, device=weight.device).view(3, 1, 1)
-        std = torch.tensor(self.config.pixel_std, device=weight.device).view(3, 1, 1)
+        scale = torch.tensor([self.config.pixel_mean, self.config.pixel_std])
+        mean, std = to_device(scale, weight.device).view(2, 3, 1, 1)
         step = self.config.size_divisibility
         height, width = (-(-max(i.shape[d] for i in images) // step) * step for d in (1, 2))
         batch = weight.new_zeros(len(images), 3, height, width)
         for row, image in zip(batch, images, strict=True):
-            normalized = (image.to(weight.device).float() - mean) / std
+            normalized = (to_device(image, weight.device).float() - mean) / std
             row[:, : image.shape[1], : image.shape[2]] = normalized.to(weight.dtype)
         return batch
 

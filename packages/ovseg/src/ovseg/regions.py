@@ -66,9 +66,9 @@ def expand_boxes(boxes: Tensor, ratio: float, size: tuple[int, int]) -> Tensor:
     """
     low, high = boxes[:, :2].double(), boxes[:, 2:].double()
     center, half = (low + high) / 2, (high - low) * 0.5 * ratio
-    limit = torch.tensor([size[1], size[0]], device=boxes.device)
     corners = [(center - half).long(), (center + half).long()]
-    return torch.cat([c.clamp(min=0).minimum(limit) for c in corners], 1)
+    ends = [c[:, axis].clamp(0, size[1 - axis]) for c in corners for axis in (0, 1)]
+    return torch.stack(ends, 1)
 
 
 def extract_regions(

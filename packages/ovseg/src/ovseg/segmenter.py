@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openvocab.clip.prompts import TextEncoder
-from openvocab.computation import Precision, dtype_of
+from openvocab.computation import Precision, dtype_of, to_device
 from openvocab.errors import InputError, NamesError
 from openvocab.image import ImageArray, resize_shortest_edge
 from openvocab.inference.confidence import (
@@ -170,7 +170,7 @@ class OVSegSegmenter(Pretrained, BaseSegmenter):
         adapter.region = self.inference.region
         size = (image.shape[0], image.shape[1])
         tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        tensor = tensor.to(adapter.pixel_mean.device)
+        tensor = to_device(tensor, adapter.pixel_mean.device)
         classifier = self.classifier(vocabulary)
         if self.proposals is not None:
             return self._look_at(size, tensor, self.proposals(image), classifier)

@@ -119,7 +119,7 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return this stage's tokens (B, h, w, C) and the merged (B, h/2, w/2, 2C) for the next."""
-        mask = shift_mask(x.shape[1], x.shape[2], self.window, self.shift).to(x)
+        mask = shift_mask(x.shape[1], x.shape[2], self.window, self.shift, x.device).to(x)
         for block in self.blocks:
             x = block(x, mask)
         return x, x if self.downsample is None else self.downsample(x)
@@ -265,7 +265,9 @@ def relative_position_index(window: int) -> Tensor:
     return torch.as_tensor(dy * (2 * window - 1) + dx)
 
 
-def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
+def shift_mask(
+    height: int, width: int, window: int, shift: int, device: torch.device | None = None
+) -> Tensor:
     """Return the additive mask that keeps a shifted window's regions apart.
 
     Args:
@@ -273,20 +275,21 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
         width: width of the token map before padding.
         window: side of a window.
         shift: number of tokens by which the map is rolled.
+        device: device of the result; None for the CPU.
 
     Returns:
         (windows, N, N) of 0 and -100, windows in row order over the padded map.
     """
-    rows = _region_ids(height + -height % window, window, shift)
-    columns = _region_ids(width + -width % window, window, shift)
+    rows = _region_ids(height + -height % window, window, shift, device)
+    columns = _region_ids(width + -width % window, window, shift, device)
     ids = partition((3 * rows[:, None] + columns)[None, :, :, None], window).squeeze(-1)
     different = ids[:, :, None] != ids[:, None, :]  # (windows, N, N)
     return different.float() * _OTHER_REGION
 
 
-def _region_ids(length: int, window: int, shift: int) -> Tensor:
+def _region_ids(length: int, window: int, shift: int, device: torch.device | None) -> Tensor:
     """Return 0, 1 or 2 per position: untouched, last window's kept part, wrapped part."""
-    position = torch.arange(length)
+    position = torch.arange(length, device=device)
     return (position >= length - window).long() + (position >= length - shift).long()
 
 

@@ -71,7 +71,8 @@ class TransformerPredictor(nn.Module):
             all_layers: predict after every decoder layer (for training) or after the last (L = 1).
         """
         memory = self.input_proj(features)
-        position = sine_position(memory.shape[-2], memory.shape[-1], self.hidden_dim).to(memory)
+        height, width = memory.shape[-2:]
+        position = sine_position(height, width, self.hidden_dim, device=memory.device).to(memory)
         hidden = self.transformer(
             memory.flatten(2).transpose(1, 2),  # (B, hw, hidden)
             position,
@@ -164,13 +165,19 @@ class EmbeddingMLP(nn.Module):
         return x
 
 
-def sine_position(height: int, width: int, channels: int, temperature: float = 10000.0) -> Tensor:
+def sine_position(
+    height: int,
+    width: int,
+    channels: int,
+    temperature: float = 10000.0,
+    device: torch.device | None = None,
+) -> Tensor:
     """Return the sine position encoding of a grid, (h·w, C): first half y, second half x.
 
     Source: SPEC ovseg 3.4 and 17.3 (positions count from 1 and are scaled to 2π).
     """
     half = channels // 2
-    index = torch.arange(half, dtype=torch.float32)
+    index = torch.arange(half, dtype=torch.float32, device=device)
     frequency = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
     y = _encode_axis(height, frequency)[:, None].expand(-1, width, -1)
     x = _encode_axis(width, frequency)[None].expand(height, -1, -1)
@@ -178,7 +185,7 @@ def sine_position(height: int, width: int, channels: int, temperature: float = 1
 
 
 def _encode_axis(length: int, frequency: Tensor) -> Tensor:
-    position = torch.arange(1, length + 1, dtype=torch.float32)
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=frequency.device)
     position = position / (position[-1] + 1e-6) * 2 * math.pi
     angle = position[:, None] / frequency  # (length, half)
     return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from openvocab.clip import CLIP, PIXEL_MEAN, PIXEL_STD
 from openvocab.clip.model import Block, normal_parameter
+from openvocab.computation import to_device
 from san.config import SANConfig
 from san.recognition import recognize
 from san.side_adapter import SideAdapter
@@ -158,7 +159,8 @@ class SAN(nn.Module):
         batch = torch.zeros(len(images), 3, height, width, device=device)
         for target, image in zip(batch, images, strict=True):
             h, w = image.shape[1:]
-            target[:, :h, :w] = (image.to(device).float() - self.pixel_mean) / self.pixel_std
+            pixels = to_device(image, device).float()
+            target[:, :h, :w] = (pixels - self.pixel_mean) / self.pixel_std
         return batch
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:

@@ -23,6 +23,7 @@ from openvocab.clip.model import CLIP
 from openvocab.clip.template_sets import Templates, resolve_templates
 from openvocab.clip.text_cache import EmbeddingStore
 from openvocab.clip.tokenizer import tokenize
+from openvocab.computation import to_device
 from openvocab.errors import InputError, NamesError
 from openvocab.files import default_cache_dir
 
@@ -157,7 +158,7 @@ class TextEncoder:
                     chunk = missing[start : start + _NAMES_AT_ONCE]
                     store.add(chunk, self._ensemble_or_explain(chunk, missing, templates))
                     bar.update(len(chunk))
-            return store.get(names).to(device)
+            return to_device(store.get(names), device)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed N texts as they are: (N, E), float32, unit length, on the model's device."""
@@ -209,7 +210,7 @@ class TextEncoder:
         with torch.autocast(device.type, enabled=False):  # entries have the weights' precision
             for batch in length_batches(lengths):
                 rows = torch.tensor(batch)
-                out[rows] = self.clip.encode_text(tokens[rows].to(device)).float()
+                out[rows] = self.clip.encode_text(to_device(tokens[rows], device)).float()
         if not out.isfinite().all():
             raise InputError(
                 "CLIP's text tower gives values that are not finite; check its weights"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from openvocab.computation import to_device
 from openvocab.errors import InputError
 from openvocab.metrics.calibration import Calibration, FloatArray, features_of
 from openvocab.segmenter import Segmentation
@@ -82,8 +83,8 @@ def grid_evidence(
         geometry: how the grid becomes the image.
         vocabulary: tells which words are names.
     """
-    own = torch.from_numpy(counts_as_name(vocabulary)).to(class_prob.device)
-    prob = class_prob.float()[:, own]  # (Q, names)
+    own = torch.from_numpy(np.flatnonzero(counts_as_name(vocabulary)))
+    prob = class_prob.float()[:, to_device(own, class_prob.device)]  # (Q, names)
     masks = mask_logits.float().sigmoid().flatten(1)  # (Q, h * w)
     best = torch.zeros_like(masks[0])
     for some in torch.split(prob, max(1, _BLOCK // masks.shape[1]), dim=1):
@@ -91,7 +92,8 @@ def grid_evidence(
             torch.maximum(best, (some.T @ masks).amax(dim=0), out=best)
     total = prob.sum(dim=1) @ masks
     size = mask_logits.shape[1:]
-    return Evidence(best.view(size).cpu().numpy(), total.view(size).cpu().numpy(), geometry)
+    both = torch.stack([best, total]).view(2, *size).cpu().numpy()
+    return Evidence(*both, geometry)
 
 
 def rated(
