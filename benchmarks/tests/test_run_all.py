@@ -248,7 +248,7 @@ def test_a_killed_run_leaves_nobody_behind_and_goes_on(
     assert (Result.load(resumed).matrix == copies * alone.matrix).all()
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 120) -> bool:
+def wait_for(happened: Callable[[], bool], seconds: float = 1200) -> bool:
     end = time.monotonic() + seconds
     while not happened() and time.monotonic() < end:
         time.sleep(0.05)

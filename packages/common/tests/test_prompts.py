@@ -424,7 +424,7 @@ for i in range(60):
 def test_two_processes_share_the_files(counted: Counted, clip: CLIP, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error::UserWarning", "-c", SHARING, str(tmp_path)]
     processes = [subprocess.Popen([*command, offset]) for offset in ("0", "30")]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=1200) for process in processes] == [0, 0]
     TextEncoder(clip, tmp_path).encode_texts([f"word {i}" for i in range(60)])
     assert counted.texts == 0
 

@@ -133,7 +133,7 @@ def test_two_processes_and_accumulation_make_the_same_steps_as_one(
         [sys.executable, "-m", "san.train", *arguments, "--run.grad_accum", "2"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1200,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert finished.returncode == 0, finished.stderr
