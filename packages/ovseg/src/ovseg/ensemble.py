@@ -83,7 +83,7 @@ def best_proposals(votes: Votes, names: Sequence[str]) -> Votes:
     best = votes.weights.argmax(0)  # (K,)
     if len(names) == 2 and names[-1] == OTHERS:
         best = best[:-1]
-    selected = best.unique()
+    selected = best.unique()  # type: ignore[no-untyped-call]
     return Votes(votes.weights[selected], votes.rows[selected])
 
 
