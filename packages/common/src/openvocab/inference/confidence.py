@@ -92,8 +92,8 @@ def grid_evidence(
             torch.maximum(best, (some.T @ masks).amax(dim=0), out=best)
     total = prob.sum(dim=1) @ masks
     size = mask_logits.shape[1:]
-    both = torch.stack([best, total]).view(2, *size).cpu().numpy()
-    return Evidence(*both, geometry)
+    best_map, total_map = torch.stack([best, total]).view(2, *size).cpu().numpy()
+    return Evidence(best_map, total_map, geometry)
 
 
 def rated(
