@@ -382,9 +382,11 @@ def _fake_step(method: str) -> tuple[nn.Module, nn.Module, Any, Any]:
 def _to_fake_cuda(step: nn.Module) -> nn.Module:
     """Give a step fake tensors of CUDA, as `to` would if there were one."""
     for part in step.train().modules():
-        for known in (part._parameters, part._buffers):
-            for name, tensor in known.items():
+        known: dict[str, Any] = part._parameters
+        buffers: dict[str, Any] = part._buffers
+        for tensors in (known, buffers):
+            for name, tensor in tensors.items():
                 if tensor is not None:
                     fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda:0")
-                    known[name] = nn.Parameter(fake) if known is part._parameters else fake
+                    tensors[name] = nn.Parameter(fake) if tensors is known else fake
     return step
