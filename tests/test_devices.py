@@ -285,10 +285,11 @@ def test_ovseg_makes_a_training_step(cuda: None) -> None:
     _check_training_step(step, totals_of([2, 0], 5, 0.1))
 
 
-def test_clip_tuning_makes_a_step(cuda: None) -> None:
+@pytest.mark.parametrize("duplicates", ["negative", "ignore"])
+def test_clip_tuning_makes_a_step(cuda: None, duplicates: Any) -> None:
     clip = MaskPromptedCLIP(clip_config(16, 64), 2)
     nn.init.normal_(clip.visual.mask_embedding)
-    config = FinetuneConfig(mask_prompt_depth=2)
+    config = FinetuneConfig(mask_prompt_depth=2, duplicates=duplicates)
     step = FinetuneStep(clip, config, Processes(device=torch.device("cuda:0"))).to("cuda:0")
     masks = torch.zeros(2, 1, 64, 64)
     masks[..., :32] = 1
