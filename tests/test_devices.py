@@ -364,7 +364,7 @@ def _fake_step(method: str) -> tuple[nn.Module, nn.Module, Any, Any]:
         processes = Processes(device=torch.device("cuda:0"))
         step = FinetuneStep(clip, FinetuneConfig(mask_prompt_depth=2), processes)
         pairs = {"images": images.cuda(), "masks": masks.cuda(), "titles": ["dog", "sky"]}
-        inner, common = clip.visual.blocks[0].mlp.c_fc, Known(torch.zeros(2, 32).cuda(), None)
+        inner, common = clip.visual.blocks[0].mlp, Known(torch.zeros(2, 32).cuda(), None)
         return _to_fake_cuda(step), inner, pairs, common
     if method == "san":
         step = SANStep(san, SANCriterion(SANCriterionConfig(points=32)))
