@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def fuzzed_uploads(count: int) -> Iterator[bytes]:
 
 
 def try_hostile(address: str, log: Path, count: int) -> dict[str, int]:
-    """Send hostile pictures, each in the request and as an upload of its own.
+    """Send hostile pictures, each in a request, as an upload, and as the page's own button does.
 
     Returns:
         How many were sent, and of these how many were read as pictures, were answered with one
@@ -123,14 +124,49 @@ def try_hostile(address: str, log: Path, count: int) -> dict[str, int]:
     """
     counts: Counter[str] = Counter()
     for data in (*crafted_uploads().values(), *fuzzed_uploads(count)):
-        for picture in ({"url": data_address(data)}, {"path": upload(address, data)}):
-            kind, content = answer_to(address, picture, "dog")
+        answers = [
+            answer_to(address, {"url": data_address(data)}, "dog"),
+            answer_to(address, {"path": upload(address, data)}, "dog"),
+            press_segment(address, upload(address, data), "dog"),
+        ]
+        for kind, content in answers:
             said = content.get("error") if kind == "error" else None
             sentence = isinstance(said, str) and "image" in said and said.isprintable()
             counts["read" if kind == "complete" else "sentences" if sentence else "others"] += 1
     tracebacks = log.read_text("utf-8").count("Traceback")
     kinds = {kind: counts[kind] for kind in ("read", "sentences", "others")}
     return {"uploads": counts.total(), **kinds, "tracebacks": tracebacks}
+
+
+def press_segment(address: str, path: str, names: str) -> tuple[str, Any]:
+    """Do with an upload what the page's script does when a visitor presses Segment.
+
+    Returns:
+        "complete" or "error", and what the page is given to show.
+    """
+    with urllib.request.urlopen(f"{address}/config", timeout=600) as answer:
+        handlers = json.load(answer)["dependencies"]
+    (number,) = (one["id"] for one in handlers if one["api_name"] == "page_segment")
+    visitor = uuid.uuid4().hex
+    picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    order = {
+        "data": [picture, names, "", "", ["san"]],
+        "fn_index": number,
+        "session_hash": visitor,
+    }
+    request = urllib.request.Request(
+        f"{address}/gradio_api/queue/join",
+        json.dumps(order).encode(),
+        {"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=600).close()
+    link = f"{address}/gradio_api/queue/data?session_hash={visitor}"
+    with urllib.request.urlopen(link, timeout=600) as answer:
+        for line in answer:
+            event = json.loads(line.removeprefix(b"data:")) if line.strip() else {}
+            if event.get("msg") == "process_completed":
+                return "complete" if event["success"] else "error", event["output"]
+    raise ValueError("the page gave no answer")
 
 
 def upload(address: str, data: bytes) -> str:

@@ -16,12 +16,12 @@ def test_no_answer_is_lost_or_mixed_up(tmp_path, monkeypatch) -> None:
         pytest.skip("gradio is not installed")
     monkeypatch.setattr(app, "PICTURES", 4)
     target = tmp_path / "app.json"
-    small = ["--users", "4", "--requests", "12", "--hostile", "10"]
+    small = ["--users", "4", "--requests", "12", "--hostile", "5"]
     assert app.main([*small, "--output", str(target)]) == 0
     record = json.loads(target.read_text())
     loaded, hostile = record["loaded"], record["hostile"]
-    assert hostile["uploads"] == hostile["read"] + hostile["sentences"] == 2 * (12 + 10)
-    assert hostile["sentences"] >= 2 * 12 and hostile["tracebacks"] == hostile["others"] == 0
+    assert hostile["uploads"] == hostile["read"] + hostile["sentences"] == 3 * (12 + 5)
+    assert hostile["sentences"] >= 3 * 12 and hostile["tracebacks"] == hostile["others"] == 0
     assert (loaded["requests"], loaded["right"], loaded["mixed_up"], loaded["lost"]) == (
         12,
         12,
