@@ -145,7 +145,9 @@ def press_segment(address: str, path: str, names: str) -> tuple[str, Any]:
         "complete" or "error", and what the page is given to show.
     """
     with urllib.request.urlopen(f"{address}/config", timeout=600) as answer:
-        handlers = json.load(answer)["dependencies"]
+        handlers = parse_json(answer.read().decode(), "/config", "the page's layout")[
+            "dependencies"
+        ]
     (number,) = (one["id"] for one in handlers if one["api_name"] == "page_segment")
     visitor = uuid.uuid4().hex
     picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
@@ -163,7 +165,10 @@ def press_segment(address: str, path: str, names: str) -> tuple[str, Any]:
     link = f"{address}/gradio_api/queue/data?session_hash={visitor}"
     with urllib.request.urlopen(link, timeout=600) as answer:
         for line in answer:
-            event = json.loads(line.removeprefix(b"data:")) if line.strip() else {}
+            if not line.strip():
+                continue
+            said = line.decode().removeprefix("data:")
+            event = parse_json(said, "/queue/data", "an event of the page")
             if event.get("msg") == "process_completed":
                 return "complete" if event["success"] else "error", event["output"]
     raise ValueError("the page gave no answer")
