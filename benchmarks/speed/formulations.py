@@ -91,7 +91,7 @@ def measure_images(names: int, repeats: int, device: str) -> dict[str, Any]:
 def measure_training(repeats: int, device: str, side: int = SIDE) -> dict[str, Any]:
     """Make training steps of one picture of `side` x `side` pixels, formulations in turn."""
     plain, ours = (parts(1, device=device, side=side) for parts in (PlainParts, SANParts))
-    works = {
+    works: dict[str, Callable[[], object]] = {
         "plain": partial(train_once, plain, "fp32", device),
         **{name: partial(train_once, ours, name, device) for name in PRECISIONS},
     }
