@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from openvocab.cli import CommandParser, run
 from openvocab.errors import InputError
-from openvocab.weights.state_dict import read_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     from openvocab.clip.weights import stored_choices  # late: they import torch
     from openvocab.formats.detectron2 import read_checkpoint
-    from openvocab.weights.state_dict import save_state_dict
+    from openvocab.weights.state_dict import read_values, save_state_dict
     from ovseg._convert import PROMPTS, read_mask_clip
 
     activation = stored_choices(args.clip)[0] or "quick_gelu"
