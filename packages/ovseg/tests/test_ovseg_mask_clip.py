@@ -188,14 +188,15 @@ def test_segmenting_equals_the_recording(golden):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_gives_nearly_the_same_labels(tiny, precision):
+def test_lower_precision_gives_nearly_the_same_scores(tiny, precision):
+    """Labels are compared on trained weights: random ones leave names too close to each other."""
     from ovseg.weights import load_model
 
-    case = tiny.cases("eval")[0]
     model = load_model(tiny.configs()[0], tiny.state_dict(), source="test")
     segmenter = OVSegSegmenter(model, tiny.configs()[1], precision=precision)
-    found = segmenter.segment(case["image"], tiny.class_names())
-    assert (found.labels == case["sem_seg"].argmax(0)).mean() > 0.9
+    for case in tiny.cases("eval"):
+        found = segmenter.segment(case["image"], tiny.class_names(), return_scores=True)
+        assert np.corrcoef(found.scores.ravel(), case["sem_seg"].ravel())[0, 1] > 0.95
     assert model.clip_adapter.clip_model.visual.proj.dtype != torch.float32
     assert model.sem_seg_head.pixel_decoder.mask_features.weight.dtype != torch.float32
     assert model.sem_seg_head.predictor.query_embed.weight.dtype == torch.float32  # are cut at 0.4

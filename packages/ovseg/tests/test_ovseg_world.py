@@ -27,6 +27,15 @@ def test_it_names_scenes_that_it_never_saw():
     assert found.seen_miou > 35 and found.unseen_miou > 20
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_gives_nearly_the_same_labels(precision):
+    exact, lower = load_ovseg("world"), load_ovseg("world", precision=precision)
+    for index in range(3):
+        image, _, _ = scene(index, "val")
+        labels = [s.segment(image, world_vocabulary()).labels for s in (exact, lower)]
+        assert (labels[0] == labels[1]).mean() > 0.98
+
+
 def test_predict_takes_it_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = resolve("world:tune")
