@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.lib import format as npy
-from scipy.io import savemat
 
 from openvocab.errors import InputError
 from openvocab.reading import array_files
-from openvocab.reading.array_files import read_array, read_arrays, read_mat
+from openvocab.reading.array_files import read_array, read_arrays
 
 
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
@@ -74,16 +72,3 @@ def test_a_header_that_is_cut_or_no_text_is_one_sentence(tmp_path: Path, damage:
     (tmp_path / "a.npy").write_bytes(data)
     with pytest.raises(InputError, match=r"a\.npy is no array of NumPy"):
         read_array(tmp_path / "a.npy", "array")
-
-
-def test_a_mat_file_costs_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    savemat(tmp_path / "a.mat", {"LabelMap": np.zeros((300, 400))}, do_compression=True)
-    assert read_mat(tmp_path / "a.mat", "LabelMap").shape == (300, 400)
-    with pytest.raises(InputError, match=r"a\.mat is no \.mat file with a Labels"):
-        read_mat(tmp_path / "a.mat", "Labels")
-    monkeypatch.setattr(array_files, "MOST_BYTES", 300 * 400 * 8 - 1)
-    with pytest.raises(InputError, match=r"has \(300, 400\) values"):
-        read_mat(tmp_path / "a.mat", "LabelMap")
-    os.mkfifo(tmp_path / "b.mat")
-    with pytest.raises(InputError, match="is a pipe"):
-        read_mat(tmp_path / "b.mat", "LabelMap")

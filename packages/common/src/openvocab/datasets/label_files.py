@@ -13,7 +13,7 @@ from PIL import Image
 from openvocab.errors import InputError
 from openvocab.formats.run_length import decode_rle
 from openvocab.image import read_image, read_label_map
-from openvocab.reading import array_files
+from openvocab.reading import mat_files
 from openvocab.reading.json_files import read_json_file
 
 IntArray = NDArray[np.int32]
@@ -53,7 +53,7 @@ def read_mat(path: Path) -> IntArray:
     Raises:
         InputError: the file is missing, damaged, or has no such array of numbers.
     """
-    labels = array_files.read_mat(path, "LabelMap")
+    labels = mat_files.read_mat(path, "LabelMap")
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise InputError(
             f"the LabelMap of {path} is {labels.dtype} of shape {labels.shape}; expected one "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,33 +72,6 @@ def read_array(
     except DAMAGE as error:
         raise InputError(
             f"{path} is no array of NumPy ({error!r:.80}); write it with numpy.save"
-        ) from None
-
-
-def read_mat(path: Path, name: str) -> NDArray[Any]:
-    """Read one array of numbers of a .mat file; scipy reads numbers and runs nothing.
-
-    Args:
-        path: a regular file.
-        name: of the variable.
-
-    Raises:
-        InputError: the file is missing, damaged, or has no such array of a reasonable size.
-    """
-    import scipy.io  # late: it takes as long to import as all the rest
-
-    try:
-        with open_regular(path, ".mat file", most_bytes=MOST_BYTES) as file:
-            shape = {found: shape for found, shape, _ in scipy.io.whosmat(file)}[name]
-            if math.prod(shape) * 8 > MOST_BYTES:
-                raise InputError(f"the {name} of {path} has {shape} values; fetch the file again")
-            file.seek(0)
-            return np.asarray(scipy.io.loadmat(file, variable_names=[name])[name])
-    except InputError:
-        raise
-    except (*DAMAGE, scipy.io.matlab.MatReadError) as error:
-        raise InputError(
-            f"{path} is no .mat file with a {name} ({error!r:.80}); fetch the archive again"
         ) from None
 
 
