@@ -33,7 +33,7 @@ from openvocab.world import open_world
 
 SHORT_PARTS: tuple[Part, ...] = ("distractors",)
 SHORT_SCENES, SHORT_COUNTS = 6, (0, 10, 40)  # of run_all
-SCENES = 16  # of the documentation
+SCENES = 64  # of the documentation
 
 
 class MeasuredWording(TypedDict):

@@ -44,10 +44,12 @@ class Watched:
         self.segmenter, self.calls = segmenter, list[tuple[float, float]]()
         self.batch_size = getattr(segmenter, "batch_size", 1)
 
-    def segment(self, image: Any, vocabulary: Any, *, return_scores: bool = False) -> Any:
+    def segment(
+        self, image: Any, vocabulary: Any, *, return_scores: bool = False, bgr: bool = False
+    ) -> Any:
         """Segment, see `Segmenter.segment`."""
         start = time.perf_counter()
-        found = self.segmenter.segment(image, vocabulary, return_scores=return_scores)
+        found = self.segmenter.segment(image, vocabulary, return_scores=return_scores, bgr=bgr)
         self.calls.append((start, time.perf_counter()))
         return found
 
