@@ -61,6 +61,16 @@ def processor_name() -> str:
     return ", ".join([name, *(known[f] for f in known if f in flags), f"{os.cpu_count()} cores"])
 
 
+def conditions(device: str) -> dict[str, Any]:
+    """Return what a record of speed says about how it was measured."""
+    return {
+        "torch": torch.__version__,
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+
+
 def synchronize(device: str) -> None:
     """Wait until a device has done all that it was given, as a clock must."""
     kind = torch.device(device).type

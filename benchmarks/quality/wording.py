@@ -110,7 +110,10 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("method", nargs="*", metavar="KEY", help="default: all methods")
     parser.add_argument(
-        "--scenes", type=int, metavar="N", help="number of scenes of world:val (default: all)"
+        "--scenes",
+        type=int,
+        metavar="N",
+        help=f"number of scenes of world:val (default: {SCENES}, with --short {SHORT_SCENES})",
     )
     parser.add_argument(
         "--short", action="store_true", help="measure only what run_all.py measures"

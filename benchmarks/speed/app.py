@@ -145,10 +145,8 @@ def press_segment(address: str, path: str, names: str) -> tuple[str, Any]:
         "complete" or "error", and what the page is given to show.
     """
     with urllib.request.urlopen(f"{address}/config", timeout=600) as answer:
-        handlers = parse_json(answer.read().decode(), "/config", "the page's layout")[
-            "dependencies"
-        ]
-    (number,) = (one["id"] for one in handlers if one["api_name"] == "page_segment")
+        layout = parse_json(answer.read().decode(), "/config", "the page's layout")
+    (number,) = (o["id"] for o in layout["dependencies"] if o["api_name"] == "page_segment")
     visitor = uuid.uuid4().hex
     picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
     order = {

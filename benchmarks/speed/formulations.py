@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import add_measuring_arguments, best_times, processor_name, report
+from benchmarks.measuring import add_measuring_arguments, best_times, conditions, report
 from benchmarks.speed.gpu import train_once
 from benchmarks.speed.plain_san import PlainSAN
 from benchmarks.speed.san_image import SIDE, DecidedSAN, cached_text, picture
@@ -119,10 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device)
     result = {
-        "torch": torch.__version__,
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "device": device,
+        **conditions(device),
         "side": SIDE,
         "images": {str(names): measure_images(names, args.repeats, device) for names in (20, 150)},
         "training": measure_training(args.repeats, device),

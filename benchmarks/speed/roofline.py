@@ -21,14 +21,15 @@ from benchmarks.measuring import (
     FlopCounter,
     add_measuring_arguments,
     best_times,
+    conditions,
     matrix_product,
     matrix_throughput,
-    processor_name,
     report,
 )
+from benchmarks.speed.formulations import PRECISIONS
 from benchmarks.speed.san_image import SIDE, decided_masks
 from openvocab.cli import CommandParser, run
-from openvocab.computation import PRECISIONS, add_device_argument, choose_device, dtype_of
+from openvocab.computation import add_device_argument, choose_device, dtype_of
 from openvocab.semantic import MaskGeometry, semantic_labels
 from san.config import SANConfig, san_vit_b_16
 from san.model import SAN
@@ -130,15 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     device, config = choose_device(args.device), san_vit_b_16()
-    precisions = [name for name in PRECISIONS if name != "fp16"]
-    result = {
-        "torch": torch.__version__,
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "device": device,
+    result: dict[str, Any] = {
+        **conditions(device),
         **{
             name: measure(san_stages(config, SIDE, name, device), name, args.repeats, device)
-            for name in precisions
+            for name in PRECISIONS
         },
     }
     report(result, args.output)

@@ -21,11 +21,11 @@ import torch
 from benchmarks.measuring import (
     add_measuring_arguments,
     best_times,
+    conditions,
     count_flops,
     in_fresh_process,
     matrix_product,
     matrix_throughput,
-    processor_name,
     report,
 )
 from benchmarks.speed.known_texts import know_names
@@ -247,10 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     device = choose_device(args.device)
     result = {
-        "torch": torch.__version__,
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "device": device,
+        **conditions(device),
         "network": measure_network(args.repeats, device),
         "labels": measure_labels(args.repeats, device),
         "precision": measure_precision(args.repeats, compiled=args.compile, device=device),

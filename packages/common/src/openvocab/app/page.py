@@ -299,11 +299,11 @@ class Page:
         if not formats:
             raise InputError("no format is chosen; choose at least one")
         chosen = parse_json(thresholds, "the viewer's message", "thresholds by method")
+        if not isinstance(chosen, dict) or not all(isinstance(c, dict) for c in chosen.values()):
+            raise InputError("the viewer's thresholds are not by method; press Segment again")
         results = []
         for found in session.found:
-            given = chosen.get(found.method, {}) if isinstance(chosen, dict) else None
-            if not isinstance(given, dict):
-                raise InputError("the viewer's thresholds are not by method; press Segment again")
+            given = chosen.get(found.method, {})
             none_of_these, min_score = (_score(given.get(key, 0)) for key in ("pixel", "name"))
             kept = found.with_threshold(none_of_these=none_of_these, min_score=min_score)
             results.append((found.method, kept))

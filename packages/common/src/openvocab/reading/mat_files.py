@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import InputError
+from openvocab.reading.array_files import MOST_BYTES
 from openvocab.reading.files import DAMAGE, read_bytes
 
-MOST_BYTES = 1 << 31
 _HEADER = 128  # bytes; the last two say the order of bytes
 _ORDERS = {b"IM": "<", b"MI": ">"}
 _MATRIX, _COMPRESSED = 14, 15
