@@ -30,13 +30,12 @@ from benchmarks.measuring import (
 )
 from benchmarks.speed.known_texts import know_names
 from openvocab.cli import CommandParser, run
-from openvocab.computation import Precision, add_device_argument, choose_device
+from openvocab.computation import Precision, add_device_argument, choose_device, dtype_of
 from openvocab.semantic import MaskGeometry, semantic_labels, semantic_scores
 from openvocab.vocabulary import Vocabulary
 from san import SAN, SANPrediction, SANSegmenter, san_vit_b_16
 
 SIDE = 640
-DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DecidedSAN(SAN):
@@ -179,14 +178,17 @@ def names_of_queries(network: SAN, image: np.ndarray, count: int) -> torch.Tenso
     return torch.nn.functional.normalize(apart[torch.arange(count) % len(apart)], dim=-1)
 
 
-def measure_precision(repeats: int, *, compiled: bool, device: str = "cpu") -> dict[str, Any]:
+def measure_precision(
+    fewer_bits: Sequence[Precision], repeats: int, *, compiled: bool, device: str = "cpu"
+) -> dict[str, Any]:
     """Measure whole images in fewer bits, and compiled, against fp32, and compare the labels."""
+    dtypes = {name: dtype_of(name) for name in fewer_bits}
     image = picture()
     table = names_of_queries(spread_san(), image, 150).to(device)
     vocabulary = Vocabulary(tuple(f"name {index}" for index in range(150)))
     segmenters: dict[str, SANSegmenter] = {}
     works: dict[str, Callable[[], object]] = {"product_fp32": matrix_product(device=device)}
-    precisions: tuple[Precision, ...] = ("fp32", *DTYPES)
+    precisions: tuple[Precision, ...] = ("fp32", *fewer_bits)
     for name in precisions:
         segmenters[name] = SANSegmenter(
             spread_san(), device=device, precision=name, cache_dir=False
@@ -199,7 +201,7 @@ def measure_precision(repeats: int, *, compiled: bool, device: str = "cpu") -> d
         )
         know_names(segmenters["compiled"].text, lambda *shape: table)
         works["compiled"] = lambda: segmenters["compiled"].segment(image, vocabulary)
-    works |= {f"product_{name}": matrix_product(dtype, device) for name, dtype in DTYPES.items()}
+    works |= {f"product_{name}": matrix_product(dtype, device) for name, dtype in dtypes.items()}
     times = best_times(works, repeats, device)
     labels = {name: s.segment(image, vocabulary).labels for name, s in segmenters.items()}
     return {
@@ -213,7 +215,7 @@ def measure_precision(repeats: int, *, compiled: bool, device: str = "cpu") -> d
             if name != "fp32"
         },
         "product_over_fp32": {
-            name: times[f"product_{name}"] / times["product_fp32"] for name in DTYPES
+            name: times[f"product_{name}"] / times["product_fp32"] for name in fewer_bits
         },
     }
 
@@ -232,6 +234,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_device_argument(parser)
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the best counts")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=("bf16", "fp16"),
+        default=["bf16", "fp16"],
+        help="compared with fp32; without hardware for it a product in fp16 takes minutes",
+    )
     parser.add_argument("--large", nargs=3, type=int, metavar=("NAMES", "HEIGHT", "WIDTH"),
                         help="only segment one picture of this size, for its memory")  # fmt: skip
     return parser
@@ -250,7 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         **conditions(device),
         "network": measure_network(args.repeats, device),
         "labels": measure_labels(args.repeats, device),
-        "precision": measure_precision(args.repeats, compiled=args.compile, device=device),
+        "precision": measure_precision(
+            args.precisions, args.repeats, compiled=args.compile, device=device
+        ),
         "memory": in_fresh_process(
             "benchmarks.speed.san_image", ["--large", "10000", "1024", "1536"]
         ),
