@@ -9,15 +9,13 @@ import gradio as gr
 
 from openvocab.app.asked import read_asked
 from openvocab.app.downloads import label_png
-from openvocab.app.engine import Engine, shown_weights
+from openvocab.app.engine import MOST_SCORE, Engine, shown_weights
 from openvocab.app.photo import photo
 from openvocab.app.sentences import sentences
 from openvocab.drawing.overlay import label_shares
 from openvocab.errors import InputError
 from openvocab.formats.run_length import encode_labels
 from openvocab.image import ImageArray
-
-_MOST = 10  # larger than any score
 
 
 def add_api(engine: Engine) -> None:
@@ -77,8 +75,8 @@ def segment_to_json(
     """
     if image is None:
         raise InputError("there is no picture; send one as 'image'")
-    if not isinstance(threshold or 0, int | float) or not 0 <= (threshold or 0) <= _MOST:
-        raise InputError(f"the threshold is {threshold!r:.40}; use a number from 0 to {_MOST}")
+    if not isinstance(threshold or 0, int | float) or not 0 <= (threshold or 0) <= MOST_SCORE:
+        raise InputError(f"the threshold is {threshold!r:.40}; use a number from 0 to {MOST_SCORE}")
     if not isinstance(names, str) or not isinstance(method, str):
         raise InputError("names and method are texts; send them as strings")
     asked = read_asked(names, max_names=engine.limits.max_names)

@@ -32,6 +32,7 @@ from openvocab.vocabulary import NOTHING, WORLD, Vocabulary
 
 _Result = TypeVar("_Result")
 SCORE_UNIT = 1000
+MOST_SCORE = 65  # `whole` holds no larger ones, and no method has them
 _MOST_SCORES = 100_000_000  # numbers of a score volume (K, H, W): 400 MB
 
 

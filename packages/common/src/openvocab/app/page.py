@@ -18,7 +18,7 @@ import numpy as np
 from openvocab.app.api import add_api
 from openvocab.app.asked import Asked, read_asked
 from openvocab.app.downloads import CHOICES, USUAL, write_files
-from openvocab.app.engine import Engine, Found
+from openvocab.app.engine import MOST_SCORE, Engine, Found
 from openvocab.app.photo import photo
 from openvocab.app.reports import compare_html, examples_html, steps_html, why, why_html
 from openvocab.app.sentences import check_inputs, sentences
@@ -30,7 +30,6 @@ from openvocab.vocabulary import available_vocabularies
 from openvocab.world.names import world_names
 
 SHOWN_SIDE = 1280  # the page works with pictures of at most this long side; the API with any
-_MOST_SCORE = 65  # larger than any score of a method
 _KEEP_SECONDS, _SWEEP_SECONDS = 900, 60  # how long uploads and results live
 _DISTRACTORS = [
     ("none", ""),
@@ -368,7 +367,7 @@ class Page:
 
 def _score(value: Any) -> float:
     """Check a threshold that a browser sends."""
-    if not isinstance(value, int | float) or not 0 <= value <= _MOST_SCORE:
+    if not isinstance(value, int | float) or not 0 <= value <= MOST_SCORE:
         raise InputError(f"the threshold {value!r:.40} is no score; move its slider again")
     return float(value)
 

@@ -32,20 +32,11 @@ from openvocab.drawing.overlay import draw_overlay
 from openvocab.formats.run_length import Mask
 from openvocab.image import ImageArray, read_image
 from openvocab.methods import Explained, Method
+from openvocab.reading.json_files import packaged_json
 from openvocab.world.names import world_names
 
 _MOST = 20  # rows of a table that are shown at once
 _WIDE = 1.3  # times the photo's ratio of width to height
-# What the things of COCO are kinds of, as its own supercategories have it.
-_KINDS = {
-    "animal": "bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe",
-    "vehicle": "bicycle, car, motorcycle, airplane, bus, train, truck, boat",
-    "furniture": "chair, couch, bed, dining table",
-    "food": "banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake",
-    "appliance": "microwave, oven, toaster, sink, refrigerator",
-    "person": "man, woman, child, boy, girl",
-    "plant": "tree, flower, bush, grass, potted plant",
-}
 
 
 def examples_html(examples: Sequence[tuple[str, str]]) -> str:
@@ -184,7 +175,8 @@ def _margin(image: ImageArray, margin: Scores) -> ImageArray:
 
 @cache
 def _kinds() -> dict[str, str]:
-    kinds = {word: kind for kind, words in _KINDS.items() for word in words.split(", ")}
+    listed = packaged_json("openvocab.app", "kinds.json")["kinds"]
+    kinds = {word: kind for kind, words in listed.items() for word in words}
     return kinds | {name.name: name.category for name in world_names()}
 
 
