@@ -113,8 +113,8 @@ def _proposals(
         yield Explained(
             f"{rank}. {_best_name(inside, proposal, words)}",
             fit_to(spotlight(photo, mask), _SMALL),
-            f"Sure to {number(_weight(inside, proposal).max().item())}; covers {mask.mean():.0%} "
-            "of the photo.",
+            f"Score {number(_weight(inside, proposal).max().item())}; covers "
+            f"{100 * mask.mean():.0f} % of the photo.",
             group,
             empty=not bool(valid[proposal]),
         )

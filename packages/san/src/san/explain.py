@@ -73,8 +73,8 @@ def explain(segmenter: SANSegmenter, image: ImageArray, vocabulary: Vocabulary) 
         Explained(
             "The label map",
             draw_overlay(image, result.labels, vocabulary.names, max_side=_SIDE),
-            "At each pixel the masks vote for their names, each as strongly as it covers the pixel "
-            "and as sure as its class is.",
+            "At each pixel the masks vote for their names; a vote is the mask's probability there "
+            "times that of the name.",
             "Result",
         ),
     ]

@@ -103,16 +103,19 @@ def bars(
     pen = ImageDraw.Draw(canvas)
     if title:
         _write(pen, (2, _ROW / 2), title, width - 4, bold=True)
-    left, right = round(0.42 * width), width - 62
+    font = font_for("0", _TEXT)
+    numbers = [number(line.value) for line in lines]
+    left = round(0.42 * width)
+    right = width - 10 - round(max([font.getlength(text) for text in [*numbers, "0.00"]]))
     longest = max([line.value for line in lines] + [threshold or 0, 1e-9])
-    for place, line in enumerate(lines):
+    for place, (line, text) in enumerate(zip(lines, numbers, strict=True)):
         middle = top + (place + 0.5) * _ROW
         _write(pen, (2, middle), line.name, left - 10)
         pen.rectangle((left, middle - 6, right, middle + 6), _TRACK)
         end = left + (right - left) * max(0.0, line.value) / longest
         if line.value > 0:
             pen.rectangle((left, middle - 6, max(left + 1, end), middle + 6), line.color)
-        pen.text((width - 2, middle), number(line.value), INK, font_for("0", _TEXT), "rm")
+        pen.text((width - 2, middle), text, INK, font, "rm")
     if threshold is not None:
         at = left + (right - left) * threshold / longest
         bottom = top + _ROW * max(1, len(lines))
